@@ -1,0 +1,3 @@
+//! The devices that a guest finds in its machine.
+
+pub mod virtio;

@@ -1,0 +1,2 @@
+//! The VMM process: one a sandbox.
+fn main() {}
