@@ -1,5 +1,10 @@
 //! Sandbox images: building, verifying, keeping and finding them.
 
+pub mod cache;
+pub mod lock;
+pub mod progress;
+pub mod tool;
+
 use std::path::PathBuf;
 
 /// An image whose files were verified, ready to boot.
