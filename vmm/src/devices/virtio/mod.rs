@@ -4,6 +4,11 @@
 //! the registers and the device's status, builds the queues that the driver described, checks them,
 //! and hands them over in one value when the driver sets `DRIVER_OK`.
 
+#[cfg(any(test, feature = "test-support"))]
+pub mod driver;
+pub mod queue;
+
+use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -19,6 +24,16 @@ pub const INTERRUPT_CONFIG_CHANGE: u32 = 2;
 
 /// Device status bit `DEVICE_NEEDS_RESET` (virtio 1.2, section 2.1).
 pub const STATUS_DEVICE_NEEDS_RESET: u32 = 64;
+
+/// Feature bit: chains may use indirect descriptor tables (virtio 1.2, section 6).
+pub const VIRTIO_F_INDIRECT_DESC: u64 = 1 << 28;
+/// Feature bit: `used_event` and `avail_event` suppress notifications (virtio 1.2, section 6).
+pub const VIRTIO_F_EVENT_IDX: u64 = 1 << 29;
+/// Feature bit: the device follows virtio 1.0 or later (virtio 1.2, section 6).
+pub const VIRTIO_F_VERSION_1: u64 = 1 << 32;
+/// What every device here offers: [`queue::VirtQueue`] and the transport do the work.
+pub const TRANSPORT_FEATURES: u64 =
+    VIRTIO_F_VERSION_1 | VIRTIO_F_EVENT_IDX | VIRTIO_F_INDIRECT_DESC;
 
 /// What a device behind the MMIO transport can do. All calls come from the transport, one at a time.
 pub trait VirtioDevice: Send {
@@ -111,4 +126,27 @@ impl Interrupt {
         // pending already.
         let _ = self.irqfd.write(1);
     }
+}
+
+/// Guest violations that one VMM process reports; a guest that goes on is not worth a full log.
+const MAX_REPORTS: u32 = 8;
+
+/// Writes to stderr what a driver did wrong, a few times in the life of the process.
+pub(crate) fn report_violation(device: &str, violation: &dyn std::error::Error) {
+    static REPORTS: AtomicU32 = AtomicU32::new(0);
+    // Saturates: the counter stops at the limit instead of wrapping to zero.
+    let counted = REPORTS.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
+        (count < MAX_REPORTS).then_some(count + 1)
+    });
+    if counted.is_err() {
+        return;
+    }
+    let mut message = format!("virtio {device}: the guest's driver broke the rules: {violation}");
+    let mut cause = violation.source();
+    while let Some(error) = cause {
+        message.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    // Nobody may read stderr; the guest learns of it by DEVICE_NEEDS_RESET anyway.
+    let _ = writeln!(std::io::stderr(), "{message}");
 }
