@@ -12,13 +12,12 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sha2::{Digest as _, Sha256};
-
+use crate::digest::{Digest, Hasher};
 use crate::lock::{Lock, LockError, Sharing};
 use crate::progress::Step;
 
@@ -157,7 +156,7 @@ impl Key {
     /// Collects the inputs of an entry.
     #[must_use]
     pub fn builder() -> KeyBuilder {
-        KeyBuilder(Sha256::new())
+        KeyBuilder(Hasher::default())
     }
 
     /// The key in hexadecimal.
@@ -168,8 +167,7 @@ impl Key {
 }
 
 /// Collects what goes into an entry. The order counts.
-#[derive(Debug, Clone)]
-pub struct KeyBuilder(Sha256);
+pub struct KeyBuilder(Hasher);
 
 impl KeyBuilder {
     /// Adds an input: a version, an option, the text of a recipe.
@@ -185,50 +183,21 @@ impl KeyBuilder {
     /// # Errors
     /// If the file cannot be read.
     pub fn file(self, name: &str, path: &Path) -> Result<Self, CacheError> {
-        let digest = hash_file(path).map_err(failed("read", path))?;
-        Ok(self.input(name, digest))
+        let digest = Digest::of_file(path).map_err(failed("read", path))?;
+        Ok(self.input(name, digest.to_hex()))
     }
 
     /// The key.
     #[must_use]
     pub fn finish(self) -> Key {
-        Key(hex(&self.0.finalize()))
+        Key(self.0.finish().0.to_hex())
     }
 
     /// Lengths keep `("a", "bc")` and `("ab", "c")` apart.
     fn part(&mut self, bytes: &[u8]) {
-        self.0.update((bytes.len() as u64).to_le_bytes());
+        self.0.update(&(bytes.len() as u64).to_le_bytes());
         self.0.update(bytes);
     }
-}
-
-/// The SHA-256 of a file, in hexadecimal.
-///
-/// # Errors
-/// If the file cannot be read.
-pub fn hash_file(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 256 * 1024];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hex(&hash.finalize())),
-            read => hash.update(buffer.get(..read).unwrap_or_default()),
-        }
-    }
-}
-
-/// Bytes in hexadecimal.
-#[must_use]
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-            // Writing into a String cannot fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
 }
 
 fn remove_folder(path: &Path) -> Result<(), CacheError> {

@@ -1,28 +1,23 @@
 //! Sandbox images: building, verifying, keeping and finding them.
+//!
+//! An image is three files: a guest kernel, an initramfs that holds the agent, and a root file
+//! system. [`build`] makes them, a [`Store`] keeps them under a name, and [`Store::find`] gives
+//! them back as an [`Image`] after checking that each is what was stored.
+//!
+//! ```text
+//!  kernel sources ──▶ kernel  ┐
+//!  agent binary   ──▶ cpio    ├─ Cache ─▶ checks ─▶ Store::publish ─▶ Store::find ─▶ Image
+//!  Debian archive ──▶ rootfs  ┘
+//! ```
 
 pub mod cache;
+pub mod digest;
+mod image;
 pub mod lock;
+pub mod manifest;
 pub mod progress;
+pub mod store;
 pub mod tool;
 
-use std::path::PathBuf;
-
-/// An image whose files were verified, ready to boot.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Image {
-    /// The name it was asked for by.
-    pub name: String,
-    /// SHA-256 of its manifest, in hexadecimal.
-    pub id: String,
-    /// The guest kernel.
-    pub kernel: PathBuf,
-    /// The initramfs that holds the agent.
-    pub initramfs: PathBuf,
-    /// The root file system, EROFS.
-    pub rootfs: PathBuf,
-    /// The part of the kernel's command line that this kernel wants.
-    pub cmdline: String,
-    /// How this kernel learns of its devices: `acpi` or `command-line`
-    /// (the names of `vmm::config::DeviceDiscovery`).
-    pub discovery: String,
-}
+pub use image::{DEFAULT_IMAGE, Image};
+pub use store::{Store, StoreError, Summary};

@@ -1,0 +1,121 @@
+//! Removal: what takes images away, and what collects the files that no image needs any more.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::progress::{Silent, Step};
+
+use super::error::failed;
+use super::{Store, StoreError, check_name, folder_names};
+
+/// What is worth asking a process for to learn which files it has open or mapped.
+const OPEN_FILES: &str = "fd";
+const MAPPED_FILES: &str = "maps";
+
+impl Store {
+    /// Removes an image, damaged or not, and the files that only it used. Returns the bytes freed.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSuchImage`], or why files could not be removed.
+    pub fn remove(&self, name: &str) -> Result<u64, StoreError> {
+        check_name(name)?;
+        let path = self.manifest_path(name);
+        if fs::symlink_metadata(&path).is_err() {
+            return Err(self.no_such_image(name));
+        }
+        let step = Step::begin(&Silent, "removing an image");
+        let _lock = self.lock(&format!("removing image `{name}`"), &step)?;
+        remove_file(&self.record_path(name))?;
+        remove_file(&path)?;
+        self.collect()
+    }
+
+    /// Removes files that no image names and no running sandbox uses, and what killed builds left.
+    /// Waits for a build that is storing its result. Returns the bytes freed.
+    ///
+    /// # Errors
+    /// [`StoreError::BadManifest`] if it cannot be told what an image needs: nothing is removed
+    /// then. Else why files could not be removed.
+    pub fn prune(&self) -> Result<u64, StoreError> {
+        if !self.root.exists() {
+            return Ok(0);
+        }
+        let step = Step::begin(&Silent, "pruning images");
+        let _lock = self.lock("pruning images", &step)?;
+        Ok(self.clear_tmp()? + self.collect()?)
+    }
+
+    /// Removes unneeded blobs and records. The caller holds the lock.
+    fn collect(&self) -> Result<u64, StoreError> {
+        let names = self.names()?;
+        let mut needed = HashSet::new();
+        for name in &names {
+            let (manifest, _) = self.read_manifest(name)?;
+            needed.extend(manifest.blobs().map(|blob| blob.digest.to_hex()));
+        }
+        let mut blobs = folder_names(&self.blobs())?;
+        blobs.retain(|blob| !needed.contains(blob));
+        if !blobs.is_empty() {
+            let used = files_in_use(&self.blobs());
+            blobs.retain(|blob| !used.contains(blob));
+        }
+        let mut freed = 0;
+        for blob in blobs {
+            freed += remove_file(&self.blobs().join(blob))?;
+        }
+        for file in folder_names(&self.images())? {
+            let image = file.strip_suffix(".verified");
+            if image.is_some_and(|image| names.iter().all(|name| name != image)) {
+                freed += remove_file(&self.images().join(file))?;
+            }
+        }
+        Ok(freed)
+    }
+}
+
+/// Removes a file, if it is there. Returns its length.
+fn remove_file(path: &Path) -> Result<u64, StoreError> {
+    let length = fs::symlink_metadata(path).map_or(0, |meta| meta.len());
+    match fs::remove_file(path) {
+        Ok(()) => Ok(length),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(failed("remove", path)(error)),
+    }
+}
+
+/// The names of the files below `folder` that some process has open or mapped. Processes of other
+/// users cannot be asked; they cannot read our store either.
+fn files_in_use(folder: &Path) -> HashSet<String> {
+    let mut used = HashSet::new();
+    let mut note = |path: &Path| {
+        if let Ok(rest) = path.strip_prefix(folder) {
+            used.insert(rest.to_string_lossy().into_owned());
+        }
+    };
+    for process in entries(Path::new("/proc")) {
+        for descriptor in entries(&process.join(OPEN_FILES)) {
+            if let Ok(file) = fs::read_link(descriptor) {
+                note(&file);
+            }
+        }
+        let maps = fs::read_to_string(process.join(MAPPED_FILES)).unwrap_or_default();
+        // proc_pid_maps(5): address, permissions, offset, device, inode, then the path.
+        for line in maps.lines() {
+            if let Some(start) = line.find('/') {
+                note(Path::new(line.get(start..).unwrap_or_default()));
+            }
+        }
+    }
+    used
+}
+
+/// What is in a folder of `/proc`; nothing if its process is gone or not ours.
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .collect()
+}
