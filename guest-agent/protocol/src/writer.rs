@@ -27,6 +27,7 @@ impl FrameWriter {
     ///
     /// [`FrameError::TooLarge`] if the frame is larger than the protocol allows.
     pub fn push_host(&mut self, frame: &HostFrame<'_>) -> Result<(), FrameError> {
+        self.compact();
         self.buffer.truncate(self.end);
         let result = frame.encode(&mut self.buffer);
         self.end = self.buffer.len();
@@ -39,6 +40,7 @@ impl FrameWriter {
     ///
     /// [`FrameError::TooLarge`] if the frame is larger than the protocol allows.
     pub fn push_agent(&mut self, frame: &AgentFrame<'_>) -> Result<(), FrameError> {
+        self.compact();
         self.buffer.truncate(self.end);
         let result = frame.encode(&mut self.buffer);
         self.end = self.buffer.len();
@@ -57,6 +59,7 @@ impl FrameWriter {
         limit: usize,
         fill: impl FnOnce(&mut [u8]) -> Result<usize, E>,
     ) -> Result<usize, E> {
+        self.compact();
         let limit = limit.min(kind.limit());
         let payload = self.end + HEADER_LEN;
         if self.buffer.len() < payload + limit {
@@ -79,6 +82,15 @@ impl FrameWriter {
             self.end = payload + count;
         }
         Ok(count)
+    }
+
+    /// Moves what is to be sent to the front, once more than as much has gone before it.
+    fn compact(&mut self) {
+        if self.start > self.end - self.start {
+            self.buffer.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
     }
 
     /// What is to be sent.
@@ -151,6 +163,17 @@ mod tests {
         assert_eq!(failed, Err(io::ErrorKind::WouldBlock));
         assert_eq!(push(&mut writer, 10, b""), 0);
         assert_eq!(writer.pending(), b"");
+    }
+
+    #[test]
+    fn writer_that_is_never_empty_stays_bounded() {
+        let mut writer = FrameWriter::new();
+        push(&mut writer, 1000, &[1; 1000]);
+        for _ in 0..10_000 {
+            push(&mut writer, 1000, &[1; 1000]);
+            writer.sent(1000 + HEADER_LEN);
+        }
+        assert!(writer.buffer.len() < 10_000, "{}", writer.buffer.len());
     }
 
     #[test]

@@ -1,0 +1,158 @@
+//! What the owner of a running command wants of it, from another thread or a signal handler.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use agent_protocol::message::TerminalSize;
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
+
+/// The size of an encoded [`Control`]. Less than PIPE_BUF, so that a pipe never cuts one.
+const RECORD_LEN: usize = 6;
+
+const SIGNAL: u8 = 1;
+const RESIZE: u8 = 2;
+const CANCEL: u8 = 3;
+
+/// Something for the pump to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Control {
+    /// Send this signal to the command's process group (with a terminal: the foreground one).
+    /// Before the command has started, and after it has ended, it ends the wait with
+    /// [`ClientError::Interrupted`](crate::ClientError::Interrupted).
+    Signal(u8),
+    /// Tell the command that its terminal has this size.
+    Resize(TerminalSize),
+    /// Give up: the stream is closed, and the agent kills the whole process tree.
+    Cancel,
+}
+
+/// A channel to a pump. The receiver goes into [`PumpIo`](crate::PumpIo).
+///
+/// # Errors
+///
+/// The system's, if there are no more descriptors.
+pub fn control_channel() -> io::Result<(ControlSender, ControlReceiver)> {
+    let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+    Ok((ControlSender(write), ControlReceiver(read)))
+}
+
+/// The end that orders come in by.
+#[derive(Debug)]
+pub struct ControlSender(OwnedFd);
+
+impl ControlSender {
+    /// Passes an order on. Makes one `write` and nothing else, so it is allowed in a signal handler.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` when hundreds of orders are waiting, `BrokenPipe` when nobody listens any more.
+    pub fn send(&self, control: Control) -> io::Result<()> {
+        rustix::io::write(&self.0, &control.encode())?;
+        Ok(())
+    }
+
+    /// A second sender for the same receiver.
+    ///
+    /// # Errors
+    ///
+    /// The system's, if there are no more descriptors.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self(self.0.try_clone()?))
+    }
+}
+
+/// The pump's end.
+#[derive(Debug)]
+pub struct ControlReceiver(OwnedFd);
+
+impl ControlReceiver {
+    /// The next order, if one is waiting.
+    pub(crate) fn receive(&self) -> io::Result<Received> {
+        let mut record = [0; RECORD_LEN];
+        match rustix::io::read(&self.0, &mut record) {
+            Ok(RECORD_LEN) => {
+                Ok(Control::decode(record).map_or(Received::Nothing, Received::Order))
+            }
+            Ok(0) => Ok(Received::Closed),
+            Ok(_) | Err(Errno::AGAIN | Errno::INTR) => Ok(Received::Nothing),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl AsFd for ControlReceiver {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// What there is on a control channel.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Received {
+    /// This.
+    Order(Control),
+    /// Nothing at this moment.
+    Nothing,
+    /// Nothing ever again: all senders are gone.
+    Closed,
+}
+
+impl Control {
+    fn encode(self) -> [u8; RECORD_LEN] {
+        match self {
+            Self::Signal(number) => [SIGNAL, number, 0, 0, 0, 0],
+            Self::Resize(size) => {
+                let [rows, more_rows] = size.rows.to_le_bytes();
+                let [columns, more_columns] = size.columns.to_le_bytes();
+                [RESIZE, 0, rows, more_rows, columns, more_columns]
+            }
+            Self::Cancel => [CANCEL, 0, 0, 0, 0, 0],
+        }
+    }
+
+    fn decode(record: [u8; RECORD_LEN]) -> Option<Self> {
+        let [kind, number, a, b, c, d] = record;
+        match kind {
+            SIGNAL => Some(Self::Signal(number)),
+            RESIZE => Some(Self::Resize(TerminalSize {
+                rows: u16::from_le_bytes([a, b]),
+                columns: u16::from_le_bytes([c, d]),
+            })),
+            CANCEL => Some(Self::Cancel),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orders_arrive_in_order() {
+        let (sender, receiver) = control_channel().unwrap();
+        let size = TerminalSize {
+            rows: 300,
+            columns: 1000,
+        };
+        let orders = [Control::Signal(15), Control::Resize(size), Control::Cancel];
+        for order in orders {
+            sender.send(order).unwrap();
+        }
+        for order in orders {
+            assert_eq!(receiver.receive().unwrap(), Received::Order(order));
+        }
+        assert_eq!(receiver.receive().unwrap(), Received::Nothing);
+        drop(sender);
+        assert_eq!(receiver.receive().unwrap(), Received::Closed);
+    }
+
+    #[test]
+    fn sender_without_receiver_is_told() {
+        let (sender, receiver) = control_channel().unwrap();
+        drop(receiver);
+        let error = sender.send(Control::Cancel).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+    }
+}

@@ -1,0 +1,10 @@
+//! The client on Linux: descriptors, `poll`, one thread.
+
+pub mod child;
+pub mod control;
+pub mod output;
+pub mod pump;
+pub mod session;
+pub mod sink;
+pub mod source;
+mod wait;

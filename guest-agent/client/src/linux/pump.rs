@@ -1,0 +1,403 @@
+//! Moves a command's data between the session and the caller's descriptors, in one thread.
+//!
+//! ```text
+//!  input ──read──▶ Stdin frames ──▶ stream        only while the agent has granted credit
+//!  stream ──▶ Stdout, Stderr frames ──write──▶ outputs      credit is given back when written
+//!  controls ──▶ Signal, Resize frames ──▶ stream
+//! ```
+//!
+//! The stream is always read, whatever else stalls, since no more than a window of each output can
+//! come. That bounds the memory, and lets the exit report and the other output pass by.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use agent_protocol::message::{ExitReport, Hello, OutputStream};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+
+use crate::conversation::{Event, Stage};
+use crate::error::ClientError;
+use crate::linux::control::{Control, ControlReceiver, Received};
+use crate::linux::session::Started;
+use crate::linux::sink::{OutputTarget, Progress, Sink};
+use crate::linux::source::InputSource;
+use crate::linux::wait::time_left;
+
+/// How long after a command's own time limit the agent may take to say that it has ended.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The caller's ends.
+#[derive(Debug, Default)]
+pub struct PumpIo<'a> {
+    /// Where the command's input comes from, if the request has `stdin`.
+    pub stdin: InputSource<'a>,
+    /// Where its standard output goes, or what its terminal shows.
+    pub stdout: OutputTarget<'a>,
+    /// Where its standard error goes.
+    pub stderr: OutputTarget<'a>,
+    /// Where orders come from.
+    pub controls: Option<&'a ControlReceiver>,
+}
+
+/// How a command ended, and when what happened.
+#[derive(Debug, Clone)]
+pub struct Finished {
+    /// How it ended.
+    pub report: ExitReport,
+    /// What the agent said of itself, with the moments of its start.
+    pub agent: Hello,
+    /// The moments of this session on the host.
+    pub moments: Moments,
+}
+
+/// Moments of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moments {
+    /// The agent's greeting came.
+    pub greeted: Instant,
+    /// The command ran.
+    pub started: Instant,
+    /// The exit report came.
+    pub ended: Instant,
+}
+
+/// A session being pumped.
+pub(crate) struct Pump<'a> {
+    session: Started,
+    input: InputSource<'a>,
+    outputs: Outputs<'a>,
+    controls: Option<&'a ControlReceiver>,
+    progress: SoFar,
+    run_time: Option<Duration>,
+    /// Whether the stream still takes what we write.
+    open: bool,
+}
+
+struct Outputs<'a> {
+    stdout: Sink<'a>,
+    stderr: Sink<'a>,
+    /// When an output was last seen waiting for its reader.
+    stalled: Option<Instant>,
+}
+
+#[derive(Default)]
+struct SoFar {
+    agent: Option<Hello>,
+    greeted: Option<Instant>,
+    started: Option<Instant>,
+    ended: Option<Instant>,
+    report: Option<ExitReport>,
+}
+
+/// What there is to do.
+#[derive(Debug, Clone, Copy, Default)]
+struct Ready {
+    stream: bool,
+    input: bool,
+    stdout: bool,
+    stderr: bool,
+    controls: bool,
+}
+
+impl<'a> Pump<'a> {
+    pub(crate) fn new(session: Started, run_time: Option<Duration>, io: PumpIo<'a>) -> Self {
+        let (stdout, stderr) = (Sink::new(io.stdout), Sink::new(io.stderr));
+        Self {
+            session,
+            input: io.stdin,
+            outputs: Outputs {
+                stdout,
+                stderr,
+                stalled: None,
+            },
+            controls: io.controls,
+            progress: SoFar::default(),
+            run_time,
+            open: true,
+        }
+    }
+
+    pub(crate) fn run(mut self) -> Result<Finished, ClientError> {
+        loop {
+            if self.input.poll_fd().is_none() {
+                self.read_input()?;
+            }
+            self.open = self.open && self.session.send_outgoing();
+            if let Some(finished) = self.finished() {
+                return Ok(finished);
+            }
+            let ready = self.wait()?;
+            if ready.stdout {
+                self.flush(OutputStream::Stdout)?;
+            }
+            if ready.stderr {
+                self.flush(OutputStream::Stderr)?;
+            }
+            if ready.stream {
+                self.receive()?;
+            }
+            if ready.input {
+                self.read_input()?;
+            }
+            if ready.controls {
+                self.obey()?;
+            }
+        }
+    }
+
+    /// The result, once the report is there and all output has been written.
+    fn finished(&mut self) -> Option<Finished> {
+        if self.outputs.is_waiting() {
+            return None;
+        }
+        let progress = &mut self.progress;
+        let mut report = progress.report.take()?;
+        report.truncated |= self.outputs.stdout.has_dropped() || self.outputs.stderr.has_dropped();
+        Some(Finished {
+            report,
+            agent: progress.agent.take()?,
+            moments: Moments {
+                greeted: progress.greeted?,
+                started: progress.started?,
+                ended: progress.ended?,
+            },
+        })
+    }
+
+    fn wait(&mut self) -> Result<Ready, ClientError> {
+        let (deadline, silent) = self.patience();
+        let timeout = deadline.map(time_left);
+        let ended = self.session.conversation.stage() == Stage::Ended;
+        let mut stream_flags = PollFlags::empty();
+        if !ended {
+            stream_flags |= PollFlags::IN;
+            if self.open && !self.session.conversation.outgoing().is_empty() {
+                stream_flags |= PollFlags::OUT;
+            }
+        }
+        let input_wanted = self.session.conversation.input_wanted() > 0;
+        let stream = (!ended).then(|| (self.session.stream.as_fd(), stream_flags));
+        let input = self
+            .input
+            .poll_fd()
+            .filter(|_| input_wanted)
+            .map(|fd| (fd, PollFlags::IN));
+        let controls = self
+            .controls
+            .map(|controls| (controls.as_fd(), PollFlags::IN));
+        let stdout = self
+            .outputs
+            .stdout
+            .waiting_fd()
+            .map(|fd| (fd, PollFlags::OUT));
+        let stderr = self
+            .outputs
+            .stderr
+            .waiting_fd()
+            .map(|fd| (fd, PollFlags::OUT));
+        let [stream, input, stdout, stderr, controls] =
+            ready([stream, input, stdout, stderr, controls], timeout.as_ref())?;
+        let ready = Ready {
+            stream,
+            input,
+            stdout,
+            stderr,
+            controls,
+        };
+        match deadline {
+            Some(deadline) if Instant::now() >= deadline && !stream => Err(silent),
+            Some(_) | None => Ok(ready),
+        }
+    }
+
+    /// Until when the agent must say something, and what it means if it does not.
+    fn patience(&mut self) -> (Option<Instant>, ClientError) {
+        let silent = |waiting_for, silence| ClientError::Silent {
+            waiting_for,
+            silence,
+        };
+        if self.outputs.is_waiting() {
+            self.outputs.stalled = Some(Instant::now());
+        }
+        let answer = self.session.answer_timeout;
+        match (
+            self.session.conversation.stage(),
+            self.progress.started,
+            self.run_time,
+        ) {
+            (Stage::Greeting, ..) => (
+                Some(self.session.answer_deadline),
+                silent("waiting for its greeting", answer),
+            ),
+            (Stage::Starting, ..) => (
+                Some(self.session.answer_deadline),
+                silent("starting the command", answer),
+            ),
+            (Stage::Running, Some(started), Some(run_time)) if !self.outputs.is_waiting() => {
+                let end = started.checked_add(run_time);
+                let last =
+                    end.map(|end| self.outputs.stalled.map_or(end, |stalled| end.max(stalled)));
+                let silence = run_time.saturating_add(REPORT_TIMEOUT);
+                (
+                    last.and_then(|last| last.checked_add(REPORT_TIMEOUT)),
+                    silent("ending a command that is out of time", silence),
+                )
+            }
+            (Stage::Running | Stage::Ended, ..) => {
+                (None, silent("running the command", Duration::MAX))
+            }
+        }
+    }
+
+    fn receive(&mut self) -> Result<(), ClientError> {
+        let alive = self.session.receive()?;
+        self.take_events()?;
+        let ended = self.session.conversation.stage() == Stage::Ended;
+        if alive || ended {
+            return Ok(());
+        }
+        Err(ClientError::Disconnected(
+            match self.session.conversation.stage() {
+                Stage::Greeting => "waiting for its greeting",
+                Stage::Starting => "starting the command",
+                Stage::Running | Stage::Ended => "the command ran",
+            },
+        ))
+    }
+
+    fn take_events(&mut self) -> Result<(), ClientError> {
+        loop {
+            let (stream, progress) = match self.session.conversation.next_event()? {
+                None => return Ok(()),
+                Some(Event::Output(stream, data)) => (stream, self.outputs.sink(stream).push(data)),
+                Some(event) => {
+                    self.progress.note(event)?;
+                    continue;
+                }
+            };
+            self.book(stream, progress)?;
+        }
+    }
+
+    fn flush(&mut self, stream: OutputStream) -> Result<(), ClientError> {
+        let progress = self.outputs.sink(stream).flush();
+        self.book(stream, progress)
+    }
+
+    /// Gives credit back for what an output took; closes it at the agent when its reader is gone.
+    fn book(
+        &mut self,
+        stream: OutputStream,
+        progress: std::io::Result<Progress>,
+    ) -> Result<(), ClientError> {
+        match progress {
+            Ok(Progress::Consumed(count)) => self.session.conversation.consumed(stream, count),
+            Ok(Progress::Closed) => {
+                self.outputs.sink(stream).close();
+                self.session.conversation.close_output(stream);
+            }
+            Err(source) => return Err(ClientError::Output { stream, source }),
+        }
+        Ok(())
+    }
+
+    fn read_input(&mut self) -> Result<(), ClientError> {
+        let input = &mut self.input;
+        if self.session.conversation.input_wanted() == 0 {
+            return Ok(());
+        }
+        let read = self
+            .session
+            .conversation
+            .send_input(|space| match input.read(space) {
+                Ok(Some(count)) => Ok(count),
+                Ok(None) => Err(None),
+                Err(error) => Err(Some(error)),
+            });
+        match read {
+            Ok(_) | Err(None) => Ok(()),
+            Err(Some(error)) => Err(ClientError::Input(error)),
+        }
+    }
+
+    /// Does what has been ordered.
+    fn obey(&mut self) -> Result<(), ClientError> {
+        while let Some(controls) = self.controls {
+            let received = controls.receive().map_err(|source| ClientError::Io {
+                doing: "reading orders for the command",
+                source,
+            })?;
+            match (received, self.session.conversation.stage()) {
+                (Received::Nothing, _) => break,
+                (Received::Closed, _) => self.controls = None,
+                (Received::Order(Control::Cancel), _) => return Err(ClientError::Cancelled),
+                (Received::Order(Control::Resize(size)), _) => {
+                    self.session.conversation.resize(size);
+                }
+                (Received::Order(Control::Signal(number)), Stage::Running) => {
+                    self.session.conversation.signal(number);
+                }
+                (Received::Order(Control::Signal(number)), _) => {
+                    return Err(ClientError::Interrupted(number));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<'a> Outputs<'a> {
+    fn sink(&mut self, stream: OutputStream) -> &mut Sink<'a> {
+        match stream {
+            OutputStream::Stdout => &mut self.stdout,
+            OutputStream::Stderr => &mut self.stderr,
+        }
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.stdout.is_waiting() || self.stderr.is_waiting()
+    }
+}
+
+impl SoFar {
+    fn note(&mut self, event: Event<'_>) -> Result<(), ClientError> {
+        match event {
+            Event::Hello(hello) => {
+                self.agent = Some(hello);
+                self.greeted = Some(Instant::now());
+            }
+            Event::Started { .. } => self.started = Some(Instant::now()),
+            Event::Exited(report) => {
+                self.report = Some(report);
+                self.ended = Some(Instant::now());
+            }
+            Event::Refused(error) => return Err(ClientError::Refused(error)),
+            Event::Output(..) | Event::InputWanted | Event::StdinClosed | Event::Pong => {}
+        }
+        Ok(())
+    }
+}
+
+/// Polls those that are there, and tells which have something.
+fn ready<const N: usize>(
+    wanted: [Option<(BorrowedFd<'_>, PollFlags)>; N],
+    timeout: Option<&rustix::event::Timespec>,
+) -> Result<[bool; N], ClientError> {
+    let mut fds: Vec<PollFd<'_>> = wanted
+        .iter()
+        .flatten()
+        .map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags))
+        .collect();
+    match poll(&mut fds, timeout) {
+        Ok(_) | Err(Errno::INTR) => {}
+        Err(error) => {
+            return Err(ClientError::Io {
+                doing: "waiting for the guest agent",
+                source: error.into(),
+            });
+        }
+    }
+    let mut results = fds.iter().map(|fd| !fd.revents().is_empty());
+    Ok(wanted.map(|wanted| wanted.is_some() && results.next().unwrap_or(false)))
+}

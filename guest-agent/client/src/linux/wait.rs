@@ -1,0 +1,102 @@
+//! Waits for the answer of a request that is no command.
+
+use std::time::{Duration, Instant};
+
+use agent_protocol::message::Hello;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+use crate::conversation::Event;
+use crate::error::ClientError;
+use crate::linux::session::Started;
+
+/// A request under way.
+pub(crate) struct Wait {
+    started: Started,
+    /// Whether the stream still takes what we write.
+    open: bool,
+}
+
+impl Wait {
+    pub(crate) fn new(started: Started) -> Self {
+        Self {
+            started,
+            open: true,
+        }
+    }
+
+    /// Waits for the agent's greeting and pong.
+    pub(crate) fn pong(mut self) -> Result<Hello, ClientError> {
+        const WAITING: &str = "waiting for its answer to a ping";
+        let mut greeting = None;
+        loop {
+            while let Some(event) = self.started.conversation.next_event()? {
+                match event {
+                    Event::Hello(hello) => greeting = Some(hello),
+                    Event::Pong => return greeting.ok_or(ClientError::Disconnected(WAITING)),
+                    Event::Refused(error) => return Err(ClientError::Refused(error)),
+                    // The conversation lets no event of a running command through to here.
+                    Event::Started { .. }
+                    | Event::Output(..)
+                    | Event::InputWanted
+                    | Event::StdinClosed
+                    | Event::Exited(_) => {}
+                }
+            }
+            if !self.advance(WAITING)? {
+                return Err(ClientError::Disconnected(WAITING));
+            }
+        }
+    }
+
+    /// Waits for the stream's end.
+    pub(crate) fn end(mut self) -> Result<(), ClientError> {
+        loop {
+            while let Some(event) = self.started.conversation.next_event()? {
+                if let Event::Refused(error) = event {
+                    return Err(ClientError::Refused(error));
+                }
+            }
+            if !self.advance("waiting for it to switch off")? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits until there is something to do and does it. `false` at the stream's end.
+    fn advance(&mut self, waiting_for: &'static str) -> Result<bool, ClientError> {
+        let mut flags = PollFlags::IN;
+        if self.open && !self.started.conversation.outgoing().is_empty() {
+            flags |= PollFlags::OUT;
+        }
+        let timeout = time_left(self.started.answer_deadline);
+        let mut fds = [PollFd::new(&self.started.stream, flags)];
+        match poll(&mut fds, Some(&timeout)) {
+            Ok(0) => {
+                let silence = self.started.answer_timeout;
+                return Err(ClientError::Silent {
+                    waiting_for,
+                    silence,
+                });
+            }
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => {
+                return Err(ClientError::Io {
+                    doing: "waiting for the guest agent",
+                    source: error.into(),
+                });
+            }
+        }
+        self.open = self.started.send_outgoing();
+        self.started.receive()
+    }
+}
+
+/// How long until then, for `poll`: rounded up, so that it does not wake before.
+pub(crate) fn time_left(deadline: Instant) -> Timespec {
+    let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_micros(1);
+    Timespec::try_from(left).unwrap_or(Timespec {
+        tv_sec: i64::MAX,
+        tv_nsec: 0,
+    })
+}
