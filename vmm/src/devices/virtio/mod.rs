@@ -4,8 +4,11 @@
 //! the registers and the device's status, builds the queues that the driver described, checks them,
 //! and hands them over in one value when the driver sets `DRIVER_OK`.
 
+pub mod block;
 #[cfg(any(test, feature = "test-support"))]
 pub mod driver;
+pub mod entropy;
+pub mod mmio;
 pub mod queue;
 
 use std::io::Write as _;
@@ -48,6 +51,13 @@ pub trait VirtioDevice: Send {
 
     /// Reads from the device's configuration space. Bytes beyond it read as zero.
     fn read_config(&self, offset: u64, data: &mut [u8]);
+
+    /// A number that changes with every change of the configuration space, so that a driver can tell
+    /// whether fields that it read one by one belong together (virtio 1.2, section 2.5.1). Only a
+    /// device whose configuration space changes has to say more than the default.
+    fn config_generation(&self) -> u32 {
+        0
+    }
 
     /// Writes to the device's configuration space. What cannot be written is ignored.
     fn write_config(&mut self, offset: u64, data: &[u8]);
@@ -128,21 +138,21 @@ impl Interrupt {
     }
 }
 
-/// Guest violations that one VMM process reports; a guest that goes on is not worth a full log.
+/// Failures that one VMM process reports; a guest that goes on is not worth a full log.
 const MAX_REPORTS: u32 = 8;
 
-/// Writes to stderr what a driver did wrong, a few times in the life of the process.
-pub(crate) fn report_violation(device: &str, violation: &dyn std::error::Error) {
+/// Writes to stderr how a device failed, a few times in the life of the process.
+pub(crate) fn report_failure(device_id: u32, failure: &dyn std::error::Error) {
     static REPORTS: AtomicU32 = AtomicU32::new(0);
-    // Saturates: the counter stops at the limit instead of wrapping to zero.
+    // Stops at the limit instead of wrapping to zero one day.
     let counted = REPORTS.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
         (count < MAX_REPORTS).then_some(count + 1)
     });
     if counted.is_err() {
         return;
     }
-    let mut message = format!("virtio {device}: the guest's driver broke the rules: {violation}");
-    let mut cause = violation.source();
+    let mut message = format!("virtio device {device_id} failed: {failure}");
+    let mut cause = failure.source();
     while let Some(error) = cause {
         message.push_str(&format!(": {error}"));
         cause = error.source();
