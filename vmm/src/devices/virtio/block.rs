@@ -12,6 +12,8 @@
 //! short is an error for the guest.
 
 mod config;
+#[cfg(any(test, feature = "test-support"))]
+pub mod hostile;
 mod image;
 mod request;
 mod syscalls;

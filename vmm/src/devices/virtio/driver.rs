@@ -31,10 +31,8 @@ pub const VIRTQ_DESC_F_INDIRECT: u16 = 4;
 /// When the host has no memory.
 #[must_use]
 pub fn guest_memory() -> GuestRamHandle {
-    let regions = [
-        (GuestAddress(0), REGION_LEN as usize),
-        (GuestAddress(SECOND_REGION), REGION_LEN as usize),
-    ];
+    let len = usize::try_from(REGION_LEN).expect("a 64-bit host");
+    let regions = [(GuestAddress(0), len), (GuestAddress(SECOND_REGION), len)];
     GuestRamHandle::new(GuestRam::from_ranges(&regions).expect("memory for the guest"))
 }
 
@@ -263,6 +261,39 @@ impl RingDriver {
         entries
     }
 
+    /// Does one thing that a hostile driver can do to its ring and its buffers.
+    pub fn misbehave(&mut self, script: &mut Script<'_>) {
+        match script.byte() % 8 {
+            0..=2 => {
+                let index = script.u16() % self.size;
+                self.set_descriptor(index, script.descriptor(self.size));
+            }
+            3 | 4 => {
+                let head = script.u16();
+                self.offer(if script.byte() < 250 {
+                    head % self.size
+                } else {
+                    head
+                });
+            }
+            5 => {
+                let index = script.u16();
+                if script.byte() < 20 {
+                    self.set_avail_index(index);
+                }
+            }
+            6 => {
+                // An indirect table, if a descriptor points there.
+                let address = (script.address() % (REGION_LEN - 64)).next_multiple_of(16);
+                self.write(address, &script.descriptor(self.size).to_bytes());
+            }
+            _ => {
+                let address = script.address() % (REGION_LEN - 64);
+                self.write(address, &script.take::<16>());
+            }
+        }
+    }
+
     /// Writes to guest memory.
     ///
     /// # Panics
@@ -286,5 +317,100 @@ impl RingDriver {
             .read_slice(&mut data, GuestAddress(address))
             .expect("an address in guest memory");
         data
+    }
+}
+
+/// Bytes that say what a hostile driver does. They never end: what is missing is zero.
+#[derive(Debug)]
+pub struct Script<'a>(&'a [u8]);
+
+impl<'a> Script<'a> {
+    /// A script that starts with `bytes`.
+    #[must_use]
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
+    /// Whether only zeroes come from here on.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The next `N` bytes.
+    pub fn take<const N: usize>(&mut self) -> [u8; N] {
+        let mut bytes = [0; N];
+        let count = N.min(self.0.len());
+        let (now, later) = self.0.split_at(count);
+        bytes[..count].copy_from_slice(now);
+        self.0 = later;
+        bytes
+    }
+
+    /// The next byte.
+    pub fn byte(&mut self) -> u8 {
+        self.take::<1>()[0]
+    }
+
+    /// The next 16 bits.
+    pub fn u16(&mut self) -> u16 {
+        u16::from_le_bytes(self.take())
+    }
+
+    /// The next 32 bits.
+    pub fn u32(&mut self) -> u32 {
+        u32::from_le_bytes(self.take())
+    }
+
+    /// The next 64 bits.
+    pub fn u64(&mut self) -> u64 {
+        u64::from_le_bytes(self.take())
+    }
+
+    /// An address: mostly inside [`guest_memory`] or at one of its edges, now and then anywhere.
+    pub fn address(&mut self) -> u64 {
+        let offset = u64::from(self.u16());
+        match self.byte() % 8 {
+            0..=3 => offset * 16,
+            4 => SECOND_REGION + offset,
+            5 => REGION_LEN.wrapping_sub(offset % 64),
+            6 => (SECOND_REGION + REGION_LEN).wrapping_sub(offset % 64),
+            _ => self.u64(),
+        }
+    }
+
+    /// The length of a buffer: mostly small, now and then anything.
+    pub fn len(&mut self) -> u32 {
+        match self.byte() {
+            0..=99 => u32::from(self.byte()),
+            100..=179 => 512 * u32::from(self.byte() % 16),
+            180..=229 => u32::from(self.u16()),
+            _ => self.u32(),
+        }
+    }
+
+    /// A descriptor for a table of `size` entries, not always a sound one.
+    pub fn descriptor(&mut self, size: u16) -> RawDescriptor {
+        let address = self.address();
+        let len = self.len();
+        let flags = match self.byte() {
+            0..=79 => VIRTQ_DESC_F_NEXT,
+            80..=139 => VIRTQ_DESC_F_WRITE,
+            140..=199 => VIRTQ_DESC_F_WRITE | VIRTQ_DESC_F_NEXT,
+            200..=219 => 0,
+            220..=239 => VIRTQ_DESC_F_INDIRECT,
+            _ => self.u16(),
+        };
+        let next = if self.byte() < 250 {
+            self.u16() % size
+        } else {
+            self.u16()
+        };
+        RawDescriptor {
+            address,
+            len,
+            flags,
+            next,
+        }
     }
 }

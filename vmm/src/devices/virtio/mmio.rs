@@ -15,6 +15,8 @@
 //! once it is ready or the device runs (CVE-2026-5747). Every register can be accessed at every width
 //! and offset: what the specification does not allow reads as zero and writes nothing.
 
+#[cfg(any(test, feature = "test-support"))]
+pub mod hostile;
 mod registers;
 mod status;
 #[cfg(test)]
@@ -266,10 +268,9 @@ impl MmioTransport {
     }
 
     fn write_queue(&mut self, write: impl FnOnce(&mut QueueRegisters)) {
-        if let Some(queue) = self.selected_queue_mut()
-            && !queue.ready
-        {
-            write(queue);
+        match self.selected_queue_mut() {
+            Some(queue) if !queue.ready => write(queue),
+            _ => {}
         }
     }
 

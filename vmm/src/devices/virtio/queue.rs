@@ -15,6 +15,8 @@
 
 mod buffers;
 mod chain;
+#[cfg(any(test, feature = "test-support"))]
+pub mod hostile;
 mod setup;
 #[cfg(test)]
 mod tests;
@@ -167,9 +169,10 @@ impl VirtQueue {
     /// Undoes the last [`pop`](Self::pop): its chain is the next one again. Only the chain that was
     /// popped last can be put back, and only once.
     pub fn put_back(&mut self, chain: Chain<'_>) {
-        if let Some(in_flight) = self.in_flight.get_mut(usize::from(chain.head()))
-            && *in_flight
-        {
+        let Some(in_flight) = self.in_flight.get_mut(usize::from(chain.head())) else {
+            return;
+        };
+        if *in_flight {
             *in_flight = false;
             self.queue.go_to_previous_position();
         }

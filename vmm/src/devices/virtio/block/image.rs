@@ -5,7 +5,7 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FallocateFlags, FlockOperation, OFlags, fallocate, fdatasync, flock};
+use rustix::fs::{FallocateFlags, FlockOperation, fallocate, fdatasync, flock};
 use rustix::io::Errno;
 use vm_memory::VolatileSlice;
 
@@ -110,7 +110,7 @@ impl Image {
             .read(true)
             .write(!read_only)
             // Not to wait for the other end of a pipe. It changes nothing for files and disks.
-            .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+            .custom_flags(libc::O_NONBLOCK)
             .open(path)
             .map_err(|source| open_error(path, read_only, source))?;
         let kind = file.metadata().map_err(other)?.file_type();

@@ -669,3 +669,15 @@ fn activation_without_a_queue_is_refused() {
     };
     assert!(device.activate(resources).is_err());
 }
+
+proptest::proptest! {
+    #[test]
+    fn any_request_is_survived(script in proptest::collection::vec(proptest::num::u8::ANY, 0..1024)) {
+        hostile::drive(&script);
+    }
+
+    #[test]
+    fn any_driver_is_survived(script in proptest::collection::vec(proptest::num::u8::ANY, 0..1024)) {
+        hostile::drive_through_transport(&script);
+    }
+}

@@ -128,11 +128,10 @@ impl Drop for Worker {
         let stopped = self.stop();
         *self.shared.lock() = Phase::Ending;
         self.shared.changed.notify_all();
-        if let Some(thread) = self.thread.take()
-            && stopped
-        {
+        match self.thread.take() {
             // It can only fail if the thread panicked, which has been reported then.
-            let _ = thread.join();
+            Some(thread) if stopped => drop(thread.join()),
+            _ => {}
         }
     }
 }

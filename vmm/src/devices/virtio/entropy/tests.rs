@@ -8,6 +8,7 @@ use super::*;
 use crate::devices::virtio::driver::{
     Buffer, REGION_LEN, RingDriver, guest_memory, interrupt, needs_reset,
 };
+use crate::devices::virtio::mmio::hostile;
 
 const RING: u64 = 0x1000;
 const DATA: u64 = 0x2_0000;
@@ -192,4 +193,21 @@ fn activation_without_a_queue_is_refused() {
         features: TRANSPORT_FEATURES,
     };
     assert!(device.activate(resources).is_err());
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_driver_is_survived(script in proptest::collection::vec(proptest::num::u8::ANY, 0..2048)) {
+        let memory = guest_memory();
+        let device = Arc::new(Mutex::new(Entropy::new().unwrap()));
+        let mut events: EventManager<Arc<Mutex<dyn MutEventSubscriber + Send>>> =
+            EventManager::new().unwrap();
+        events.add_subscriber(device.clone());
+        hostile::drive_device(&script, &memory, device, |_| {
+            // A driver may keep the device busy, but each turn ends.
+            for _ in 0..3 {
+                events.run_with_timeout(0).unwrap();
+            }
+        });
+    }
 }

@@ -657,3 +657,10 @@ fn offsets_far_beyond_the_window_are_harmless() {
         assert_eq!(machine.get(offset), 0);
     }
 }
+
+proptest::proptest! {
+    #[test]
+    fn any_driver_is_survived(script in proptest::collection::vec(proptest::num::u8::ANY, 0..2048)) {
+        hostile::drive(&script);
+    }
+}

@@ -29,15 +29,13 @@ impl<'m> Chain<'m> {
     ) -> Result<Self, QueueError> {
         let head = descriptors.head_index();
         let mut parts = Parts::default();
-        let mut count = 0;
         // The iterator ends alike for a chain's proper end and for every error; only the last
         // descriptor's NEXT flag tells them apart.
         let mut complete = false;
-        for descriptor in descriptors {
-            if count == limit {
+        for (count, descriptor) in descriptors.enumerate() {
+            if count == usize::from(limit) {
                 return Err(QueueError::ChainTooLong { head, limit });
             }
-            count += 1;
             complete = !descriptor.has_next();
             parts.add(memory, head, &descriptor)?;
         }

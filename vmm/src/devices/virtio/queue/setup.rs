@@ -111,7 +111,7 @@ fn check(
     alignment: u64,
     len: u64,
 ) -> Result<(), QueueSetupError> {
-    if !address.is_multiple_of(alignment) {
+    if address % alignment != 0 {
         return Err(QueueSetupError::Alignment {
             part,
             address,

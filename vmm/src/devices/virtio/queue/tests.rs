@@ -551,3 +551,10 @@ fn memory_around_the_buffers_stays_as_it_was() {
     memory.read_slice(&mut found, GuestAddress(DATA)).unwrap();
     assert_eq!(found, expected);
 }
+
+proptest::proptest! {
+    #[test]
+    fn any_driver_is_survived(script in proptest::collection::vec(proptest::num::u8::ANY, 0..2048)) {
+        hostile::drive(&script);
+    }
+}
