@@ -1,2 +1,5 @@
 //! The VMM process: one a sandbox.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    vmm::process::main()
+}

@@ -1,0 +1,117 @@
+//! Where devices are put and wired: addresses on the buses, interrupts and doorbells in KVM, places in
+//! the event loop.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
+use kvm_ioctls::{IoEventAddress, VmFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use super::error::DeviceError;
+use super::running::EventLoop;
+use crate::arch::native::layout::{self, VirtioSlot};
+use crate::bus::{Buses, MmioDevice};
+use crate::devices::power::{ResetPort, SleepPorts};
+use crate::devices::serial::{Console, SerialPort};
+use crate::devices::virtio::VirtioDevice;
+use crate::devices::virtio::mmio::{MmioTransport, QUEUE_NOTIFY};
+use crate::kvm::KvmError;
+use crate::memory::GuestRamHandle;
+use crate::stop::StopSignal;
+
+/// A machine's devices while they are being put together.
+pub(super) struct Board<'a> {
+    vm: &'a VmFd,
+    memory: GuestRamHandle,
+    pub(super) buses: Buses,
+    pub(super) events: EventLoop,
+    /// The virtio devices' places, in the guest's order.
+    pub(super) virtio: Vec<VirtioSlot>,
+}
+
+impl<'a> Board<'a> {
+    pub(super) fn new(vm: &'a VmFd, memory: GuestRamHandle) -> Result<Self, event_manager::Error> {
+        Ok(Self {
+            vm,
+            memory,
+            buses: Buses::default(),
+            events: EventManager::new()?,
+            virtio: Vec::new(),
+        })
+    }
+
+    /// Connects the console.
+    pub(super) fn add_serial(&mut self, console: Console) -> Result<(), DeviceError> {
+        let irqfd = self.interrupt(layout::SERIAL_GSI)?;
+        let serial = SerialPort::new(irqfd, console);
+        self.buses
+            .ports
+            .add(layout::SERIAL_PORT, layout::SERIAL_PORTS, serial)?;
+        Ok(())
+    }
+
+    /// Connects the registers that end the machine.
+    pub(super) fn add_power(&mut self, stop: &StopSignal) -> Result<(), DeviceError> {
+        let (reset, sleep) = (ResetPort::new(stop.clone()), SleepPorts::new(stop.clone()));
+        self.buses.ports.add(layout::RESET_PORT, 1, reset)?;
+        self.buses
+            .ports
+            .add(layout::SLEEP_PORT, SleepPorts::COUNT, sleep)?;
+        Ok(())
+    }
+
+    /// Connects a virtio device behind the next register window.
+    pub(super) fn add_virtio(
+        &mut self,
+        device: Arc<Mutex<dyn VirtioDevice>>,
+    ) -> Result<(), DeviceError> {
+        let slot = VirtioSlot::all()
+            .nth(self.virtio.len())
+            .ok_or(DeviceError::NoSlot)?;
+        let irqfd = Arc::new(self.interrupt(slot.gsi)?);
+        let transport = MmioTransport::new(device, self.memory.clone(), irqfd)?;
+        for (queue, kick) in (0_u32..).zip(transport.queue_kicks()) {
+            let doorbell = IoEventAddress::Mmio(slot.base.0 + QUEUE_NOTIFY);
+            self.vm
+                .register_ioevent(kick, &doorbell, queue)
+                .map_err(KvmError::refused("register a doorbell"))?;
+        }
+        self.buses
+            .mmio
+            .add(slot.base, layout::VIRTIO_MMIO_SIZE, Window(transport))?;
+        self.virtio.push(slot);
+        Ok(())
+    }
+
+    /// Gives a device its place in the event loop.
+    pub(super) fn subscribe(&mut self, subscriber: Arc<Mutex<dyn MutEventSubscriber>>) {
+        self.events.add_subscriber(subscriber);
+    }
+
+    /// A descriptor that raises an interrupt line when it is written.
+    fn interrupt(&self, gsi: u32) -> Result<EventFd, DeviceError> {
+        let irqfd = event_fd()?;
+        self.vm
+            .register_irqfd(&irqfd, gsi)
+            .map_err(KvmError::refused("register an interrupt"))?;
+        Ok(irqfd)
+    }
+}
+
+fn event_fd() -> io::Result<EventFd> {
+    EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
+}
+
+/// The register window of a virtio device.
+struct Window(MmioTransport);
+
+impl MmioDevice for Window {
+    fn read(&mut self, offset: u64, data: &mut [u8]) {
+        self.0.read(offset, data);
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        self.0.write(offset, data);
+    }
+}
