@@ -10,6 +10,7 @@ pub mod driver;
 pub mod entropy;
 pub mod mmio;
 pub mod queue;
+pub mod vsock;
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -126,7 +127,8 @@ impl Interrupt {
     /// Marks the device as broken: the driver did what the specification forbids, and has to reset
     /// the device before it serves again (virtio 1.2, section 2.1.2).
     pub fn signal_needs_reset(&self) {
-        self.device_status.fetch_or(STATUS_DEVICE_NEEDS_RESET, Ordering::SeqCst);
+        self.device_status
+            .fetch_or(STATUS_DEVICE_NEEDS_RESET, Ordering::SeqCst);
         self.raise(INTERRUPT_CONFIG_CHANGE);
     }
 

@@ -1,0 +1,247 @@
+//! What the device waits for: one epoll set of its own, nested in the event loop's.
+//!
+//! Everything in it is edge-triggered: a descriptor that is ready and cannot be served, as the guest
+//! offers no buffers or credit, costs nothing until something changes, so there is nothing to switch
+//! off and on again. A socket is watched for room only after a write fell short.
+//!
+//! The device and its transport may use it from any thread: the set, not the event loop, is what they
+//! change.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
+
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+    timerfd_settime,
+};
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use super::table::EntryId;
+
+/// How many events are taken out of the set at a time.
+const BATCH: usize = 64;
+
+/// Who an event is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Token {
+    /// The driver has added buffers to the RX queue.
+    RxKick,
+    /// The driver has added packets to the TX queue.
+    TxKick,
+    /// The device has left work for its next turn.
+    Wake,
+    /// A deadline has passed.
+    Timer,
+    /// A client of the path interface wants in.
+    Listener,
+    /// An entry's socket.
+    Entry(EntryId),
+}
+
+/// An index that no entry has: the token is one of the fixed ones, by generation.
+const FIXED: u32 = u32::MAX;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Reactor {
+    epoll: Epoll,
+    wake: EventFd,
+    /// Made when the first deadline is set.
+    timer: Option<OwnedFd>,
+    /// When the timer goes off.
+    armed: Option<Instant>,
+    deadlines: BTreeSet<(Instant, EntryId)>,
+}
+
+impl Reactor {
+    pub(super) fn new() -> io::Result<Self> {
+        let epoll = Epoll::new()?;
+        let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
+        let reactor = Self {
+            epoll,
+            wake,
+            timer: None,
+            armed: None,
+            deadlines: BTreeSet::default(),
+        };
+        reactor.watch(&reactor.wake, Token::Wake, EventSet::IN)?;
+        Ok(reactor)
+    }
+
+    /// Watches a queue's kick, or for clients of the path interface.
+    pub(super) fn watch_input(&self, source: &impl AsRawFd, token: Token) -> io::Result<()> {
+        self.watch(source, token, EventSet::IN)
+    }
+
+    /// Watches something no longer that lives on. (What is closed needs no call.)
+    pub(super) fn forget(&self, source: &impl AsRawFd) {
+        // It fails only if it is not watched.
+        let _ = self.epoll.ctl(
+            ControlOperation::Delete,
+            source.as_raw_fd(),
+            EpollEvent::default(),
+        );
+    }
+
+    /// Watches an entry's socket until it is closed.
+    pub(super) fn watch_stream(&self, stream: &impl AsRawFd, id: EntryId) -> io::Result<()> {
+        self.watch(
+            stream,
+            Token::Entry(id),
+            EventSet::IN | EventSet::READ_HANG_UP,
+        )
+    }
+
+    /// Watches an entry's socket for room, too, or not any more.
+    pub(super) fn watch_room(
+        &self,
+        stream: &impl AsRawFd,
+        id: EntryId,
+        wanted: bool,
+    ) -> io::Result<()> {
+        let mut events = EventSet::IN | EventSet::READ_HANG_UP | EventSet::EDGE_TRIGGERED;
+        events.set(EventSet::OUT, wanted);
+        let event = EpollEvent::new(events, Token::Entry(id).data());
+        self.epoll
+            .ctl(ControlOperation::Modify, stream.as_raw_fd(), event)
+    }
+
+    /// Has the event loop come back at once.
+    pub(super) fn wake(&self) {
+        // A full counter has woken the loop already.
+        let _ = self.wake.write(1);
+    }
+
+    /// Takes out what has happened, up to a number. Returns whether there may be more.
+    pub(super) fn poll(&self, events: &mut Vec<(Token, EventSet)>) -> bool {
+        events.clear();
+        let mut ready = [EpollEvent::default(); BATCH];
+        // It fails only when a signal comes in between; what was ready stays ready.
+        let Ok(count) = self.epoll.wait(0, &mut ready) else {
+            return true;
+        };
+        events.extend(
+            ready
+                .iter()
+                .take(count)
+                .filter_map(|event| Some((Token::from_data(event.data())?, event.event_set()))),
+        );
+        count == BATCH
+    }
+
+    /// Replaces an entry's deadline.
+    pub(super) fn set_deadline(
+        &mut self,
+        id: EntryId,
+        old: Option<Instant>,
+        new: Option<Instant>,
+    ) -> io::Result<()> {
+        if let Some(old) = old {
+            self.deadlines.remove(&(old, id));
+        }
+        if let Some(new) = new {
+            self.deadlines.insert((new, id));
+        }
+        self.arm()
+    }
+
+    /// Takes out an entry whose deadline has passed.
+    pub(super) fn take_expired(&mut self, now: Instant) -> Option<EntryId> {
+        let first = *self.deadlines.first()?;
+        if first.0 > now {
+            return None;
+        }
+        self.deadlines.remove(&first);
+        Some(first.1)
+    }
+
+    /// Sets the timer for the first deadline, after it went off.
+    pub(super) fn rearm(&mut self) -> io::Result<()> {
+        self.armed = None;
+        self.arm()
+    }
+
+    fn arm(&mut self) -> io::Result<()> {
+        let Some(&(first, _)) = self.deadlines.first() else {
+            return Ok(());
+        };
+        // A timer that goes off too early finds nothing and is set anew; deadlines that are met
+        // cost no system call.
+        if self.armed.is_some_and(|armed| armed <= first) {
+            return Ok(());
+        }
+        if self.timer.is_none() {
+            let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+            let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
+            self.watch(&timer, Token::Timer, EventSet::IN)?;
+            self.timer = Some(timer);
+        }
+        let Some(timer) = &self.timer else {
+            return Ok(());
+        };
+        let wait = first.saturating_duration_since(Instant::now());
+        // Zero would switch it off.
+        let wait = wait.max(Duration::from_nanos(1));
+        let value = Timespec {
+            tv_sec: i64::try_from(wait.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(wait.subsec_nanos()),
+        };
+        let never = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let setting = Itimerspec {
+            it_interval: never,
+            it_value: value,
+        };
+        timerfd_settime(timer, TimerfdTimerFlags::empty(), &setting)?;
+        self.armed = Some(first);
+        Ok(())
+    }
+
+    fn watch(&self, source: &impl AsRawFd, token: Token, events: EventSet) -> io::Result<()> {
+        let event = EpollEvent::new(events | EventSet::EDGE_TRIGGERED, token.data());
+        self.epoll
+            .ctl(ControlOperation::Add, source.as_raw_fd(), event)
+    }
+}
+
+impl AsRawFd for Reactor {
+    fn as_raw_fd(&self) -> RawFd {
+        self.epoll.as_raw_fd()
+    }
+}
+
+impl Token {
+    fn data(self) -> u64 {
+        let (index, generation) = match self {
+            Self::RxKick => (FIXED, 0),
+            Self::TxKick => (FIXED, 1),
+            Self::Wake => (FIXED, 2),
+            Self::Timer => (FIXED, 3),
+            Self::Listener => (FIXED, 4),
+            Self::Entry(id) => (id.index, id.generation),
+        };
+        u64::from(generation) << 32 | u64::from(index)
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the halves are what is wanted"
+    )]
+    fn from_data(data: u64) -> Option<Self> {
+        let (index, generation) = (data as u32, (data >> 32) as u32);
+        match (index, generation) {
+            (FIXED, 0) => Some(Self::RxKick),
+            (FIXED, 1) => Some(Self::TxKick),
+            (FIXED, 2) => Some(Self::Wake),
+            (FIXED, 3) => Some(Self::Timer),
+            (FIXED, 4) => Some(Self::Listener),
+            (FIXED, _) => None,
+            _ => Some(Self::Entry(EntryId { index, generation })),
+        }
+    }
+}
