@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use super::config::{MAX_RANGES, SECTOR_SIZE, SIZE_MAX, VIRTIO_BLK_F_FLUSH, seg_max};
 use super::image::Image;
 use super::{ID_BLOCK, QUEUE_SIZE};
-use crate::devices::virtio::queue::{Chain, GuestBuffers, QueueError};
+use crate::devices::virtio::queue::{Chain, GuestBuffers};
 use crate::devices::virtio::report_failure;
 
 const VIRTIO_BLK_T_IN: u32 = 0;
@@ -36,13 +36,11 @@ const UNMAP: u32 = 1;
 /// The length of what `GET_ID` answers.
 const ID_LEN: usize = 20;
 
-/// A driver did what leaves no way to answer it.
+/// A driver left no room to answer it.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum RequestError {
-    #[error("the request queue is broken")]
-    Queue(#[from] QueueError),
-    #[error("the request at head {head} has no byte for its status")]
-    NoStatus { head: u16 },
+#[error("the request at head {head} has no byte for its status")]
+pub(super) struct NoStatus {
+    head: u16,
 }
 
 /// How a request failed, as the driver is told.
@@ -94,9 +92,9 @@ impl Disk {
     ///
     /// # Errors
     /// There is no room for an answer.
-    pub(super) fn execute(&mut self, chain: &mut Chain<'_>) -> Result<u32, RequestError> {
+    pub(super) fn execute(&mut self, chain: &mut Chain<'_>) -> Result<u32, NoStatus> {
         let room = chain.writable.len();
-        let no_status = RequestError::NoStatus { head: chain.head() };
+        let no_status = NoStatus { head: chain.head() };
         let Some(data_len) = room.checked_sub(1) else {
             return Err(no_status);
         };

@@ -19,9 +19,9 @@ use std::time::Duration;
 use vm_memory::GuestAddressSpace;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::request::{Disk, RequestError};
+use super::request::{Disk, NoStatus};
 use super::{ID_BLOCK, syscalls};
-use crate::devices::virtio::queue::{Served, VirtQueue};
+use crate::devices::virtio::queue::{QueueError, Served, VirtQueue};
 use crate::devices::virtio::{Interrupt, report_failure};
 use crate::memory::GuestRamHandle;
 
@@ -99,8 +99,8 @@ impl Worker {
     }
 
     /// Takes the job away from the thread. When it returns `true`, the thread has no guest memory
-    /// any more. `false` means that the host's disk has not answered for [`STOP_DEADLINE`]; no new
-    /// job can be started until it has.
+    /// any more. `false` means that the host's disk has not answered for [`STOP_DEADLINE`]: the data
+    /// of that one request can still arrive, nothing after it, and no job starts before.
     pub(super) fn stop(&mut self) -> bool {
         let Some(kick) = self.kick.take() else {
             return matches!(*self.shared.lock(), Phase::Idle);
@@ -175,29 +175,45 @@ impl Shared {
     /// Serves a driver until its device is reset or the driver breaks the rules. The job is dropped
     /// before this returns.
     fn serve(&self, mut job: Job) {
-        if let Err(error) = self.serve_queue(&mut job) {
-            report_failure(ID_BLOCK, &error);
+        let end = self.serve_queue(&mut job);
+        if !matches!(end, ServeError::Stopped) {
+            report_failure(ID_BLOCK, &end);
             job.interrupt.signal_needs_reset();
         }
     }
 
-    fn serve_queue(&self, job: &mut Job) -> Result<(), ServeError> {
+    /// Serves until it must not go on, and says why.
+    fn serve_queue(&self, job: &mut Job) -> ServeError {
         let memory = job.memory.memory();
+        let disk = &mut job.disk;
+        let mut left = Served::All;
         loop {
-            // Before the first request, and whenever none is left.
-            syscalls::wait_for_kick(job.queue.kick()).map_err(ServeError::Kick)?;
-            loop {
-                if self.stopping.load(Ordering::SeqCst) {
-                    return Ok(());
-                }
-                let disk = &mut job.disk;
-                let served = job
-                    .queue
-                    .serve(&memory, &job.interrupt, BATCH, |chain| disk.execute(chain))?;
-                if served == Served::All {
-                    break;
+            if left == Served::All {
+                if let Err(error) = syscalls::wait_for_kick(job.queue.kick()) {
+                    return ServeError::Kick(error);
                 }
             }
+            if let Err(stopped) = self.go_on() {
+                return stopped;
+            }
+            let served = job.queue.serve(&memory, &job.interrupt, BATCH, |chain| {
+                let written = disk.execute(chain)?;
+                // What was asked before a reset must not be answered after it.
+                self.go_on()?;
+                Ok(written)
+            });
+            left = match served {
+                Ok(left) => left,
+                Err(error) => return error,
+            };
+        }
+    }
+
+    fn go_on(&self) -> Result<(), ServeError> {
+        if self.stopping.load(Ordering::SeqCst) {
+            Err(ServeError::Stopped)
+        } else {
+            Ok(())
         }
     }
 }
@@ -205,8 +221,12 @@ impl Shared {
 /// Why a disk stopped serving.
 #[derive(Debug, thiserror::Error)]
 enum ServeError {
+    #[error("it was told to stop")]
+    Stopped,
+    #[error("the request queue is broken")]
+    Queue(#[from] QueueError),
     #[error(transparent)]
-    Request(#[from] RequestError),
+    Request(#[from] NoStatus),
     #[error("cannot wait for the driver")]
     Kick(#[source] io::Error),
 }
