@@ -1,0 +1,226 @@
+//! What was typed.
+
+mod image;
+mod run;
+pub(crate) mod values;
+
+use std::ffi::OsString;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use self::image::{ImageAction, ImageArgs, NameArgs, NamesArgs};
+pub use self::run::{ChoiceArgs, ExecArgs, RunArgs, SandboxArgs};
+
+/// The command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "sovereign",
+    version,
+    about = "Run untrusted code in the strongest sandbox that this machine really has",
+    after_help = "`sovereign COMMAND --help` shows a command's options and examples.",
+    disable_help_subcommand = true,
+    max_term_width = 100
+)]
+pub struct Cli {
+    /// What holds for every command.
+    #[command(flatten)]
+    pub global: GlobalArgs,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What holds for every command.
+#[derive(Debug, Clone, Copy, Args)]
+#[command(next_help_heading = "Output")]
+pub struct GlobalArgs {
+    /// Print the result as JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    /// Say nothing on standard error but errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+
+    /// Say on standard error what is being done
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+
+    /// How to show progress
+    #[arg(
+        long,
+        global = true,
+        value_name = "HOW",
+        default_value = "auto",
+        value_enum
+    )]
+    pub progress: ProgressStyle,
+}
+
+/// How to show progress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ProgressStyle {
+    /// Bars on a terminal, plain lines otherwise.
+    Auto,
+    /// A line for each step.
+    Plain,
+    /// Not at all.
+    None,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+#[command(defer = true)]
+pub enum Command {
+    /// Run a command in a new sandbox
+    Run(Box<RunArgs>),
+    /// Show which sandboxes this machine can run, and what stands in the way of the others
+    Doctor(DoctorArgs),
+    /// Build, list, check and remove sandbox images
+    Image(ImageArgs),
+    /// Print the completions for a shell
+    Completions(CompletionsArgs),
+    /// Print the manual page
+    Man(ManArgs),
+    /// Print the version
+    Version,
+}
+
+/// Show which sandboxes this machine can run.
+#[derive(Debug, Args)]
+#[command(after_help = "The exit code is 0 if there is a tier that `sovereign run` takes, else 1.")]
+pub struct DoctorArgs {
+    /// The image to look for
+    #[arg(long, value_name = "NAME")]
+    pub image: Option<String>,
+}
+
+/// Print the completions for a shell.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  sovereign completions bash > \
+    ~/.local/share/bash-completion/completions/sovereign")]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+/// Print the manual page.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  sovereign man run | man -l -")]
+pub struct ManArgs {
+    /// The command whose page it is; the overview without one
+    #[arg(value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+/// Whether `--json` was typed, on a command line that could not be parsed.
+#[must_use]
+pub fn asks_for_json(args: &[OsString]) -> bool {
+    args.iter()
+        .take_while(|arg| *arg != "--")
+        .any(|arg| arg == "--json")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn run_args(args: &[&str]) -> Result<RunArgs, clap::Error> {
+        let args = ["sovereign", "run"].iter().chain(args);
+        match Cli::try_parse_from(args)?.command {
+            Command::Run(run) => Ok(*run),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_follows_the_command_is_its_own() {
+        let run =
+            run_args(&["-m", "1G", "--", "sh", "-c", "exit 3", "--json", "--", "-i"]).unwrap();
+        assert_eq!(run.command, ["sh", "-c", "exit 3", "--json", "--", "-i"]);
+        assert!(!run.exec.interactive);
+        assert_eq!(run.sandbox.memory, 1024);
+    }
+
+    #[test]
+    fn the_dashes_may_be_left_out() {
+        let run = run_args(&["-i", "ls", "-l", "-i"]).unwrap();
+        assert_eq!(run.command, ["ls", "-l", "-i"]);
+        assert!(run.exec.interactive);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn arguments_need_not_be_text() {
+        use std::os::unix::ffi::OsStrExt;
+
+        let odd = std::ffi::OsStr::from_bytes(b"\xff\xfe");
+        let args = ["sovereign", "run", "--", "echo"].map(OsString::from);
+        let cli = Cli::try_parse_from(args.into_iter().chain([odd.to_owned()])).unwrap();
+        let Command::Run(run) = cli.command else {
+            panic!("not run")
+        };
+        assert_eq!(run.command[1], odd);
+    }
+
+    #[test]
+    fn global_flags_are_taken_before_and_after_the_command_word() {
+        for args in [["--json", "run", "true"], ["run", "--json", "true"]] {
+            let cli = Cli::try_parse_from(std::iter::once("sovereign").chain(args)).unwrap();
+            assert!(cli.global.json);
+        }
+    }
+
+    #[test]
+    fn values_may_stick_to_their_flags() {
+        for words in [["-m=256M", "-i"], ["-m256M", "-i"], ["--memory=256M", "-i"]] {
+            let run = run_args(&[words[0], words[1], "ls", "-m1G"]).unwrap();
+            assert_eq!(run.sandbox.memory, 256, "{words:?}");
+            assert_eq!(run.command, ["ls", "-m1G"]);
+        }
+    }
+
+    #[test]
+    fn an_unknown_flag_is_not_taken_for_the_command() {
+        for flag in ["--no-such-flag", "-Z", "-Z=1"] {
+            assert!(run_args(&[flag, "--", "true"]).is_err(), "{flag}");
+        }
+    }
+
+    #[test]
+    fn a_command_is_required() {
+        assert!(run_args(&[]).is_err());
+        assert!(run_args(&["--"]).is_err());
+    }
+
+    #[test]
+    fn unknown_tiers_are_refused_with_the_known_ones() {
+        let error = run_args(&["--tier", "vm", "--", "true"])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("microvm") && error.contains("auto"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn kill_after_needs_a_timeout() {
+        assert!(run_args(&["--kill-after", "1s", "--", "true"]).is_err());
+    }
+
+    #[test]
+    fn json_is_noticed_before_the_dashes_only() {
+        let args = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
+        assert!(asks_for_json(&args(&["run", "--json", "--cpus", "x"])));
+        assert!(!asks_for_json(&args(&["run", "--", "tool", "--json"])));
+    }
+}

@@ -1,0 +1,205 @@
+//! Values as a user types them: sizes, durations, names of tiers.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+
+use crate::spec::SpecError;
+use crate::tier::{Isolation, Tier, UnknownName};
+
+/// The tier that is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TierWish {
+    /// The strongest that this machine has.
+    Auto,
+    /// This one and no other.
+    Named(Tier),
+}
+
+impl TierWish {
+    /// The tier that is named, if one is.
+    #[must_use]
+    pub const fn named(self) -> Option<Tier> {
+        match self {
+            Self::Auto => None,
+            Self::Named(tier) => Some(tier),
+        }
+    }
+}
+
+impl FromStr for TierWish {
+    type Err = UnknownName;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        if name == "auto" {
+            Ok(Self::Auto)
+        } else {
+            name.parse().map(Self::Named)
+        }
+    }
+}
+
+pub(super) fn tier_parser() -> impl TypedValueParser<Value = TierWish> {
+    let names = std::iter::once("auto").chain(Tier::ALL.map(Tier::name));
+    PossibleValuesParser::new(names).try_map(|name| name.parse())
+}
+
+pub(super) fn isolation_parser() -> impl TypedValueParser<Value = Isolation> {
+    let names = Isolation::ALL.map(Isolation::name).into_iter().rev();
+    PossibleValuesParser::new(names).try_map(|name| name.parse())
+}
+
+/// What is no size, duration or count.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ValueError {
+    /// Not a size.
+    #[error("a size is a whole number and a unit: 64K, 512M, 2G")]
+    Size,
+    /// A size that does not fit.
+    #[error("the size is too large")]
+    SizeTooLarge,
+    /// A size that is no number of MiB.
+    #[error("memory comes in whole MiB: 128M, 2G")]
+    NotMebibytes,
+    /// Not a duration.
+    #[error("a duration is a number and a unit: 500ms, 30s, 2m; a number alone means seconds")]
+    Duration,
+    /// No time at all.
+    #[error("the duration must be longer than nothing")]
+    NoTime,
+    /// Not a number of CPUs.
+    #[error("not a number of CPUs")]
+    NotACount,
+    /// Out of what a sandbox can have.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+}
+
+/// A size in bytes: `64K`, `512M`, `512MiB`, `2g`.
+pub(super) fn parse_size(text: &str) -> Result<u64, ValueError> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at_checked(digits).ok_or(ValueError::Size)?;
+    let shift = match unit.to_ascii_lowercase().as_str() {
+        "b" => 0,
+        "k" | "kib" => 10,
+        "m" | "mib" => 20,
+        "g" | "gib" => 30,
+        "t" | "tib" => 40,
+        _ => return Err(ValueError::Size),
+    };
+    if number.is_empty() {
+        return Err(ValueError::Size);
+    }
+    let number: u64 = number.parse().map_err(|_| ValueError::SizeTooLarge)?;
+    number
+        .checked_mul(1 << shift)
+        .ok_or(ValueError::SizeTooLarge)
+}
+
+/// A size in MiB.
+pub(super) fn parse_mib(text: &str) -> Result<u32, ValueError> {
+    let bytes = parse_size(text)?;
+    if bytes % (1 << 20) != 0 {
+        return Err(ValueError::NotMebibytes);
+    }
+    u32::try_from(bytes >> 20).map_err(|_| ValueError::SizeTooLarge)
+}
+
+/// The memory of a sandbox in MiB.
+pub(super) fn parse_memory(text: &str) -> Result<u32, ValueError> {
+    let mib = parse_mib(text)?;
+    if mib < vmm::config::MIN_MEMORY_MIB {
+        return Err(SpecError::TooLittleMemory { mib: mib.into() }.into());
+    }
+    Ok(mib)
+}
+
+/// A number of CPUs.
+pub(super) fn parse_cpus(text: &str) -> Result<u8, ValueError> {
+    let cpus: u64 = text.parse().map_err(|_| ValueError::NotACount)?;
+    match u8::try_from(cpus) {
+        Ok(count @ 1..=vmm::config::MAX_VCPUS) => Ok(count),
+        _ => Err(SpecError::Cpus { cpus }.into()),
+    }
+}
+
+/// A duration: `500ms`, `30s`, `1m 30s`; a number alone means seconds, as for timeout(1).
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, ValueError> {
+    let duration = match text.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => humantime::parse_duration(text).map_err(|_| ValueError::Duration)?,
+    };
+    if duration.is_zero() {
+        Err(ValueError::NoTime)
+    } else {
+        Ok(duration)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn sizes_need_a_unit() {
+        assert_eq!(parse_size("64K"), Ok(65_536));
+        assert_eq!(parse_size("512m"), Ok(512 << 20));
+        assert_eq!(parse_size("2GiB"), Ok(2 << 30));
+        assert_eq!(parse_size("7b"), Ok(7));
+        for bad in ["", "512", "M", "1.5G", "-1M", "1 M", "12X", "é"] {
+            assert_eq!(parse_size(bad), Err(ValueError::Size), "{bad:?}");
+        }
+        assert_eq!(
+            parse_size("99999999999999999999M"),
+            Err(ValueError::SizeTooLarge)
+        );
+        assert_eq!(parse_size("99999999T"), Err(ValueError::SizeTooLarge));
+    }
+
+    #[test]
+    fn memory_is_counted_in_mebibytes_and_has_a_floor() {
+        assert_eq!(parse_memory("2G"), Ok(2048));
+        assert_eq!(parse_memory("1025K"), Err(ValueError::NotMebibytes));
+        let error = parse_memory("16M").unwrap_err().to_string();
+        assert_eq!(error, "16 MiB of memory: a sandbox needs at least 32 MiB");
+    }
+
+    #[test]
+    fn cpus_have_limits() {
+        assert_eq!(parse_cpus("32"), Ok(32));
+        assert_eq!(
+            parse_cpus("33").unwrap_err().to_string(),
+            "33 CPUs: a sandbox has 1 to 32"
+        );
+        assert_eq!(
+            parse_cpus("0").unwrap_err().to_string(),
+            "0 CPUs: a sandbox has 1 to 32"
+        );
+        assert_eq!(
+            parse_cpus("99999").unwrap_err().to_string(),
+            "99999 CPUs: a sandbox has 1 to 32"
+        );
+        assert_eq!(parse_cpus("two"), Err(ValueError::NotACount));
+    }
+
+    #[test]
+    fn durations_have_a_unit_or_are_seconds() {
+        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(parse_duration("30"), Ok(Duration::from_secs(30)));
+        assert_eq!(parse_duration("soon"), Err(ValueError::Duration));
+        assert_eq!(parse_duration("0s"), Err(ValueError::NoTime));
+        assert_eq!(parse_duration("-1s"), Err(ValueError::Duration));
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_a_parser_panic(text in ".{0,30}") {
+            let _ = (parse_size(&text), parse_memory(&text), parse_cpus(&text));
+            let _ = (parse_duration(&text), text.parse::<TierWish>());
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! What is generated from the definition of the command line: completions, manual pages, versions.
+
+use clap::CommandFactory;
+use serde::Serialize;
+
+use crate::cli::args::{Cli, CompletionsArgs, GlobalArgs, ManArgs};
+use crate::cli::report::{Failure, print, print_json};
+
+/// Prints the completions for a shell.
+///
+/// # Errors
+///
+/// If they cannot be written.
+pub(in crate::cli) fn completions(args: &CompletionsArgs) -> Result<u8, Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "sovereign", &mut script);
+    print(&String::from_utf8_lossy(&script)).map(|()| 0)
+}
+
+/// Prints a manual page.
+///
+/// # Errors
+///
+/// If there is no such command, or the page cannot be written.
+pub(in crate::cli) fn man(args: &ManArgs) -> Result<u8, Failure> {
+    let mut command = Cli::command();
+    command.build();
+    for name in &args.command {
+        let known: Vec<_> = command
+            .get_subcommands()
+            .map(|c| c.get_name().to_owned())
+            .collect();
+        command = command.find_subcommand(name).cloned().ok_or_else(|| {
+            let message = format!(
+                "no command is called {name:?}; there are: {}",
+                known.join(", ")
+            );
+            Failure::new("usage", message)
+        })?;
+    }
+    let mut page = Vec::new();
+    clap_mangen::Man::new(command)
+        .render(&mut page)
+        .map_err(|error| Failure::of("output", &error))?;
+    print(&String::from_utf8_lossy(&page)).map(|()| 0)
+}
+
+/// Prints the version.
+///
+/// # Errors
+///
+/// If it cannot be written.
+pub(in crate::cli) fn version(global: GlobalArgs) -> Result<u8, Failure> {
+    let version = Version {
+        version: env!("CARGO_PKG_VERSION"),
+        agent_protocol: agent_protocol::frame::PROTOCOL_VERSION,
+    };
+    let printed = if global.json {
+        print_json(&version)
+    } else {
+        let Version {
+            version,
+            agent_protocol,
+        } = version;
+        print(&format!(
+            "sovereign {version} (agent protocol {agent_protocol})\n"
+        ))
+    };
+    printed.map(|()| 0)
+}
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Version {
+    version: &'static str,
+    agent_protocol: u16,
+}

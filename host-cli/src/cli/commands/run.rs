@@ -1,0 +1,358 @@
+//! `sovereign run`: a command in a new sandbox.
+
+use std::borrow::Cow;
+use std::fs::OpenOptions;
+use std::io::{self, BufRead, BufReader, IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use agent_client::{Exec, InputSource, OutputTarget, PumpIo};
+use agent_protocol::message::ExitReport;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use serde::Serialize;
+
+use crate::cli::args::{GlobalArgs, RunArgs};
+use crate::cli::plan::{OutputPlan, RunPlan};
+use crate::cli::report::{Failure, announcement, print_json, say};
+use crate::cli::signals::Signals;
+use crate::cli::terminal::{self, RawMode};
+use crate::cli::trace::{self, Step};
+use crate::engine::{Engine, StartError};
+use crate::sandbox::{Sandbox, overdue};
+use crate::spec::Launch;
+use crate::tier::choose::{Choice, ChooseError, PassedOver};
+use crate::tier::{Isolation, Tier};
+use crate::timeline::Timeline;
+
+/// Runs a command in a new sandbox. Returns what this program exits with.
+///
+/// # Errors
+///
+/// If there is no exit code of the command's to return, and the failure was not told in JSON.
+pub(in crate::cli) fn run(
+    args: RunArgs,
+    global: GlobalArgs,
+    mut timeline: Timeline,
+) -> Result<u8, Failure> {
+    let plan = RunPlan::new(args, global, terminal::size());
+    timeline.mark("command line understood");
+    let outcome = plan.map_err(Failure::from).and_then(|plan| {
+        let trace = plan.trace;
+        let outcome = attempt(plan, global, &mut timeline);
+        timeline.mark("sandbox ended");
+        let steps = if trace {
+            trace::steps(&timeline)
+        } else {
+            Vec::new()
+        };
+        if trace && !global.json {
+            say(&trace::table(&steps));
+        }
+        outcome.map(|ran| (ran, steps))
+    });
+    if !global.json {
+        return outcome.map(|(ran, _)| ran.report.exit_code());
+    }
+    match outcome {
+        Ok((ran, steps)) => {
+            print_json(&RunReport::of(&ran, steps)).map(|()| ran.report.exit_code())
+        }
+        Err(failure) => print_json(&RunReport::failed(&failure)).map(|()| failure.exit_code),
+    }
+}
+
+/// A command that was run to its end.
+#[derive(Debug)]
+struct Ran {
+    report: ExitReport,
+    choice: Choice,
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+}
+
+fn attempt(plan: RunPlan, global: GlobalArgs, timeline: &mut Timeline) -> Result<Ran, Failure> {
+    let signals = Signals::install().map_err(|error| Failure::of("system", &error))?;
+    let (sandbox, exec) = start(&plan, global, &signals, timeline)?;
+    let choice = sandbox.choice().clone();
+    if !global.quiet {
+        say(&announcement(
+            choice.tier,
+            choice.isolation,
+            &choice.passed_over,
+        ));
+    }
+    if global.verbose {
+        say(&format!(
+            "sovereign: the VMM is process {}\n",
+            sandbox.process_id()
+        ));
+    }
+    converse(sandbox, exec, &plan, &signals, timeline).map(|(report, [stdout, stderr])| Ran {
+        report,
+        choice,
+        stdout,
+        stderr,
+    })
+}
+
+/// Starts a sandbox; asks for consent if only the host itself is left and somebody is there to ask.
+fn start(
+    plan: &RunPlan,
+    global: GlobalArgs,
+    signals: &Signals,
+    timeline: &mut Timeline,
+) -> Result<(Sandbox, Exec), Failure> {
+    let mut policy = plan.policy;
+    let launch = Launch {
+        spec: &plan.spec,
+        request: Some(&plan.request),
+        cancel: Some(signals.as_fd()),
+        trace: plan.trace,
+    };
+    loop {
+        let error = match Engine::new().start(&policy, launch, timeline) {
+            Ok((sandbox, Some(exec))) => return Ok((sandbox, exec)),
+            Ok((mut sandbox, None)) => {
+                let exec = sandbox.exec(plan.request.clone())?;
+                return Ok((sandbox, exec));
+            }
+            Err(error) => error,
+        };
+        let StartError::Choose(ChooseError::ConsentNeeded { .. }) = error else {
+            return Err(interrupted(error.into()));
+        };
+        if policy.allow_local || global.quiet || global.json || !asks_for_consent(&error) {
+            return Err(error.into());
+        }
+        policy.allow_local = true;
+    }
+}
+
+/// A failure while a signal has asked for an end is that end.
+fn interrupted(failure: Failure) -> Failure {
+    match Signals::last() {
+        Some(signal) if failure.code == "interrupted" => Failure {
+            exit_code: signal.saturating_add(128),
+            ..failure
+        },
+        _ => failure,
+    }
+}
+
+/// Asks on the terminal whether the host itself may run the command. No is the default.
+fn asks_for_consent(error: &StartError) -> bool {
+    let ask = || -> io::Result<bool> {
+        let mut terminal = OpenOptions::new().read(true).write(true).open("/dev/tty")?;
+        write!(
+            terminal,
+            "sovereign: {error}\nRun it on this machine itself, without a sandbox? [y/N] "
+        )?;
+        let mut answer = String::new();
+        BufReader::new(terminal).read_line(&mut answer)?;
+        Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
+    };
+    io::stdin().is_terminal() && io::stderr().is_terminal() && ask().unwrap_or(false)
+}
+
+/// Moves the command's data until it has ended, and ends the sandbox.
+fn converse(
+    mut sandbox: Sandbox,
+    exec: Exec,
+    plan: &RunPlan,
+    signals: &Signals,
+    timeline: &mut Timeline,
+) -> Result<(ExitReport, [Vec<u8>; 2]), Failure> {
+    let failed = |error: io::Error| Failure::of("terminal", &error);
+    let raw = if plan.request.tty.is_some() {
+        let raw = if plan.request.stdin {
+            RawMode::enter().map_err(failed)?
+        } else {
+            None
+        };
+        signals.follow_terminal().map_err(failed)?;
+        raw
+    } else {
+        None
+    };
+    let [mut collected_out, mut collected_err] = [Vec::new(), Vec::new()];
+    let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
+    let [to_stdout, to_stderr] = match plan.output {
+        OutputPlan::Live => [
+            OutputTarget::Fd(stdout.as_fd()),
+            OutputTarget::Fd(stderr.as_fd()),
+        ],
+        OutputPlan::Json { limit } => [&mut collected_out, &mut collected_err]
+            .map(|into| OutputTarget::Collect { into, limit }),
+    };
+    let io = PumpIo {
+        stdin: if plan.request.stdin {
+            InputSource::Fd(stdin.as_fd())
+        } else {
+            InputSource::Empty
+        },
+        stdout: to_stdout,
+        stderr: to_stderr,
+        controls: Some(signals.orders()),
+    };
+    let began = Instant::now();
+    let outcome = sandbox.pump(exec, io);
+    drop(raw);
+    let report = match outcome {
+        Ok(finished) => {
+            timeline.mark("output written");
+            if plan.trace {
+                trace::note_session(timeline, &finished);
+            }
+            finished.report
+        }
+        Err(error) => match overdue(&plan.request, began, &error) {
+            Some(report) => report,
+            None => return Err(interrupted(error.into())),
+        },
+    };
+    // This process ends now, so nobody waits for the kernel to take the machine apart.
+    sandbox.abandon();
+    Ok((report, [collected_out, collected_err]))
+}
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct RunReport<'a> {
+    exit_code: u8,
+    signal: Option<u8>,
+    timed_out: bool,
+    truncated: bool,
+    duration_ms: f64,
+    stdout: Cow<'a, str>,
+    stdout_encoding: &'static str,
+    stderr: Cow<'a, str>,
+    stderr_encoding: &'static str,
+    tier: Option<Tier>,
+    isolation: Option<Isolation>,
+    passed_over: &'a [PassedOver],
+    error: Option<&'a Failure>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    timeline: Vec<Step>,
+}
+
+impl<'a> RunReport<'a> {
+    fn of(ran: &'a Ran, timeline: Vec<Step>) -> Self {
+        let (stdout, stdout_encoding) = encode(&ran.stdout);
+        let (stderr, stderr_encoding) = encode(&ran.stderr);
+        Self {
+            exit_code: ran.report.exit_code(),
+            signal: ran.report.signal,
+            timed_out: ran.report.timed_out,
+            truncated: ran.report.truncated,
+            duration_ms: ran.report.duration.as_secs_f64() * 1000.0,
+            stdout,
+            stdout_encoding,
+            stderr,
+            stderr_encoding,
+            tier: Some(ran.choice.tier),
+            isolation: Some(ran.choice.isolation),
+            passed_over: &ran.choice.passed_over,
+            error: None,
+            timeline,
+        }
+    }
+
+    fn failed(failure: &'a Failure) -> Self {
+        Self {
+            exit_code: failure.exit_code,
+            signal: None,
+            timed_out: false,
+            truncated: false,
+            duration_ms: 0.0,
+            stdout: Cow::Borrowed(""),
+            stdout_encoding: UTF_8,
+            stderr: Cow::Borrowed(""),
+            stderr_encoding: UTF_8,
+            tier: failure.tier,
+            isolation: None,
+            passed_over: &failure.passed_over,
+            error: Some(failure),
+            timeline: Vec::new(),
+        }
+    }
+}
+
+const UTF_8: &str = "utf-8";
+
+/// Bytes as JSON can carry them.
+fn encode(bytes: &[u8]) -> (Cow<'_, str>, &'static str) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => (Cow::Borrowed(text), UTF_8),
+        Err(_) => (Cow::Owned(BASE64_STANDARD.encode(bytes)), "base64"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn ran(stdout: &[u8]) -> Ran {
+        Ran {
+            report: ExitReport {
+                code: None,
+                signal: Some(9),
+                timed_out: false,
+                truncated: true,
+                duration: Duration::from_micros(1_500),
+            },
+            choice: Choice {
+                tier: Tier::Microvm,
+                isolation: Isolation::Vm,
+                passed_over: Vec::new(),
+            },
+            stdout: stdout.to_vec(),
+            stderr: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_result_has_every_field_of_the_contract() {
+        let ran = ran(b"hello\n");
+        let json = serde_json::to_value(RunReport::of(&ran, Vec::new())).unwrap();
+        assert_eq!(
+            json,
+            serde_json::json!({
+                "exit_code": 137, "signal": 9, "timed_out": false, "truncated": true,
+                "duration_ms": 1.5, "stdout": "hello\n", "stdout_encoding": "utf-8",
+                "stderr": "", "stderr_encoding": "utf-8", "tier": "microvm", "isolation": "vm",
+                "passed_over": [], "error": null
+            })
+        );
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_told_in_base64() {
+        let ran = ran(b"\xff\x00");
+        let report = RunReport::of(&ran, Vec::new());
+        assert_eq!(
+            (report.stdout.as_ref(), report.stdout_encoding),
+            ("/wA=", "base64")
+        );
+    }
+
+    #[test]
+    fn a_failure_has_the_same_shape() {
+        let failure = Failure::new("kvm-missing", "there is no /dev/kvm".to_owned());
+        let failed = serde_json::to_value(RunReport::failed(&failure)).unwrap();
+        let ran = ran(b"");
+        let done = serde_json::to_value(RunReport::of(&ran, Vec::new())).unwrap();
+        let keys = |json: &serde_json::Value| {
+            json.as_object()
+                .unwrap()
+                .keys()
+                .cloned()
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(keys(&failed), keys(&done));
+        assert_eq!(failed["error"]["code"], "kvm-missing");
+        assert_eq!(failed["exit_code"], 125);
+    }
+}

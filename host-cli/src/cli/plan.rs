@@ -1,0 +1,325 @@
+//! What is meant: what was typed, together with the environment and the user's configuration.
+//!
+//! Whatever can be seen to be wrong before anything starts is found here.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+use agent_protocol::message::{ExecRequest, TerminalSize};
+use serde_bytes::ByteBuf;
+
+use super::args::values::TierWish;
+use super::args::{ChoiceArgs, DoctorArgs, ExecArgs, GlobalArgs, RunArgs, SandboxArgs};
+use super::config_file::{ConfigError, ConfigFile};
+use super::environment::{self, EnvironmentError};
+use crate::policy::Policy;
+use crate::spec::{ImageChoice, SandboxSpec, SpecError, host_memory_mib};
+
+/// How much of each output `--json` collects, unless told otherwise.
+const DEFAULT_COLLECTED: u64 = 1 << 20;
+
+/// The variable that gives consent to run on the host itself.
+const ALLOW_LOCAL: &str = "SOVEREIGN_ALLOW_LOCAL";
+
+/// A run, as it is meant.
+#[derive(Debug)]
+pub(super) struct RunPlan {
+    /// Which sandbox may be taken.
+    pub(super) policy: Policy,
+    /// What it is made of.
+    pub(super) spec: SandboxSpec,
+    /// What it runs.
+    pub(super) request: ExecRequest,
+    /// How the result is told.
+    pub(super) output: OutputPlan,
+    /// Whether a timeline is told afterwards.
+    pub(super) trace: bool,
+}
+
+/// How the result is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OutputPlan {
+    /// The command's output is passed on, live.
+    Live,
+    /// The command's output is collected, at most so many bytes of each stream, and told in JSON.
+    Json {
+        /// The most bytes of each stream.
+        limit: usize,
+    },
+}
+
+/// What cannot be meant.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PlanError {
+    /// The configuration file cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The environment cannot be made.
+    #[error(transparent)]
+    Environment(#[from] EnvironmentError),
+    /// No sandbox can be like this.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// A consent that is neither yes nor no.
+    #[error("{ALLOW_LOCAL}={0:?}: 1 allows to run on the host itself, 0 does not")]
+    Consent(OsString),
+    /// A folder that cannot be one.
+    #[error("-w {0:?}: the folder must be an absolute path in the sandbox")]
+    RelativeFolder(OsString),
+}
+
+impl RunPlan {
+    /// Finds out what is meant.
+    ///
+    /// # Errors
+    ///
+    /// If something is wrong with it.
+    pub(super) fn new(
+        args: RunArgs,
+        global: GlobalArgs,
+        terminal: TerminalSize,
+    ) -> Result<Self, PlanError> {
+        let RunArgs {
+            choice,
+            sandbox,
+            exec,
+            trace_boot,
+            command,
+        } = args;
+        let config = ConfigFile::load()?;
+        let policy = Policy {
+            tier: choice.tier.or(config.tier).and_then(TierWish::named),
+            min_isolation: choice
+                .min_isolation
+                .max(config.min_isolation)
+                .unwrap_or_default(),
+            allow_local: consent(here(OsStr::new(ALLOW_LOCAL)))? || config.allow_local,
+        };
+        let spec = spec(choice, config.image, sandbox);
+        spec.check(host_memory_mib())?;
+        let output = if global.json {
+            let limit = exec.max_output.unwrap_or(DEFAULT_COLLECTED);
+            OutputPlan::Json {
+                limit: usize::try_from(limit).unwrap_or(usize::MAX),
+            }
+        } else {
+            OutputPlan::Live
+        };
+        let mut request = request(exec, command, terminal)?;
+        if global.json && request.max_output.is_none() {
+            request.max_output = Some(DEFAULT_COLLECTED);
+        }
+        Ok(Self {
+            policy,
+            spec,
+            request,
+            output,
+            trace: trace_boot,
+        })
+    }
+}
+
+/// An examination, as it is meant.
+#[derive(Debug)]
+pub(super) struct DoctorPlan {
+    /// The sandboxes that `run` may take without further flags.
+    pub(super) policy: Policy,
+    /// The image that is looked for.
+    pub(super) image: String,
+}
+
+impl DoctorPlan {
+    /// Finds out what is meant.
+    ///
+    /// # Errors
+    ///
+    /// If the configuration makes no sense.
+    pub(super) fn new(args: DoctorArgs) -> Result<Self, PlanError> {
+        let config = ConfigFile::load()?;
+        let policy = Policy {
+            tier: config.tier.and_then(TierWish::named),
+            min_isolation: config.min_isolation.unwrap_or_default(),
+            allow_local: consent(here(OsStr::new(ALLOW_LOCAL)))? || config.allow_local,
+        };
+        let image = args
+            .image
+            .or(config.image)
+            .unwrap_or_else(|| ImageChoice::default().name);
+        Ok(Self { policy, image })
+    }
+}
+
+fn spec(choice: ChoiceArgs, default_image: Option<String>, sandbox: SandboxArgs) -> SandboxSpec {
+    let image = ImageChoice::default();
+    SandboxSpec {
+        image: ImageChoice {
+            name: choice.image.or(default_image).unwrap_or(image.name),
+            kernel: choice.kernel,
+            rootfs: choice.rootfs,
+        },
+        cpus: sandbox.cpus,
+        memory_mib: sandbox.memory,
+        hostname: sandbox.hostname,
+        overlay_mib: sandbox.overlay_size,
+        boot_timeout: sandbox.boot_timeout,
+    }
+}
+
+fn request(
+    exec: ExecArgs,
+    command: Vec<OsString>,
+    terminal: TerminalSize,
+) -> Result<ExecRequest, PlanError> {
+    let mut env = environment::collect(&exec.env_file, &exec.env, here)?;
+    if exec.tty
+        && !env.iter().any(|(name, _)| name.as_ref() == b"TERM")
+        && let Some(term) = here(OsStr::new("TERM"))
+    {
+        env.push((ByteBuf::from("TERM"), bytes(term)));
+    }
+    if let Some(folder) = exec
+        .workdir
+        .as_ref()
+        .filter(|dir| !dir.as_bytes().starts_with(b"/"))
+    {
+        return Err(PlanError::RelativeFolder(folder.clone()));
+    }
+    Ok(ExecRequest {
+        argv: command.into_iter().map(bytes).collect(),
+        env,
+        cwd: exec.workdir.map(bytes),
+        user: exec.user,
+        stdin: exec.interactive,
+        tty: exec.tty.then_some(terminal),
+        timeout: exec.timeout,
+        kill_after: exec.kill_after,
+        max_output: exec.max_output,
+    })
+}
+
+fn here(name: &OsStr) -> Option<OsString> {
+    std::env::var_os(name)
+}
+
+fn bytes(text: OsString) -> ByteBuf {
+    ByteBuf::from(text.into_vec())
+}
+
+fn consent(value: Option<OsString>) -> Result<bool, PlanError> {
+    let Some(value) = value else { return Ok(false) };
+    match value.as_bytes() {
+        b"1" | b"true" | b"yes" => Ok(true),
+        b"" | b"0" | b"false" | b"no" => Ok(false),
+        _ => Err(PlanError::Consent(value)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::args::{Cli, Command};
+    use crate::tier::{Isolation, Tier};
+
+    const SIZE: TerminalSize = TerminalSize {
+        rows: 24,
+        columns: 80,
+    };
+
+    fn plan(words: &[&str]) -> Result<RunPlan, PlanError> {
+        let cli = Cli::parse_from(["sovereign", "run"].iter().chain(words));
+        let Command::Run(run) = cli.command else {
+            panic!("not run")
+        };
+        RunPlan::new(*run, cli.global, SIZE)
+    }
+
+    #[test]
+    fn the_defaults_are_modest() {
+        let plan = plan(&["--", "true"]).unwrap();
+        assert_eq!((plan.spec.cpus, plan.spec.memory_mib), (1, 512));
+        assert_eq!(plan.policy.min_isolation, Isolation::None);
+        assert_eq!(plan.output, OutputPlan::Live);
+        assert_eq!(plan.request, ExecRequest::new(["true"]));
+    }
+
+    #[test]
+    fn flags_reach_what_they_are_about() {
+        let plan = plan(&[
+            "--tier=microvm",
+            "--min-isolation=vm",
+            "--cpus=2",
+            "-m=256M",
+            "--overlay-size=64M",
+            "-i",
+            "-t",
+            "-e=A=1",
+            "-w=/tmp",
+            "-u=root",
+            "--timeout=3s",
+            "--kill-after=1s",
+            "--",
+            "sh",
+            "-c",
+            "x",
+        ])
+        .unwrap();
+        assert_eq!(plan.policy.tier, Some(Tier::Microvm));
+        assert_eq!(plan.policy.min_isolation, Isolation::Vm);
+        assert_eq!((plan.spec.cpus, plan.spec.memory_mib), (2, 256));
+        assert_eq!(plan.spec.overlay_mib, Some(64));
+        assert!(plan.request.stdin);
+        assert_eq!(plan.request.tty, Some(SIZE));
+        assert!(
+            plan.request
+                .env
+                .contains(&(ByteBuf::from("A"), ByteBuf::from("1")))
+        );
+        assert_eq!(plan.request.cwd, Some(ByteBuf::from("/tmp")));
+        assert_eq!(plan.request.user.as_deref(), Some("root"));
+        assert_eq!(plan.request.timeout.map(|t| t.as_secs()), Some(3));
+        assert_eq!(plan.request.argv.len(), 3);
+    }
+
+    #[test]
+    fn json_collects_a_bounded_amount() {
+        let plan_of = |words: &[&str]| {
+            let plan = plan(words).unwrap();
+            (plan.output, plan.request.max_output)
+        };
+        let default = OutputPlan::Json { limit: 1 << 20 };
+        assert_eq!(plan_of(&["--json", "--", "true"]), (default, Some(1 << 20)));
+        let small = OutputPlan::Json { limit: 1024 };
+        assert_eq!(
+            plan_of(&["--json", "--max-output=1K", "--", "true"]),
+            (small, Some(1024))
+        );
+        assert_eq!(plan_of(&["--", "true"]), (OutputPlan::Live, None));
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_before_anything_starts() {
+        assert!(matches!(
+            plan(&["-w", "tmp", "--", "true"]),
+            Err(PlanError::RelativeFolder(_))
+        ));
+        assert!(matches!(
+            plan(&["--hostname=a b", "--", "true"]),
+            Err(PlanError::Spec(_))
+        ));
+        assert!(matches!(
+            plan(&["-m=900000G", "--", "true"]),
+            Err(PlanError::Spec(_))
+        ));
+    }
+
+    #[test]
+    fn consent_is_yes_or_no() {
+        let consent = |value: &str| consent(Some(OsString::from(value)));
+        assert!(consent("1").unwrap());
+        assert!(!consent("0").unwrap());
+        assert!(!consent("").unwrap());
+        assert!(matches!(consent("maybe"), Err(PlanError::Consent(_))));
+    }
+}

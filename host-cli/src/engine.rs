@@ -1,0 +1,108 @@
+//! The engine: from what is wanted and allowed to a running sandbox.
+
+use agent_client::Exec;
+
+use crate::error::chain;
+use crate::policy::Policy;
+use crate::sandbox::Sandbox;
+use crate::spec::{Launch, SpecError, host_memory_mib};
+use crate::tier::Tier;
+use crate::tier::choose::{Choice, ChooseError, choose};
+use crate::tier::facts::{Facts, Finding, Unavailable};
+use crate::tier::microvm::Microvm;
+use crate::tier::microvm::error::MicrovmError;
+use crate::tier::probe::{self, Probed};
+use crate::timeline::Timeline;
+
+/// Starts sandboxes on this machine.
+///
+/// It holds no state of this machine: what is there is looked up when a sandbox starts.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Engine {}
+
+/// A start that did not lead to a sandbox.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// No sandbox can be like this.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// There is no tier to take.
+    #[error(transparent)]
+    Choose(#[from] ChooseError),
+    /// The tier that was taken did not come up.
+    #[error("the {tier} sandbox did not start", tier = choice.tier)]
+    Microvm {
+        /// The tier, and what was passed over for it.
+        choice: Choice,
+        /// Why it did not come up.
+        source: MicrovmError,
+    },
+}
+
+impl Engine {
+    /// An engine for this machine.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {}
+    }
+
+    /// Finds out which tiers this machine has, for the image of this name. Closer than a start
+    /// does: it makes a virtual machine and throws it away.
+    #[must_use]
+    pub fn probe(self, image: &str) -> Facts {
+        probe::everything(image).facts
+    }
+
+    /// Starts a sandbox on the strongest tier that the policy allows and this machine has.
+    ///
+    /// With a request, the command is asked for before the sandbox has come up, which saves a round
+    /// trip: the result has an [`Exec`] for it. While it waits, `cancel` may become readable: then
+    /// it gives up.
+    ///
+    /// # Errors
+    ///
+    /// If the spec is impossible, no tier can be had, or the one that was taken does not come up. A
+    /// tier that passed its probe and does not come up is passed over like any other, unless the
+    /// policy names it.
+    pub fn start(
+        self,
+        policy: &Policy,
+        launch: Launch,
+        timeline: &mut Timeline,
+    ) -> Result<(Sandbox, Option<Exec>), StartError> {
+        let spec = launch.spec;
+        spec.check(host_memory_mib())?;
+        let mut probed = Probed::default();
+        let mut failed = None;
+        loop {
+            probed.look_until_one_passes(policy, &spec.image.name, timeline);
+            let choice = match (choose(policy, &probed.facts), failed) {
+                (Ok(choice), _) => choice,
+                (Err(_), Some(failed)) => return Err(failed),
+                (Err(error), None) => return Err(error.into()),
+            };
+            let tier = choice.tier;
+            let (Tier::Microvm, Some(ready)) = (tier, probed.microvm.take()) else {
+                let reason = Unavailable::not_built();
+                return Err(ChooseError::Unavailable { tier, reason }.into());
+            };
+            match Microvm::start(ready, launch, timeline) {
+                Ok((machine, exec)) => return Ok((Sandbox::new(choice, machine), exec)),
+                Err(source) => {
+                    let reason = Unavailable::start_failed(chain(&source), source.hint());
+                    let last =
+                        policy.tier.is_some() || !source.blames_the_tier() || spec.image.is_own();
+                    let error = StartError::Microvm { choice, source };
+                    if last {
+                        return Err(error);
+                    }
+                    probed.facts.set(Finding {
+                        tier,
+                        outcome: Err(reason),
+                    });
+                    failed = Some(error);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Where the programs that belong to this engine are: beside the running program, in
+//! `../libexec/sovereign`, or where the environment says.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+/// A program of this installation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Program {
+    /// The virtual machine monitor, one process a sandbox.
+    Vmm,
+    /// The guest agent, which is put into images.
+    Agent,
+}
+
+impl Program {
+    /// The file's name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Vmm => "sovereign-vmm",
+            Self::Agent => "sovereign-agent",
+        }
+    }
+
+    /// The environment variable that names the file.
+    #[must_use]
+    pub const fn variable(self) -> &'static str {
+        match self {
+            Self::Vmm => "SOVEREIGN_VMM",
+            Self::Agent => "SOVEREIGN_AGENT",
+        }
+    }
+
+    /// Finds the program.
+    ///
+    /// # Errors
+    ///
+    /// If it is in none of its places.
+    pub fn find(self) -> Result<PathBuf, MissingProgram> {
+        if let Some(path) = env::var_os(self.variable()).filter(|path| !path.is_empty()) {
+            let path = PathBuf::from(path);
+            return if is_file(&path) {
+                Ok(path)
+            } else {
+                Err(self.missing(vec![path]))
+            };
+        }
+        let places = self.places(env::current_exe().ok().as_deref());
+        match places.iter().find(|place| is_file(place)) {
+            Some(place) => Ok(place.clone()),
+            None => Err(self.missing(places)),
+        }
+    }
+
+    fn places(self, running: Option<&Path>) -> Vec<PathBuf> {
+        let Some(folder) = running.and_then(Path::parent) else {
+            return Vec::new();
+        };
+        let beside = folder.join(self.name());
+        let libexec = folder
+            .parent()
+            .map(|up| up.join("libexec/sovereign").join(self.name()));
+        std::iter::once(beside).chain(libexec).collect()
+    }
+
+    fn missing(self, places: Vec<PathBuf>) -> MissingProgram {
+        MissingProgram {
+            program: self,
+            places,
+        }
+    }
+}
+
+/// A program of the installation that is not there.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{} is missing (looked for {})", program.name(), list(places))]
+pub struct MissingProgram {
+    /// The program.
+    pub program: Program,
+    /// Where it was looked for.
+    pub places: Vec<PathBuf>,
+}
+
+impl MissingProgram {
+    /// What the user can do.
+    #[must_use]
+    pub fn hint(&self) -> String {
+        format!(
+            "install it beside the sovereign program, or set {} to its path",
+            self.program.variable()
+        )
+    }
+}
+
+fn is_file(path: &Path) -> bool {
+    path.is_file()
+}
+
+fn list(places: &[PathBuf]) -> String {
+    let places: Vec<_> = places
+        .iter()
+        .map(|place| place.display().to_string())
+        .collect();
+    if places.is_empty() {
+        "nowhere".to_owned()
+    } else {
+        places.join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_looked_for_beside_the_running_one_and_in_libexec() {
+        let places = Program::Vmm.places(Some(Path::new("/opt/s/bin/sovereign")));
+        let expected = [
+            "/opt/s/bin/sovereign-vmm",
+            "/opt/s/libexec/sovereign/sovereign-vmm",
+        ];
+        assert_eq!(places, expected.map(PathBuf::from));
+    }
+
+    #[test]
+    fn a_missing_program_is_named_with_its_places_and_its_variable() {
+        let missing = Program::Agent.missing(vec![PathBuf::from("/nowhere/sovereign-agent")]);
+        assert!(missing.to_string().contains("/nowhere/sovereign-agent"));
+        assert!(missing.hint().contains("SOVEREIGN_AGENT"));
+    }
+}

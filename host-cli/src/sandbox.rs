@@ -1,0 +1,129 @@
+//! A running sandbox.
+
+use std::time::{Duration, Instant};
+
+use agent_client::{ClientError, Exec, Finished, PumpIo, Session, SessionOptions};
+use agent_protocol::message::{ExecRequest, ExitReport};
+
+use crate::error::chain;
+use crate::tier::choose::Choice;
+use crate::tier::microvm::Microvm;
+use crate::tier::microvm::error::MicrovmError;
+
+/// A running sandbox. It ends with this value: dropped, nothing of it is left.
+#[derive(Debug)]
+pub struct Sandbox {
+    choice: Choice,
+    machine: Microvm,
+}
+
+/// A command that has no result.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecError {
+    /// The agent could not serve the request, or the conversation with it failed.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The sandbox ended under the command.
+    #[error("the sandbox ended: {}", chain(source))]
+    Machine {
+        /// Why.
+        source: MicrovmError,
+    },
+}
+
+impl Sandbox {
+    pub(crate) const fn new(choice: Choice, machine: Microvm) -> Self {
+        Self { choice, machine }
+    }
+
+    /// The tier that was taken, the isolation that it reaches, and what was passed over for it.
+    #[must_use]
+    pub const fn choice(&self) -> &Choice {
+        &self.choice
+    }
+
+    /// The process that holds the sandbox.
+    #[must_use]
+    pub fn process_id(&self) -> i32 {
+        self.machine.vmm_id()
+    }
+
+    /// Asks for a command to be run, without waiting for anything.
+    ///
+    /// # Errors
+    ///
+    /// If the sandbox has ended, or the request is too large.
+    pub fn exec(&mut self, request: ExecRequest) -> Result<Exec, ExecError> {
+        let stream = self
+            .machine
+            .connect()
+            .map_err(|source| ExecError::Machine { source })?;
+        Ok(Session::new(stream, SessionOptions::default()).exec(request)?)
+    }
+
+    /// Moves data between a command and the caller's descriptors, live, until it has ended.
+    ///
+    /// # Errors
+    ///
+    /// If there is no exit status to report; the error says why the sandbox ended, if it did.
+    pub fn pump(&mut self, exec: Exec, io: PumpIo) -> Result<Finished, ExecError> {
+        exec.pump(io).map_err(|error| self.explain(error))
+    }
+
+    /// Runs a command to its end and collects its output, at most `limit` bytes of each stream.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sandbox::exec`] and [`Sandbox::pump`].
+    pub fn output(
+        &mut self,
+        request: ExecRequest,
+        input: &[u8],
+        limit: usize,
+    ) -> Result<agent_client::Output, ExecError> {
+        let exec = self.exec(request)?;
+        exec.output(input, limit)
+            .map_err(|error| self.explain(error))
+    }
+
+    /// Ends the sandbox at once, without waiting until the kernel has taken it apart: for a program
+    /// that is about to end itself. The VMM has been sent SIGKILL, so it cannot outlive this for
+    /// longer than the kernel needs; whoever adopts orphans on this machine reaps it.
+    ///
+    /// Dropping the sandbox waits, and reaps it.
+    pub fn abandon(self) {
+        self.machine.kill();
+        std::mem::forget(self);
+    }
+
+    /// A conversation that breaks off has a reason, and the sandbox knows it.
+    fn explain(&mut self, error: ClientError) -> ExecError {
+        match error {
+            ClientError::Disconnected(_) => ExecError::Machine {
+                source: self.machine.why_gone(),
+            },
+            error => ExecError::Client(error),
+        }
+    }
+}
+
+/// What to report of a command whose time was up and whose sandbox could not even say so.
+#[must_use]
+pub fn overdue(request: &ExecRequest, began: Instant, error: &ExecError) -> Option<ExitReport> {
+    let allowed = request
+        .timeout?
+        .saturating_add(request.kill_after.unwrap_or_default());
+    let duration = began.elapsed();
+    let silent = matches!(error, ExecError::Client(ClientError::Silent { .. }));
+    (silent && duration >= allowed).then(|| timed_out(duration))
+}
+
+const fn timed_out(duration: Duration) -> ExitReport {
+    ExitReport {
+        code: None,
+        signal: Some(9),
+        timed_out: true,
+        truncated: false,
+        duration,
+    }
+}

@@ -1,0 +1,253 @@
+//! What a sandbox is to be made of, in terms that every tier understands.
+
+use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use agent_protocol::message::ExecRequest;
+use sandbox_image::DEFAULT_IMAGE;
+use vmm::config::{MAX_VCPUS, MIN_MEMORY_MIB};
+
+/// What a sandbox is to be made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SandboxSpec {
+    /// What it runs on.
+    pub image: ImageChoice,
+    /// Number of CPUs.
+    pub cpus: u8,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// The name that it has for itself.
+    pub hostname: Option<String>,
+    /// How much may be written to its root file system, in MiB; half of its memory without it.
+    pub overlay_mib: Option<u32>,
+    /// How long it may take until it can run a command.
+    pub boot_timeout: Duration,
+}
+
+impl Default for SandboxSpec {
+    fn default() -> Self {
+        Self {
+            image: ImageChoice::default(),
+            cpus: 1,
+            memory_mib: 512,
+            hostname: None,
+            overlay_mib: None,
+            boot_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What a start is about.
+#[derive(Debug, Clone, Copy)]
+pub struct Launch<'a> {
+    /// What the sandbox is made of.
+    pub spec: &'a SandboxSpec,
+    /// A command to ask for at once: the request lies ready when the agent comes up.
+    pub request: Option<&'a ExecRequest>,
+    /// Becomes readable when the caller gives up.
+    pub cancel: Option<BorrowedFd<'a>>,
+    /// Have the guest tell the moments of its start.
+    pub trace: bool,
+}
+
+/// An image, and what of it is replaced by files of one's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageChoice {
+    /// The image's name.
+    pub name: String,
+    /// A guest kernel in place of the image's.
+    pub kernel: Option<PathBuf>,
+    /// A root file system in place of the image's.
+    pub rootfs: Option<PathBuf>,
+}
+
+impl ImageChoice {
+    /// Whether a part of it is the user's own file.
+    #[must_use]
+    pub const fn is_own(&self) -> bool {
+        self.kernel.is_some() || self.rootfs.is_some()
+    }
+}
+
+impl Default for ImageChoice {
+    fn default() -> Self {
+        Self {
+            name: DEFAULT_IMAGE.to_owned(),
+            kernel: None,
+            rootfs: None,
+        }
+    }
+}
+
+/// What cannot be asked of a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SpecError {
+    /// Too few or too many CPUs.
+    #[error("{cpus} CPUs: a sandbox has 1 to {MAX_VCPUS}")]
+    Cpus {
+        /// What was asked for.
+        cpus: u64,
+    },
+    /// Too little memory.
+    #[error("{mib} MiB of memory: a sandbox needs at least {MIN_MEMORY_MIB} MiB")]
+    TooLittleMemory {
+        /// What was asked for.
+        mib: u64,
+    },
+    /// More memory than there is.
+    #[error("{mib} MiB of memory: this machine has {host_mib} MiB")]
+    TooMuchMemory {
+        /// What was asked for.
+        mib: u64,
+        /// What this machine has.
+        host_mib: u64,
+    },
+    /// No writable layer at all, or one that memory cannot hold.
+    #[error(
+        "a writable layer of {overlay_mib} MiB: it lives in the sandbox's memory, so 1 to {memory_mib} MiB"
+    )]
+    Overlay {
+        /// What was asked for.
+        overlay_mib: u64,
+        /// The sandbox's memory.
+        memory_mib: u32,
+    },
+    /// A name that is not one.
+    #[error("host name {name:?}: 1 to 63 letters, digits and hyphens, not at the ends a hyphen")]
+    Hostname {
+        /// What was asked for.
+        name: String,
+    },
+}
+
+impl SandboxSpec {
+    /// Checks that a sandbox can be like this, on a machine with this much memory.
+    ///
+    /// # Errors
+    ///
+    /// The first thing that is out of its limits.
+    pub fn check(&self, host_memory_mib: u64) -> Result<(), SpecError> {
+        let mib = u64::from(self.memory_mib);
+        if self.cpus == 0 || self.cpus > MAX_VCPUS {
+            return Err(SpecError::Cpus {
+                cpus: self.cpus.into(),
+            });
+        }
+        if self.memory_mib < MIN_MEMORY_MIB {
+            return Err(SpecError::TooLittleMemory { mib });
+        }
+        if mib > host_memory_mib {
+            return Err(SpecError::TooMuchMemory {
+                mib,
+                host_mib: host_memory_mib,
+            });
+        }
+        if let Some(overlay_mib) = self.overlay_mib
+            && (overlay_mib == 0 || overlay_mib > self.memory_mib)
+        {
+            let overlay_mib = overlay_mib.into();
+            return Err(SpecError::Overlay {
+                overlay_mib,
+                memory_mib: self.memory_mib,
+            });
+        }
+        match &self.hostname {
+            Some(name) if !is_hostname(name) => Err(SpecError::Hostname { name: name.clone() }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// This machine's memory in MiB.
+#[must_use]
+pub fn host_memory_mib() -> u64 {
+    let info = rustix::system::sysinfo();
+    (info.totalram * u64::from(info.mem_unit)) >> 20
+}
+
+/// RFC 1123, section 2.1, one label.
+fn is_hostname(name: &str) -> bool {
+    (1..=63).contains(&name.len())
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+        && !name.starts_with('-')
+        && !name.ends_with('-')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(change: impl FnOnce(&mut SandboxSpec)) -> Result<(), SpecError> {
+        let mut spec = SandboxSpec::default();
+        change(&mut spec);
+        spec.check(4096)
+    }
+
+    #[test]
+    fn the_default_is_possible() {
+        assert_eq!(check(|_| ()), Ok(()));
+    }
+
+    #[test]
+    fn cpus_have_limits() {
+        assert_eq!(check(|spec| spec.cpus = 32), Ok(()));
+        assert_eq!(
+            check(|spec| spec.cpus = 33),
+            Err(SpecError::Cpus { cpus: 33 })
+        );
+        assert_eq!(
+            check(|spec| spec.cpus = 0),
+            Err(SpecError::Cpus { cpus: 0 })
+        );
+    }
+
+    #[test]
+    fn memory_has_limits() {
+        assert_eq!(check(|spec| spec.memory_mib = 32), Ok(()));
+        let error = check(|spec| spec.memory_mib = 16).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "16 MiB of memory: a sandbox needs at least 32 MiB"
+        );
+        let error = check(|spec| spec.memory_mib = 4097).unwrap_err();
+        assert_eq!(
+            error,
+            SpecError::TooMuchMemory {
+                mib: 4097,
+                host_mib: 4096
+            }
+        );
+    }
+
+    #[test]
+    fn the_writable_layer_has_limits() {
+        assert_eq!(check(|spec| spec.overlay_mib = Some(512)), Ok(()));
+        assert!(check(|spec| spec.overlay_mib = Some(513)).is_err());
+        assert!(check(|spec| spec.overlay_mib = Some(0)).is_err());
+    }
+
+    #[test]
+    fn host_names_are_single_labels() {
+        for good in ["a", "box-7", "A1"] {
+            assert_eq!(
+                check(|spec| spec.hostname = Some(good.to_owned())),
+                Ok(()),
+                "{good}"
+            );
+        }
+        for bad in ["", "-a", "a-", "a.b", "a b", "a\nb", &"x".repeat(64)] {
+            assert!(
+                check(|spec| spec.hostname = Some(bad.to_owned())).is_err(),
+                "{bad:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn this_machine_has_memory() {
+        assert!(host_memory_mib() > 64);
+    }
+}

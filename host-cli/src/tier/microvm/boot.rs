@@ -1,0 +1,161 @@
+//! Waiting for a guest: the VMM's events, the agent's first bytes, a wish to give up and the
+//! deadline, all at once.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use vmm::control::{Command, Event, TracePoint};
+
+use super::console::last_lines;
+use super::control::{Control, ControlError};
+use super::error::{MicrovmError, why_it_stopped};
+use super::process::VmmProcess;
+use crate::deadline::remaining;
+
+/// How long a VMM may take to tell why it ends, after the first sign that it does.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// A VMM process and the conversation with it.
+#[derive(Debug)]
+pub(super) struct Owned {
+    pub(super) control: Control,
+    pub(super) process: VmmProcess,
+}
+
+impl Owned {
+    /// Waits until the agent has said its first word on `stream`. Returns the VMM's own trace.
+    ///
+    /// # Errors
+    ///
+    /// If the machine ends before, or `deadline` passes, or `cancel` becomes readable.
+    pub(super) fn wait_until_ready(
+        &mut self,
+        stream: &UnixStream,
+        deadline: Instant,
+        cancel: Option<BorrowedFd>,
+    ) -> Result<Vec<TracePoint>, MicrovmError> {
+        let mut trace = None;
+        loop {
+            let ready = Ready::wait(&self.control, stream, cancel, deadline)?;
+            if ready.control {
+                match self.next_event()? {
+                    Some(Event::Started { trace: points }) => trace = Some(points),
+                    Some(Event::Paused | Event::Resumed) | None => {}
+                    Some(event) => return Err(ended_by(event)),
+                }
+            } else if ready.cancel {
+                return Err(MicrovmError::Cancelled);
+            } else if ready.stream {
+                // The VMM says that it has started before it lets the guest run.
+                return trace.ok_or_else(|| self.why_gone());
+            } else if Instant::now() >= deadline {
+                return Err(self.silent(trace.is_some()));
+            }
+        }
+    }
+
+    /// Why the machine is gone, after its stream has ended. Waits for the VMM's last words, but not
+    /// for long.
+    pub(super) fn why_gone(&mut self) -> MicrovmError {
+        self.last_event().map_or_else(|error| error, ended_by)
+    }
+
+    /// The deadline has passed. The console may tell what the guest was at.
+    fn silent(&mut self, started: bool) -> MicrovmError {
+        if !started {
+            return MicrovmError::VmmSilent;
+        }
+        let asked = self.control.send(&Command::Stop, None);
+        let console = match asked
+            .map_err(MicrovmError::from)
+            .and_then(|()| self.last_event())
+        {
+            Ok(Event::Stopped { console, .. }) => last_lines(&console),
+            Ok(_) | Err(_) => Vec::new(),
+        };
+        MicrovmError::GuestSilent { console }
+    }
+
+    /// Waits for the VMM's last event.
+    fn last_event(&mut self) -> Result<Event, MicrovmError> {
+        let deadline = Instant::now() + LAST_WORDS;
+        loop {
+            match self.next_event()? {
+                Some(event @ (Event::Failed { .. } | Event::Stopped { .. })) => return Ok(event),
+                Some(_) => {}
+                None if Instant::now() >= deadline => return Err(MicrovmError::Lost),
+                None => {
+                    let mut fds = [PollFd::new(&self.control, PollFlags::IN)];
+                    // A wait that is interrupted or fails is judged by the deadline.
+                    let _ = poll(&mut fds, Some(&remaining(deadline)));
+                }
+            }
+        }
+    }
+
+    /// The next event, `None` if there is none yet; the end of the VMM is an error.
+    fn next_event(&mut self) -> Result<Option<Event>, MicrovmError> {
+        match self.control.receive() {
+            Ok(Some(event)) => Ok(Some(event)),
+            Err(ControlError::Socket(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+            Ok(None) => {
+                let ending = self.process.wait(Instant::now() + LAST_WORDS);
+                Err(MicrovmError::vmm_died(ending, self.process.last_words()))
+            }
+        }
+    }
+}
+
+fn ended_by(event: Event) -> MicrovmError {
+    match event {
+        Event::Failed { message, hint } => MicrovmError::VmmFailed { message, hint },
+        Event::Stopped { reason, console } => why_it_stopped(&reason, &console),
+        Event::Started { .. } | Event::Paused | Event::Resumed => MicrovmError::Lost,
+    }
+}
+
+/// What there is to read.
+#[derive(Debug, Clone, Copy)]
+struct Ready {
+    control: bool,
+    stream: bool,
+    cancel: bool,
+}
+
+impl Ready {
+    fn wait(
+        control: &Control,
+        stream: &UnixStream,
+        cancel: Option<BorrowedFd>,
+        deadline: Instant,
+    ) -> Result<Self, MicrovmError> {
+        let mut fds = vec![
+            PollFd::new(control, PollFlags::IN),
+            PollFd::new(stream, PollFlags::IN),
+        ];
+        fds.extend(cancel.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        match poll(&mut fds, Some(&remaining(deadline))) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(ControlError::Socket(errno.into()).into()),
+        }
+        let ready = |at: usize| fds.get(at).is_some_and(|fd| !fd.revents().is_empty());
+        Ok(Self {
+            control: ready(0),
+            stream: ready(1),
+            cancel: ready(2),
+        })
+    }
+}
+
+impl AsFd for Owned {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.control.as_fd()
+    }
+}

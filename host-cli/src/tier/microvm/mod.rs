@@ -1,0 +1,203 @@
+//! Tier `microvm`: a virtual machine of our own, in a VMM process of its own.
+//!
+//! ```text
+//!  engine                          sovereign-vmm                     guest
+//!    socket pair, spawn ──────────▶ fd 3
+//!    Start{config} ───────────────▶ memory, kernel, devices
+//!    Accept{1024} + stream ───────▶
+//!        ◀──────────── Started      runs the vCPUs ────────────────▶ kernel, agent
+//!        ◀═══════════════ stream ═══ vsock ◀═══════════════════════ connects to port 1024
+//! ```
+//!
+//! Nothing of this is in the file system. When the control socket closes, for whatever reason, the
+//! VMM ends.
+
+mod boot;
+mod console;
+mod control;
+mod cpu;
+pub mod error;
+pub mod kvm;
+mod machine;
+mod process;
+mod spawn;
+
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use agent_client::{Exec, Session, SessionOptions};
+use agent_protocol::frame::AGENT_PORT;
+use sandbox_image::{Image, Store, StoreError};
+use vmm::config::MachineConfig;
+use vmm::control::Command;
+
+use self::boot::Owned;
+use self::control::{Control, ControlError};
+use self::error::MicrovmError;
+use self::kvm::Depth;
+use self::process::VmmProcess;
+use super::facts::Unavailable;
+use crate::installation::{MissingProgram, Program};
+use crate::spec::Launch;
+use crate::timeline::{AGENT_HEARD, Actor, Timeline};
+
+/// What the probe has found, and the start needs.
+#[derive(Debug, Clone)]
+pub(crate) struct Ready {
+    vmm: PathBuf,
+    image: Image,
+}
+
+/// Finds out whether this machine can run a microVM with this image.
+pub(crate) fn probe(
+    image: &str,
+    depth: Depth,
+    timeline: &mut Timeline,
+) -> Result<Ready, Unavailable> {
+    kvm::check(depth)?;
+    let vmm = Program::Vmm.find()?;
+    timeline.mark("probe");
+    let image = Store::open_default().and_then(|store| store.find(image))?;
+    timeline.mark("image");
+    Ok(Ready { vmm, image })
+}
+
+/// A running machine.
+///
+/// Dropped, it is ended, and nothing of it is left.
+#[derive(Debug)]
+pub(crate) struct Microvm {
+    owned: Owned,
+    /// The stream that the agent opened by itself, if nothing was said on it yet.
+    first: Option<UnixStream>,
+}
+
+impl Microvm {
+    /// Starts a machine, and waits until its agent has said its first word.
+    ///
+    /// # Errors
+    ///
+    /// If it does not come up in time, or the caller gives up before it does.
+    pub(crate) fn start(
+        ready: Ready,
+        launch: Launch,
+        timeline: &mut Timeline,
+    ) -> Result<(Self, Option<Exec>), MicrovmError> {
+        let Launch {
+            spec,
+            request,
+            cancel,
+            trace,
+        } = launch;
+        let deadline = Instant::now() + spec.boot_timeout;
+        let Ready { vmm, image } = ready;
+        let config = Box::new(machine::describe(spec, image, trace)?);
+        let (control, theirs) = Control::pair().map_err(MicrovmError::Sockets)?;
+        let process = VmmProcess::start(&vmm, theirs).map_err(|source| MicrovmError::Spawn {
+            program: vmm,
+            source,
+        })?;
+        timeline.mark("VMM spawned");
+        let mut owned = Owned { control, process };
+        let stream = owned.begin(config)?;
+        let watched = stream.try_clone().map_err(MicrovmError::Sockets)?;
+        let (first, exec) = match request {
+            Some(request) => {
+                let options = SessionOptions {
+                    answer_timeout: spec.boot_timeout,
+                    ..Default::default()
+                };
+                (
+                    None,
+                    Some(Session::new(stream, options).exec(request.clone())?),
+                )
+            }
+            None => (Some(stream), None),
+        };
+        timeline.mark("request sent");
+        let trace = owned.wait_until_ready(&watched, deadline, cancel)?;
+        for point in trace {
+            timeline.add(Actor::Vmm, &point.name, point.monotonic_ns);
+        }
+        timeline.mark(AGENT_HEARD);
+        Ok((Self { owned, first }, exec))
+    }
+
+    /// A stream to the agent, for one session.
+    ///
+    /// # Errors
+    ///
+    /// If the machine has ended.
+    pub(crate) fn connect(&mut self) -> Result<UnixStream, MicrovmError> {
+        if let Some(first) = self.first.take() {
+            return Ok(first);
+        }
+        let (stream, passed) = UnixStream::pair().map_err(MicrovmError::Sockets)?;
+        let connect = Command::Connect { port: AGENT_PORT };
+        match self.owned.control.send(&connect, Some(passed.as_fd())) {
+            Ok(()) => Ok(stream),
+            Err(_) => Err(self.owned.why_gone()),
+        }
+    }
+
+    /// Why the machine is gone, after a stream to it has ended unexpectedly.
+    pub(crate) fn why_gone(&mut self) -> MicrovmError {
+        self.owned.why_gone()
+    }
+
+    /// Ends the machine at once, without waiting until the kernel has taken it apart.
+    pub(crate) fn kill(&self) {
+        self.owned.process.kill();
+    }
+
+    /// The id of the VMM process.
+    pub(crate) fn vmm_id(&self) -> i32 {
+        self.owned.process.id()
+    }
+}
+
+impl Owned {
+    /// Tells the VMM what to run, and gives it our end of the connection that the agent will make.
+    fn begin(&mut self, config: Box<MachineConfig>) -> Result<UnixStream, MicrovmError> {
+        let (stream, passed) = UnixStream::pair().map_err(MicrovmError::Sockets)?;
+        let accept = Command::Accept { port: AGENT_PORT };
+        let sent = self
+            .control
+            .send(&Command::Start { config }, None)
+            .and_then(|()| self.control.send(&accept, Some(passed.as_fd())));
+        match sent {
+            Ok(()) => Ok(stream),
+            // A VMM that hangs up at once has a better reason than "broken pipe".
+            Err(ControlError::Socket(_)) => Err(self.why_gone()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl From<MissingProgram> for Unavailable {
+    fn from(missing: MissingProgram) -> Self {
+        Self {
+            code: "program-missing",
+            cause: missing.to_string(),
+            remedy: Some(missing.hint()),
+        }
+    }
+}
+
+impl From<StoreError> for Unavailable {
+    fn from(error: StoreError) -> Self {
+        let code = match error {
+            StoreError::NoSuchImage { .. } => "no-image",
+            _ => "image-unusable",
+        };
+        let cause = crate::error::chain(&error);
+        // The store's errors say in their own text what to do about them.
+        Self {
+            code,
+            cause,
+            remedy: None,
+        }
+    }
+}

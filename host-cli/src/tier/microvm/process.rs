@@ -1,0 +1,205 @@
+//! The VMM process as its owner sees it: started, killed, reaped, and its last words read.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, kill_process, pidfd_open, waitpid,
+};
+
+use super::spawn::spawn;
+use crate::deadline::remaining;
+
+/// How much of what a VMM writes to its standard error is kept.
+const STDERR_BYTES: usize = 4096;
+
+/// How long a killed process may take until it can be reaped. The kernel takes a virtual machine
+/// apart in tens of milliseconds; this is for a machine that is out of its depth.
+const REAP_DEADLINE: Duration = Duration::from_secs(10);
+
+/// A VMM process that this process started.
+///
+/// Dropped, it kills the process and waits until nothing of it is left.
+#[derive(Debug)]
+pub(super) struct VmmProcess {
+    pid: Pid,
+    stderr: OwnedFd,
+    ended: Option<Ending>,
+}
+
+/// How a VMM process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// By itself, with this code.
+    Exited(i32),
+    /// By this signal.
+    Signaled(i32),
+    /// Somebody else has reaped it.
+    Unknown,
+}
+
+impl VmmProcess {
+    /// Starts a VMM.
+    ///
+    /// # Errors
+    ///
+    /// The system's, if it cannot be started.
+    pub(super) fn start(program: &Path, control: OwnedFd) -> io::Result<Self> {
+        // The VMM's end never blocks: what does not fit is lost, and no VMM stalls for it.
+        let (stderr, theirs) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        let pid = spawn(program, control.as_fd(), theirs.as_fd())?;
+        Ok(Self {
+            pid,
+            stderr,
+            ended: None,
+        })
+    }
+
+    /// The process's id.
+    pub(super) fn id(&self) -> i32 {
+        self.pid.as_raw_nonzero().get()
+    }
+
+    /// Ends the process at once. It does not wait until it is gone.
+    pub(super) fn kill(&self) {
+        if self.ended.is_none() {
+            // It is our child and not reaped, so the id is still its own; it can only be dead.
+            let _ = kill_process(self.pid, Signal::KILL);
+        }
+    }
+
+    /// Waits until the process has ended, and reaps it; `None` if it has not by the deadline.
+    pub(super) fn wait(&mut self, deadline: Instant) -> Option<Ending> {
+        if self.ended.is_none() {
+            self.reap();
+        }
+        if self.ended.is_none()
+            && let Ok(pidfd) = pidfd_open(self.pid, PidfdFlags::empty())
+        {
+            let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
+            while matches!(
+                poll(&mut fds, Some(&remaining(deadline))),
+                Err(rustix::io::Errno::INTR)
+            ) {}
+            self.reap();
+        }
+        self.ended
+    }
+
+    /// What the process wrote to its standard error, as far as it was kept, in one line.
+    pub(super) fn last_words(&self) -> Option<String> {
+        let mut bytes = vec![0; STDERR_BYTES];
+        let length = rustix::io::read(&self.stderr, &mut bytes[..]).unwrap_or(0);
+        bytes.truncate(length);
+        let text = String::from_utf8_lossy(&bytes);
+        let lines: Vec<_> = text
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+            .collect();
+        (!lines.is_empty()).then(|| lines.join("; "))
+    }
+
+    fn reap(&mut self) {
+        self.ended = match waitpid(Some(self.pid), WaitOptions::NOHANG) {
+            Ok(None) | Err(rustix::io::Errno::INTR) => None,
+            Ok(Some((_, status))) => Some(Ending::from(status)),
+            Err(_) => Some(Ending::Unknown),
+        };
+    }
+}
+
+impl Drop for VmmProcess {
+    fn drop(&mut self) {
+        self.kill();
+        self.wait(Instant::now() + REAP_DEADLINE);
+    }
+}
+
+impl From<WaitStatus> for Ending {
+    fn from(status: WaitStatus) -> Self {
+        match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => Self::Exited(code),
+            (None, Some(signal)) => Self::Signaled(signal),
+            (None, None) => Self::Unknown,
+        }
+    }
+}
+
+impl std::fmt::Display for Ending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Exited(code) => write!(f, "exited with code {code}"),
+            Self::Signaled(signal) => write!(f, "was killed by signal {signal}"),
+            Self::Unknown => f.write_str("ended"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::tier::microvm::control::Control;
+
+    fn start(script: &str) -> (tempfile::TempDir, Control, VmmProcess) {
+        let folder = tempfile::tempdir().unwrap();
+        let path: PathBuf = folder.path().join("vmm");
+        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let (control, theirs) = Control::pair().unwrap();
+        let process = VmmProcess::start(&path, theirs).unwrap();
+        (folder, control, process)
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(10)
+    }
+
+    #[test]
+    fn an_exit_code_is_told() {
+        let (_folder, _control, mut process) = start("exit 7");
+        assert_eq!(process.wait(soon()), Some(Ending::Exited(7)));
+    }
+
+    #[test]
+    fn a_kill_ends_it_and_is_told_as_a_signal() {
+        let (_folder, _control, mut process) = start("exec sleep 1000");
+        assert_eq!(process.wait(Instant::now()), None);
+        process.kill();
+        assert_eq!(process.wait(soon()), Some(Ending::Signaled(9)));
+        assert_eq!(
+            process.wait(soon()).unwrap().to_string(),
+            "was killed by signal 9"
+        );
+    }
+
+    #[test]
+    fn last_words_are_kept_in_one_line() {
+        let (_folder, _control, mut process) = start("echo one >&2; echo; echo two >&2");
+        process.wait(soon());
+        assert_eq!(process.last_words().as_deref(), Some("one; two"));
+    }
+
+    #[test]
+    fn a_talkative_vmm_does_not_stall() {
+        let (_folder, _control, mut process) =
+            start("head -c 1000000 /dev/zero >&2 2>/dev/null; exit 0");
+        assert!(process.wait(soon()).is_some());
+    }
+
+    #[test]
+    fn dropping_it_leaves_no_process() {
+        let (_folder, _control, process) = start("exec sleep 1000");
+        let folder = PathBuf::from(format!("/proc/{}", process.id()));
+        assert!(folder.exists());
+        drop(process);
+        assert!(!folder.exists());
+    }
+}
