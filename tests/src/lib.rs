@@ -1,1 +1,6 @@
-//! End-to-end tests.
+//! What the end-to-end tests share: calls of the `sovereign` command with a deadline, and a view of
+//! what a sandbox leaves on its host.
+
+pub mod call;
+pub mod host;
+pub mod images;

@@ -1,0 +1,225 @@
+//! End-to-end tests: the release binaries and the image are made, then `sovereign-e2e` runs: here
+//! where this machine can boot a guest, otherwise here without guests and in the lab with them.
+
+use std::env;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use sovereign_lab::{Job, Parts, initramfs};
+use sovereign_tests::call::Sovereign;
+use sovereign_tests::images::{Extra, Store};
+
+use self::events::Events;
+use crate::cargo::{cargo, merged, print_line, show};
+use crate::report::{Report, Verdict};
+
+mod events;
+
+const SUITE: &str = "end-to-end";
+
+/// What makes the three binaries that are shipped, and where they are used in the lab.
+const PACKAGES: &[&str] = &[
+    "-p",
+    "sovereign",
+    "-p",
+    "vmm",
+    "-p",
+    "guest-agent",
+    "--bins",
+];
+const BINARIES: &[&str] = &["sovereign", "sovereign-vmm", "sovereign-agent"];
+const TARGET: &str = "x86_64-unknown-linux-musl";
+const LAB_BIN: &str = "/opt/sovereign/bin";
+const LAB_STORE: &str = "/root/images";
+
+/// How long all tests together may take in the lab, and how long any one of them.
+const LAB_DEADLINE: Duration = Duration::from_secs(45 * 60);
+const LAB_SILENCE: Duration = Duration::from_secs(16 * 60);
+
+pub(crate) fn run(filter: Option<&str>, report: &mut Report) {
+    if let Err(error) = try_run(filter, report) {
+        report.add(SUITE, "preparation", Verdict::Failed(format!("{error:#}")));
+    }
+}
+
+fn try_run(filter: Option<&str>, report: &mut Report) -> Result<()> {
+    build_release()?;
+    let programs = Programs::find()?;
+    build_image(&programs)?;
+    let store = prepare_images(&programs)?;
+    let native = native_guests(&programs)?;
+    let names = programs.list_tests()?;
+    let wanted = |name: &&String| filter.is_none_or(|filter| name.contains(filter));
+    let (guest, host): (Vec<_>, Vec<_>) = names
+        .iter()
+        .filter(wanted)
+        .cloned()
+        .partition(|name| name.starts_with("guest::"));
+    if native {
+        println!("\n== end-to-end tests, on this machine");
+        run_here(
+            &programs,
+            &names.iter().filter(wanted).cloned().collect::<Vec<_>>(),
+            &store,
+            report,
+        );
+        return Ok(());
+    }
+    println!("\n== end-to-end tests that need no guest, on this machine");
+    run_here(&programs, &host, &store, report);
+    println!("\n== end-to-end tests that boot guests, in the lab: no guest can boot here");
+    run_in_lab(&programs, &guest, &store, report)
+}
+
+fn build_release() -> Result<()> {
+    println!("\n== release build: {}", BINARIES.join(", "));
+    let mut command = cargo(["build", "--release", "--target", TARGET]);
+    let transcript = show(command.args(PACKAGES), &mut print_line)?;
+    ensure!(
+        transcript.success,
+        "the release build failed:\n{}",
+        transcript.tail(30)
+    );
+    Ok(())
+}
+
+/// The programs under test, and the tests.
+struct Programs {
+    bin: PathBuf,
+    tests: PathBuf,
+}
+
+impl Programs {
+    /// Finds them from where we are: `target/TRIPLE/tool/`, with `target/TRIPLE/release/` beside.
+    fn find() -> Result<Self> {
+        let ours = env::current_exe().context("cannot find ourselves")?;
+        let tool = ours.parent().context("we are nowhere")?;
+        let triple = tool.parent().context("we are nowhere")?;
+        let programs = Self {
+            bin: triple.join("release"),
+            tests: tool.join("sovereign-e2e"),
+        };
+        for path in BINARIES
+            .iter()
+            .map(|name| programs.bin.join(name))
+            .chain([programs.tests.clone()])
+        {
+            ensure!(
+                path.is_file(),
+                "{} is missing: use `make test`",
+                path.display()
+            );
+        }
+        Ok(programs)
+    }
+
+    fn sovereign(&self) -> PathBuf {
+        self.bin.join("sovereign")
+    }
+
+    fn agent(&self) -> PathBuf {
+        self.bin.join("sovereign-agent")
+    }
+
+    fn list_tests(&self) -> Result<Vec<String>> {
+        let mut command = Command::new(&self.tests);
+        let output = command
+            .arg("--list")
+            .env("SOVEREIGN_E2E_PROGRAM", self.sovereign())
+            .output()
+            .context("cannot start the tests")?;
+        ensure!(output.status.success(), "the tests cannot be listed");
+        let list = String::from_utf8_lossy(&output.stdout);
+        Ok(list
+            .lines()
+            .filter_map(|line| line.strip_suffix(": test"))
+            .map(str::to_owned)
+            .collect())
+    }
+}
+
+fn build_image(programs: &Programs) -> Result<()> {
+    println!("\n== sandbox image");
+    let mut command = merged(programs.sovereign().as_os_str());
+    command.args(["image", "build", "--progress", "plain"]);
+    let transcript = show(&mut command, &mut print_line)?;
+    ensure!(
+        transcript.success,
+        "the image cannot be built:\n{}",
+        transcript.tail(30)
+    );
+    Ok(())
+}
+
+/// Makes the tests' own image store, and returns where it is.
+fn prepare_images(programs: &Programs) -> Result<PathBuf> {
+    let parts = Parts::ensure()?;
+    let archive = initramfs::stock(&parts, &programs.agent())?;
+    let extra = Extra {
+        stock_kernel: &parts.kernel(),
+        stock_initramfs: &archive,
+    };
+    let target = sovereign_lab::cache_dir()?.join("test-images");
+    Store::of_this_user()?.prepare_for_tests(&target, &extra)?;
+    Ok(target)
+}
+
+/// Returns whether this machine can boot a guest: what the tool itself says.
+fn native_guests(programs: &Programs) -> Result<bool> {
+    let sovereign = Sovereign::at(&programs.sovereign())?;
+    Ok(sovereign.guest_obstacle()?.is_none())
+}
+
+fn run_here(programs: &Programs, names: &[String], store: &Path, report: &mut Report) {
+    let mut events = Events::new(SUITE, names);
+    let outcome = {
+        let mut command = merged(programs.tests.as_os_str());
+        command
+            .args(["--format", "json"])
+            .env("SOVEREIGN_E2E_PROGRAM", programs.sovereign())
+            .env("SOVEREIGN_E2E_ONLY", names.join(","))
+            .env("SOVEREIGN_DATA_DIR", store);
+        show(&mut command, &mut |line| events.read(line))
+    };
+    let end = outcome.map(|_| "the tests ended early".to_owned());
+    events.finish(&end.unwrap_or_else(|error| format!("{error:#}")), report);
+}
+
+fn run_in_lab(
+    programs: &Programs,
+    names: &[String],
+    store: &Path,
+    report: &mut Report,
+) -> Result<()> {
+    let parts = Parts::ensure()?;
+    let tests = format!("{LAB_BIN}/sovereign-e2e");
+    let mut job = Job::new([tests.as_str(), "--format", "json"])
+        .with_file(&programs.tests, &tests)
+        .with_file(store, LAB_STORE);
+    for name in BINARIES {
+        job = job.with_file(programs.bin.join(name), format!("{LAB_BIN}/{name}"));
+    }
+    job.env = vec![
+        ("SOVEREIGN_DATA_DIR".to_owned(), LAB_STORE.into()),
+        ("SOVEREIGN_E2E_ONLY".to_owned(), names.join(",").into()),
+        ("SOVEREIGN_E2E_QUIET_HOST".to_owned(), "1".into()),
+        ("SOVEREIGN_REQUIRE_KVM".to_owned(), "1".into()),
+    ];
+    let passed_on = env::vars_os().filter_map(|(name, value)| {
+        let name = name.into_string().ok()?;
+        let ours = ["SOVEREIGN_E2E_SANDBOXES", "SOVEREIGN_E2E_STREAM_MIB"].contains(&name.as_str());
+        ours.then_some((name, value))
+    });
+    job.env
+        .extend(passed_on.collect::<Vec<(String, OsString)>>());
+    job.deadline = LAB_DEADLINE;
+    job.silence = LAB_SILENCE;
+    let mut events = Events::new(SUITE, names);
+    let outcome = sovereign_lab::run(&parts, &job, &mut |line| events.read(line));
+    let end = outcome.map(|_| "the tests ended early".to_owned());
+    events.finish(&end.unwrap_or_else(|error| format!("{error:#}")), report);
+    Ok(())
+}

@@ -1,0 +1,71 @@
+//! `sovereign-gate`: everything that has to pass, in one report.
+//!
+//! Runs the stages one after the other, each to its end whatever came before, and closes with a
+//! table, the names of what failed and of what was skipped (with reasons), and one line of counts.
+//!
+//! ```text
+//!  format · clippy · docs · licences ─┐
+//!  unit tests, house rules ───────────┼─▶ Report ─▶ table, failures, skips, "N passed, ..."
+//!  end-to-end: this machine, or lab ──┘
+//! ```
+
+mod cargo;
+mod checks;
+mod endtoend;
+mod python;
+mod report;
+mod units;
+
+use std::process::ExitCode;
+
+use clap::{Parser, ValueEnum};
+
+use crate::report::Report;
+
+/// Run everything that has to pass.
+#[derive(Parser)]
+#[command(name = "sovereign-gate", version)]
+struct Cli {
+    /// Run only these stages.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Stage>,
+    /// Run only the end-to-end tests whose names contain this.
+    #[arg(long, value_name = "TEXT")]
+    filter: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Stage {
+    /// Formatting, lints, documentation, licences.
+    Checks,
+    /// Unit tests, property tests and house rules.
+    Units,
+    /// The tests of the sandbox's Python package.
+    Python,
+    /// End-to-end tests, natively or in the lab.
+    Endtoend,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let wanted = |stage| cli.only.is_empty() || cli.only.contains(&stage);
+    let mut report = Report::default();
+    if wanted(Stage::Checks) {
+        checks::run(&mut report);
+    }
+    if wanted(Stage::Units) {
+        units::run(&mut report);
+    }
+    if wanted(Stage::Python) {
+        python::run(&mut report);
+    }
+    if wanted(Stage::Endtoend) {
+        endtoend::run(cli.filter.as_deref(), &mut report);
+    }
+    report.print();
+    if report.failed() {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
+}

@@ -1,0 +1,56 @@
+//! `sovereign-e2e`: every end-to-end test, in one static binary, so that the very same tests run on
+//! this machine or inside the lab.
+//!
+//! A test drives the `sovereign` command as a user would. Its name starts with `host::` if it needs
+//! no guest, and with `guest::` if it boots one; where no guest can boot, those are skipped with
+//! the reason that `sovereign doctor` gives, or fail if `SOVEREIGN_REQUIRE_KVM=1`.
+//!
+//! `SOVEREIGN_E2E_ONLY` chooses tests by their exact names, with commas between.
+//! Counts and sizes can be made smaller for a quick look: `SOVEREIGN_E2E_SANDBOXES` (200 one after
+//! the other), `SOVEREIGN_E2E_STREAM_MIB` (1024 through a sandbox).
+
+mod command;
+mod exit;
+mod image;
+mod lifecycle;
+mod limits;
+mod machine;
+mod misuse;
+mod report;
+mod streams;
+mod suite;
+mod terminal;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use libtest_mimic::Arguments;
+use sovereign_tests::call::Sovereign;
+
+use crate::suite::Suite;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    match run(&arguments) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("sovereign-e2e: {error:#}");
+            ExitCode::from(125)
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let mut suite = Suite::new(Sovereign::find()?);
+    exit::add(&mut suite);
+    streams::add(&mut suite);
+    command::add(&mut suite);
+    terminal::add(&mut suite);
+    machine::add(&mut suite);
+    misuse::add(&mut suite);
+    report::add(&mut suite);
+    image::add(&mut suite);
+    limits::add(&mut suite);
+    lifecycle::add(&mut suite);
+    Ok(suite.run(arguments))
+}

@@ -1,0 +1,161 @@
+//! A terminal for the command.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
+use sovereign_tests::call::Sovereign;
+
+use crate::suite::{Outcome, PASSED, Suite};
+
+pub(crate) fn add(suite: &mut Suite) {
+    suite.guest(
+        "terminal",
+        &[
+            (
+                "command_gets_a_terminal_of_our_size",
+                command_gets_a_terminal_of_our_size,
+            ),
+            (
+                "keys_reach_the_command_and_its_terminal_answers",
+                keys_reach_the_command,
+            ),
+            (
+                "our_terminal_is_as_before_afterwards",
+                our_terminal_is_as_before_afterwards,
+            ),
+        ],
+    );
+}
+
+/// A terminal of which we hold the keyboard and the screen.
+struct Terminal {
+    screen: File,
+    device: File,
+    shown: Vec<u8>,
+}
+
+impl Terminal {
+    fn open() -> Result<Self> {
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+        grantpt(&master)?;
+        unlockpt(&master)?;
+        let name = ptsname(&master, Vec::new())?.into_string()?;
+        let device = File::options().read(true).write(true).open(name)?;
+        let size = Winsize {
+            ws_row: 41,
+            ws_col: 117,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        tcsetwinsize(&device, size)?;
+        Ok(Self {
+            screen: File::from(master),
+            device,
+            shown: Vec::new(),
+        })
+    }
+
+    fn stdio(&self) -> Result<Stdio> {
+        Ok(Stdio::from(self.device.try_clone()?))
+    }
+
+    /// Reads the screen until it shows `text`.
+    fn wait_for(&mut self, text: &str) -> Result<()> {
+        let end = Instant::now() + Duration::from_secs(60);
+        let mut buffer = [0; 4096];
+        while !String::from_utf8_lossy(&self.shown).contains(text) {
+            if Instant::now() > end {
+                bail!(
+                    "{text:?} did not appear: {:?}",
+                    String::from_utf8_lossy(&self.shown)
+                );
+            }
+            let count = self.screen.read(&mut buffer).with_context(|| {
+                format!(
+                    "the screen ended with {:?}",
+                    String::from_utf8_lossy(&self.shown)
+                )
+            })?;
+            self.shown.extend(buffer.get(..count).unwrap_or_default());
+        }
+        Ok(())
+    }
+
+    fn settings(&self) -> Result<String> {
+        let output = Command::new("stty")
+            .arg("-g")
+            .stdin(self.stdio()?)
+            .output()?;
+        ensure!(output.status.success(), "stty: {}", output.status);
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+/// Starts `sovereign run ARGS` with the terminal on all three streams.
+fn start(sovereign: &Sovereign, terminal: &Terminal, args: &[&str]) -> Result<std::process::Child> {
+    Command::new(sovereign.program())
+        .args(["run", "-m", "128M", "-q"])
+        .args(args)
+        .process_group(0)
+        .stdin(terminal.stdio()?)
+        .stdout(terminal.stdio()?)
+        .stderr(terminal.stdio()?)
+        .spawn()
+        .context("cannot start sovereign")
+}
+
+fn command_gets_a_terminal_of_our_size(sovereign: &Sovereign) -> Outcome {
+    let mut terminal = Terminal::open()?;
+    let script = "test -t 0 && test -t 1 && test -t 2 && stty size && tty";
+    let mut child = start(sovereign, &terminal, &["-t", "--", "sh", "-c", script])?;
+    terminal.wait_for("41 117")?;
+    terminal.wait_for("/dev/pts/")?;
+    ensure!(child.wait()?.success());
+    PASSED
+}
+
+fn keys_reach_the_command(sovereign: &Sovereign) -> Outcome {
+    let mut terminal = Terminal::open()?;
+    let script = "trap 'echo interrupted; exit 5' INT; read line; echo \"got $line\"; \
+                  while :; do sleep 0.1; done";
+    let mut child = start(
+        sovereign,
+        &terminal,
+        &["-i", "-t", "--", "sh", "-c", script],
+    )?;
+    terminal.screen.write_all(b"word\r")?;
+    terminal.wait_for("got word")?;
+    // Ctrl-C: it is the guest's terminal that makes a signal of it, for the guest's command.
+    terminal.screen.write_all(b"\x03")?;
+    terminal.wait_for("interrupted")?;
+    ensure!(child.wait()?.code() == Some(5));
+    PASSED
+}
+
+fn our_terminal_is_as_before_afterwards(sovereign: &Sovereign) -> Outcome {
+    let mut terminal = Terminal::open()?;
+    let before = terminal.settings()?;
+    let mut child = start(
+        sovereign,
+        &terminal,
+        &["-i", "-t", "--", "sh", "-c", "echo up; cat"],
+    )?;
+    terminal.wait_for("up")?;
+    ensure!(
+        terminal.settings()? != before,
+        "the terminal was not put into raw mode"
+    );
+    terminal.screen.write_all(b"\x04")?;
+    ensure!(child.wait()?.success());
+    ensure!(
+        terminal.settings()? == before,
+        "the terminal was left changed"
+    );
+    PASSED
+}

@@ -1,0 +1,206 @@
+//! Images for the tests: the user's default one, and some that only tests want.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use sandbox_image::manifest::Discovery;
+use sandbox_image::progress::{Silent, Step};
+use sandbox_image::store::{Content, Description, Parts};
+use sandbox_image::{DEFAULT_IMAGE, Image};
+
+/// The image with Debian's stock kernel, which finds its devices by ACPI and modules.
+pub const STOCK: &str = "stock-debian";
+
+/// The image whose initramfs holds nothing that could run: its kernel panics.
+pub const NO_INIT: &str = "no-init";
+
+/// What a stock kernel wants on its command line: as quiet as ours, and no search for disks that
+/// are not there.
+const STOCK_CMDLINE: &str = "console=ttyS0 quiet panic=-1 reboot=k";
+
+/// A folder with images.
+#[derive(Debug)]
+pub struct Store {
+    store: sandbox_image::Store,
+}
+
+impl Store {
+    /// Opens the store that `sovereign` uses in this environment.
+    ///
+    /// # Errors
+    ///
+    /// If there is no place for one, or others may write to it.
+    pub fn of_this_user() -> Result<Self> {
+        Ok(Self {
+            store: sandbox_image::Store::open_default()?,
+        })
+    }
+
+    /// Returns its folder.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        self.store.root()
+    }
+
+    /// Returns whether the default image is there.
+    #[must_use]
+    pub fn has_default(&self) -> bool {
+        self.store.inspect(DEFAULT_IMAGE).is_ok()
+    }
+
+    /// Returns the files of the default image, which need not be intact.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such image.
+    pub fn default_parts(&self) -> Result<Files> {
+        let manifest = self.store.inspect(DEFAULT_IMAGE)?;
+        let [kernel, initramfs, rootfs] = manifest.blobs().map(|blob| {
+            self.store
+                .root()
+                .join("blobs/sha256")
+                .join(blob.digest.to_hex())
+        });
+        Ok(Files {
+            kernel,
+            initramfs,
+            rootfs,
+        })
+    }
+
+    /// Makes `target` a store with a copy of the default image alone.
+    ///
+    /// # Errors
+    ///
+    /// If files cannot be copied.
+    pub fn copy_default_to(&self, target: &Path) -> Result<Self> {
+        let root = self.store.root();
+        let manifest = format!("images/{DEFAULT_IMAGE}.json");
+        fs::create_dir_all(target.join("images")).context("cannot make a store")?;
+        fs::create_dir_all(target.join("blobs/sha256")).context("cannot make a store")?;
+        let files = self.default_parts()?;
+        for file in [
+            &files.kernel,
+            &files.initramfs,
+            &files.rootfs,
+            &root.join(manifest),
+        ] {
+            let to = target.join(
+                file.strip_prefix(root)
+                    .context("a blob outside its store")?,
+            );
+            fs::copy(file, &to).with_context(|| format!("cannot copy {}", file.display()))?;
+        }
+        Ok(Self {
+            store: sandbox_image::Store::open(target)?,
+        })
+    }
+
+    /// Makes `target` a store with the default image and those that only tests want.
+    ///
+    /// # Errors
+    ///
+    /// If there is no default image, or files cannot be read or written.
+    pub fn prepare_for_tests(&self, target: &Path, extra: &Extra<'_>) -> Result<()> {
+        let image = self.store.find(DEFAULT_IMAGE)?;
+        if target.exists() {
+            fs::remove_dir_all(target).context("cannot remove the tests' old store")?;
+        }
+        let made = self.copy_default_to(target)?;
+        made.publish(
+            STOCK,
+            extra.stock_kernel,
+            extra.stock_initramfs,
+            &image,
+            true,
+        )?;
+        made.publish(NO_INIT, &image.kernel, &empty_archive(), &image, false)?;
+        let copied = made.store.find(DEFAULT_IMAGE)?;
+        ensure!(copied.id == image.id, "the copy is another image");
+        Ok(())
+    }
+
+    fn publish(
+        &self,
+        name: &str,
+        kernel: &Path,
+        initramfs: &[u8],
+        like: &Image,
+        stock: bool,
+    ) -> Result<()> {
+        let manifest = self.store.inspect(DEFAULT_IMAGE)?;
+        let parts = Parts {
+            kernel: Content::File {
+                path: kernel,
+                digest: None,
+            },
+            initramfs: Content::Bytes(initramfs),
+            rootfs: Content::File {
+                path: &like.rootfs,
+                digest: Some(manifest.rootfs.blob.digest),
+            },
+            description: Description {
+                kernel_release: None,
+                cmdline: if stock {
+                    STOCK_CMDLINE.to_owned()
+                } else {
+                    like.cmdline.clone()
+                },
+                discovery: if stock {
+                    Discovery::Acpi
+                } else {
+                    manifest.kernel.discovery
+                },
+                agent_release: manifest.initramfs.agent_release.clone(),
+                agent_protocol: manifest.initramfs.agent_protocol,
+                contents: manifest.rootfs.contents.clone(),
+            },
+        };
+        let step = Step::begin(&Silent, "storing a test image");
+        self.store.publish(name, &parts, &step)?;
+        Ok(())
+    }
+}
+
+/// The files of an image.
+#[derive(Debug, Clone)]
+pub struct Files {
+    /// The guest kernel.
+    pub kernel: std::path::PathBuf,
+    /// The initramfs.
+    pub initramfs: std::path::PathBuf,
+    /// The root file system.
+    pub rootfs: std::path::PathBuf,
+}
+
+/// What images for tests are made of besides the default image.
+#[derive(Debug)]
+pub struct Extra<'a> {
+    /// A distribution's kernel.
+    pub stock_kernel: &'a Path,
+    /// An initramfs with the agent and the modules of that kernel.
+    pub stock_initramfs: &'a [u8],
+}
+
+/// A cpio archive (format newc) with nothing in it.
+fn empty_archive() -> Vec<u8> {
+    let fields = format!("070701{:08X}{:0>80}{:08X}{:08X}", 0, "", 11, 0);
+    let mut archive = fields.into_bytes();
+    archive.extend_from_slice(b"TRAILER!!!\0");
+    archive.resize(archive.len().next_multiple_of(4), 0);
+    archive
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn empty_archive_has_a_whole_header() {
+        let archive = empty_archive();
+        assert!(archive.starts_with(b"070701"));
+        assert_eq!(&archive[110..121], b"TRAILER!!!\0");
+        assert_eq!(archive.len() % 4, 0);
+    }
+}
