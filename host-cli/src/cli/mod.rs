@@ -57,10 +57,11 @@ fn misunderstood(error: &clap::Error, args: &[OsString]) -> u8 {
     );
     if !is_help && args::asks_for_json(args) {
         let text = error.to_string();
-        let message = text
-            .trim()
+        let message = text.split("\n\n").next().unwrap_or_default();
+        let message = message
             .strip_prefix("error: ")
-            .unwrap_or(&text)
+            .unwrap_or(message)
+            .trim()
             .to_owned();
         return tell(&Failure::new("usage", message), true);
     }
@@ -70,7 +71,10 @@ fn misunderstood(error: &clap::Error, args: &[OsString]) -> u8 {
 }
 
 fn tell(failure: &Failure, json: bool) -> u8 {
-    if !json || print_json(&serde_json::json!({ "error": failure })).is_err() {
+    if !json
+        || print_json(&serde_json::json!({ "exit_code": failure.exit_code, "error": failure }))
+            .is_err()
+    {
         failure.print();
     }
     failure.exit_code

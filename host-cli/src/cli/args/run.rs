@@ -17,7 +17,8 @@ use crate::tier::Isolation;
 #[command(
     long_about = "Run a command in a new sandbox, in the strongest tier that this machine really \
         has. The sandbox ends with the command, or with this program, and nothing of it is left.",
-    after_long_help = EXAMPLES
+    after_long_help = EXAMPLES,
+    override_usage = "sovereign run [OPTIONS] [--] COMMAND [ARG]..."
 )]
 pub struct RunArgs {
     /// Which sandbox to take.

@@ -159,3 +159,166 @@ impl AsFd for Owned {
         self.control.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::fd::OwnedFd;
+
+    use rustix::net::{RecvFlags, SendFlags, send};
+    use vmm::control::StopReason;
+
+    use super::*;
+    use crate::tier::microvm::process::tests::start;
+
+    /// A machine whose VMM is played by the test.
+    struct Play {
+        owned: Owned,
+        vmm: Option<OwnedFd>,
+        stream: UnixStream,
+        agent: UnixStream,
+    }
+
+    impl Play {
+        fn new() -> Self {
+            let (control, theirs, process) = start("sleeps");
+            let (stream, agent) = UnixStream::pair().unwrap();
+            Self {
+                owned: Owned { control, process },
+                vmm: Some(theirs),
+                stream,
+                agent,
+            }
+        }
+
+        fn tell(&self, event: &Event) {
+            let message = serde_json::to_vec(event).unwrap();
+            send(self.vmm.as_ref().unwrap(), &message, SendFlags::empty()).unwrap();
+        }
+
+        fn hang_up(&mut self) {
+            self.owned.process.kill();
+            self.vmm = None;
+        }
+
+        fn wait(&mut self, patience: Duration) -> Result<Vec<TracePoint>, MicrovmError> {
+            self.owned
+                .wait_until_ready(&self.stream, Instant::now() + patience, None)
+        }
+    }
+
+    const LONG: Duration = Duration::from_secs(20);
+    const SHORT: Duration = Duration::from_millis(50);
+
+    fn started() -> Event {
+        Event::Started {
+            trace: vec![TracePoint {
+                name: "memory".to_owned(),
+                monotonic_ns: 7,
+            }],
+        }
+    }
+
+    fn stopped(reason: StopReason, console: &str) -> Event {
+        Event::Stopped {
+            reason,
+            console: console.to_owned(),
+        }
+    }
+
+    #[test]
+    fn it_is_ready_when_the_agent_speaks() {
+        let mut play = Play::new();
+        play.tell(&started());
+        play.agent.write_all(b"hello").unwrap();
+        assert_eq!(play.wait(LONG).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_vmm_that_gives_up_is_quoted() {
+        let mut play = Play::new();
+        let message = "cannot open the kernel".to_owned();
+        play.tell(&Event::Failed {
+            message,
+            hint: Some("look for it".to_owned()),
+        });
+        play.hang_up();
+        let error = play.wait(LONG).unwrap_err();
+        assert_eq!(error.to_string(), "cannot open the kernel");
+        assert_eq!(error.hint().as_deref(), Some("look for it"));
+    }
+
+    #[test]
+    fn a_guest_that_panics_early_is_told_with_its_console() {
+        let mut play = Play::new();
+        play.tell(&started());
+        play.tell(&stopped(
+            StopReason::Reset,
+            "Kernel panic - not syncing: no init\n",
+        ));
+        play.hang_up();
+        let error = play.wait(LONG).unwrap_err();
+        assert_eq!(error.to_string(), "the guest kernel panicked: no init");
+    }
+
+    #[test]
+    fn a_vmm_that_is_killed_is_told_with_the_signal() {
+        let mut play = Play::new();
+        play.tell(&started());
+        play.hang_up();
+        assert_eq!(
+            play.wait(LONG).unwrap_err().to_string(),
+            "the VMM was killed by signal 9"
+        );
+    }
+
+    #[test]
+    fn a_silent_guest_is_given_up_at_the_deadline_with_its_console() {
+        let mut play = Play::new();
+        play.tell(&started());
+        let vmm = play.vmm.as_ref().unwrap().try_clone().unwrap();
+        let obedient = std::thread::spawn(move || {
+            let mut buffer = [0; 100];
+            let (length, _) = rustix::net::recv(&vmm, &mut buffer, RecvFlags::empty()).unwrap();
+            assert_eq!(&buffer[..length], br#"{"command":"stop"}"#);
+            let last = stopped(StopReason::Requested, "still probing disks\n");
+            send(
+                &vmm,
+                &serde_json::to_vec(&last).unwrap(),
+                SendFlags::empty(),
+            )
+            .unwrap();
+        });
+        let error = play.wait(SHORT).unwrap_err();
+        obedient.join().unwrap();
+        assert!(matches!(error, MicrovmError::GuestSilent { .. }), "{error}");
+        assert_eq!(error.console(), ["still probing disks"]);
+    }
+
+    #[test]
+    fn a_silent_vmm_is_told_apart_from_a_silent_guest() {
+        let error = Play::new().wait(SHORT).unwrap_err();
+        assert!(matches!(error, MicrovmError::VmmSilent), "{error}");
+    }
+
+    #[test]
+    fn the_caller_can_give_up() {
+        let mut play = Play::new();
+        let (cancel, mut hand) = UnixStream::pair().unwrap();
+        hand.write_all(b"!").unwrap();
+        let deadline = Instant::now() + LONG;
+        let error = play
+            .owned
+            .wait_until_ready(&play.stream, deadline, Some(cancel.as_fd()));
+        assert!(matches!(error, Err(MicrovmError::Cancelled)));
+    }
+
+    #[test]
+    fn a_stream_that_breaks_is_explained_by_the_vmm() {
+        let mut play = Play::new();
+        play.tell(&stopped(StopReason::PowerOff, ""));
+        play.hang_up();
+        let error = play.owned.why_gone();
+        assert_eq!(error.to_string(), "the guest ended: it switched itself off");
+    }
+}

@@ -141,21 +141,20 @@ impl std::fmt::Display for Ending {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt;
+pub(super) mod tests {
     use std::path::PathBuf;
 
     use super::*;
     use crate::tier::microvm::control::Control;
 
-    fn start(script: &str) -> (tempfile::TempDir, Control, VmmProcess) {
-        let folder = tempfile::tempdir().unwrap();
-        let path: PathBuf = folder.path().join("vmm");
-        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    /// Starts a stand-in for a VMM, with our end of its control socket and the end that it got.
+    pub(in crate::tier::microvm) fn start(stand_in: &str) -> (Control, OwnedFd, VmmProcess) {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/stand-ins")
+            .join(stand_in);
         let (control, theirs) = Control::pair().unwrap();
-        let process = VmmProcess::start(&path, theirs).unwrap();
-        (folder, control, process)
+        let kept = theirs.try_clone().unwrap();
+        (control, kept, VmmProcess::start(&path, theirs).unwrap())
     }
 
     fn soon() -> Instant {
@@ -164,13 +163,13 @@ mod tests {
 
     #[test]
     fn an_exit_code_is_told() {
-        let (_folder, _control, mut process) = start("exit 7");
+        let (_control, _theirs, mut process) = start("exits");
         assert_eq!(process.wait(soon()), Some(Ending::Exited(7)));
     }
 
     #[test]
     fn a_kill_ends_it_and_is_told_as_a_signal() {
-        let (_folder, _control, mut process) = start("exec sleep 1000");
+        let (_control, _theirs, mut process) = start("sleeps");
         assert_eq!(process.wait(Instant::now()), None);
         process.kill();
         assert_eq!(process.wait(soon()), Some(Ending::Signaled(9)));
@@ -182,21 +181,20 @@ mod tests {
 
     #[test]
     fn last_words_are_kept_in_one_line() {
-        let (_folder, _control, mut process) = start("echo one >&2; echo; echo two >&2");
+        let (_control, _theirs, mut process) = start("speaks");
         process.wait(soon());
         assert_eq!(process.last_words().as_deref(), Some("one; two"));
     }
 
     #[test]
     fn a_talkative_vmm_does_not_stall() {
-        let (_folder, _control, mut process) =
-            start("head -c 1000000 /dev/zero >&2 2>/dev/null; exit 0");
+        let (_control, _theirs, mut process) = start("babbles");
         assert!(process.wait(soon()).is_some());
     }
 
     #[test]
     fn dropping_it_leaves_no_process() {
-        let (_folder, _control, process) = start("exec sleep 1000");
+        let (_control, _theirs, process) = start("sleeps");
         let folder = PathBuf::from(format!("/proc/{}", process.id()));
         assert!(folder.exists());
         drop(process);

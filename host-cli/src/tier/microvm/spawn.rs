@@ -168,25 +168,25 @@ fn check(errno: i32) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use rustix::process::{WaitOptions, waitpid};
 
     use super::*;
 
     #[test]
     fn a_child_has_its_descriptors_and_a_session_of_its_own() {
-        let folder = tempfile::tempdir().unwrap();
-        let script = folder.path().join("child");
-        let text = "#!/bin/sh\nread word <&3\necho \"$word $(cut -d' ' -f6 /proc/$$/stat) $$ $HOME\" >&2\n";
-        write_program(&script, text);
-        let (control, ours) = std::os::unix::net::UnixStream::pair().unwrap();
+        let tells = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stand-ins/tells");
+        let (control, mut ours) = UnixStream::pair().unwrap();
         let (mut reader, writer) = io::pipe().unwrap();
 
-        let pid = spawn(&script, control.as_fd(), writer.as_fd()).unwrap();
+        let pid = spawn(&tells, control.as_fd(), writer.as_fd()).unwrap();
         drop((control, writer));
-        io::Write::write_all(&mut &ours, b"hello\n").unwrap();
+        ours.write_all(b"hello\n").unwrap();
         let mut output = String::new();
         reader.read_to_string(&mut output).unwrap();
-        rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty()).unwrap();
+        waitpid(Some(pid), WaitOptions::empty()).unwrap();
 
         let pid = pid.as_raw_nonzero();
         assert_eq!(output, format!("hello {pid} {pid} \n"));
@@ -194,14 +194,8 @@ mod tests {
 
     #[test]
     fn a_program_that_is_not_there_is_an_error() {
-        let (control, _ours) = std::os::unix::net::UnixStream::pair().unwrap();
+        let (control, _ours) = UnixStream::pair().unwrap();
         let error = spawn(Path::new("/nowhere/vmm"), control.as_fd(), control.as_fd()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
-    }
-
-    fn write_program(path: &Path, text: &str) {
-        use std::os::unix::fs::PermissionsExt;
-        std::fs::write(path, text).unwrap();
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
     }
 }
