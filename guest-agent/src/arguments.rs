@@ -1,0 +1,133 @@
+//! What the agent is told to be.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+#[cfg(not(target_os = "linux"))]
+use std::process::ExitCode;
+
+/// What `--help` prints.
+pub(crate) const USAGE: &str = "\
+Runs commands for Sovereign inside a sandbox.
+
+Usage:
+  sovereign-agent --listen unix:PATH   serve every connection to a socket at PATH
+  sovereign-agent --fd N               serve descriptor N: a connected stream socket (one session),
+                                       or a listening socket
+  sovereign-agent --version            print the version
+
+Started as /init by a Linux kernel, it sets the guest up (parameters: sovereign.* on the kernel
+command line) and serves vsock port 1024.";
+
+/// What the agent is.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// The guest's first process, started by the kernel.
+    Init,
+    /// A server on a Unix socket at this path.
+    Listen(PathBuf),
+    /// A server on a descriptor that it has been given.
+    Descriptor(i32),
+    /// `--version`.
+    Version,
+    /// `--help`.
+    Help,
+    /// None of these: what is wrong.
+    Misused(String),
+}
+
+impl Role {
+    /// The role for these arguments, program name included.
+    pub(crate) fn from_args(args: impl IntoIterator<Item = OsString>) -> Self {
+        let mut args = args.into_iter();
+        // The kernel starts `/init`, with what it could not use of its command line as arguments.
+        if args.next().is_some_and(|program| program == "/init") && std::process::id() == 1 {
+            return Self::Init;
+        }
+        let Some(option) = args.next() else {
+            return Self::Misused("nothing to serve was given".to_owned());
+        };
+        let value = args.next();
+        if let Some(extra) = args.next() {
+            return Self::Misused(format!("unexpected argument {}", extra.to_string_lossy()));
+        }
+        match (option.to_str(), value) {
+            (Some("--listen"), Some(address)) => Self::listen(&address),
+            (Some("--fd"), Some(number)) => match number.to_str().and_then(|n| n.parse().ok()) {
+                Some(number) if number > 2 => Self::Descriptor(number),
+                _ => Self::Misused(format!("--fd cannot be {}", number.to_string_lossy())),
+            },
+            (Some("--listen" | "--fd"), None) => {
+                Self::Misused(format!("{} needs a value", option.to_string_lossy()))
+            }
+            (Some("--version" | "-V"), None) => Self::Version,
+            (Some("--help" | "-h"), None) => Self::Help,
+            _ => Self::Misused(format!("unexpected argument {}", option.to_string_lossy())),
+        }
+    }
+
+    fn listen(address: &OsString) -> Self {
+        match address
+            .to_str()
+            .and_then(|address| address.strip_prefix("unix:"))
+        {
+            Some(path) if !path.is_empty() => Self::Listen(path.into()),
+            _ => Self::Misused(format!(
+                "--listen needs unix:PATH, not {}",
+                address.to_string_lossy()
+            )),
+        }
+    }
+}
+
+/// The answer on a system where the agent has no way to serve yet.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn run_elsewhere(role: Role) -> ExitCode {
+    match role {
+        Role::Version => println!("sovereign-agent {}", env!("CARGO_PKG_VERSION")),
+        Role::Help => println!("{USAGE}"),
+        Role::Init | Role::Listen(_) | Role::Descriptor(_) => {
+            eprintln!("sovereign-agent: it serves on Linux only");
+            return ExitCode::FAILURE;
+        }
+        Role::Misused(problem) => {
+            eprintln!("sovereign-agent: {problem}");
+            return ExitCode::from(2);
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn role(args: &[&str]) -> Role {
+        let program = OsString::from("sovereign-agent");
+        Role::from_args(std::iter::once(program).chain(args.iter().map(OsString::from)))
+    }
+
+    #[test]
+    fn roles_are_told_apart() {
+        assert_eq!(
+            role(&["--listen", "unix:/run/a"]),
+            Role::Listen("/run/a".into())
+        );
+        assert_eq!(role(&["--fd", "3"]), Role::Descriptor(3));
+        assert_eq!(role(&["--version"]), Role::Version);
+    }
+
+    #[test]
+    fn misuse_is_named() {
+        for args in [
+            &[][..],
+            &["--listen"],
+            &["--listen", "/run/a"],
+            &["--fd", "1"],
+            &["--fd", "x"],
+            &["--fd", "3", "4"],
+            &["serve"],
+        ] {
+            assert!(matches!(role(args), Role::Misused(_)), "{args:?}");
+        }
+    }
+}

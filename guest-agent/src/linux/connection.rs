@@ -1,0 +1,171 @@
+//! A stream with frames on it.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use agent_protocol::frame::FrameError;
+use agent_protocol::from_agent::AgentFrame;
+use agent_protocol::from_host::HostFrame;
+use agent_protocol::reader::FrameReader;
+use agent_protocol::writer::FrameWriter;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags};
+
+/// How long a small frame may wait for company. Each packet wakes a chain of processes on the host;
+/// most commands have ended, or said something, before this is over.
+const HOLD: Duration = Duration::from_millis(1);
+
+/// The agent's end of a session's stream. Never blocks but in [`wait`](Self::wait) and
+/// [`finish`](Self::finish).
+#[derive(Debug)]
+pub(crate) struct Connection {
+    stream: OwnedFd,
+    reader: FrameReader,
+    writer: FrameWriter,
+    held: Option<Held>,
+}
+
+/// Frames that wait for company.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    /// How many bytes are to be sent if no company has come.
+    length: usize,
+    until: Instant,
+}
+
+/// The host has gone away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Gone;
+
+impl Connection {
+    pub(crate) fn new(stream: OwnedFd) -> Self {
+        Self {
+            stream,
+            reader: FrameReader::new(),
+            writer: FrameWriter::new(),
+            held: None,
+        }
+    }
+
+    /// Lays a frame ready to be sent.
+    pub(crate) fn push(&mut self, frame: &AgentFrame<'_>) {
+        // Only data could be too large, and that goes through the writer itself.
+        let pushed = self.writer.push_agent(frame);
+        debug_assert!(pushed.is_ok(), "{frame:?} does not fit in a frame");
+    }
+
+    /// Lays a frame ready that may wait a moment for others.
+    pub(crate) fn push_held(&mut self, frame: &AgentFrame<'_>) {
+        self.push(frame);
+        self.held = Some(Held {
+            length: self.pending(),
+            until: Instant::now() + HOLD,
+        });
+    }
+
+    /// Where data frames are made.
+    pub(crate) fn writer(&mut self) -> &mut FrameWriter {
+        &mut self.writer
+    }
+
+    /// How many bytes wait to be sent.
+    pub(crate) fn pending(&self) -> usize {
+        self.writer.pending().len()
+    }
+
+    /// Until when [`send`](Self::send) does nothing, if that is so.
+    pub(crate) fn held_until(&self) -> Option<Instant> {
+        self.held
+            .filter(|held| held.length == self.pending())
+            .map(|held| held.until)
+    }
+
+    /// Sends what the stream takes now.
+    pub(crate) fn send(&mut self) -> Result<(), Gone> {
+        if self
+            .held_until()
+            .is_some_and(|until| Instant::now() < until)
+        {
+            return Ok(());
+        }
+        self.held = None;
+        while self.pending() > 0 {
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            match rustix::net::send(&self.stream, self.writer.pending(), flags) {
+                Ok(count) => self.writer.sent(count),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => break,
+                Err(_) => return Err(Gone),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads once what is there.
+    pub(crate) fn receive(&mut self) -> Result<(), Gone> {
+        match rustix::net::recv(&self.stream, self.reader.space(), RecvFlags::DONTWAIT) {
+            Ok((1.., count)) => {
+                self.reader.filled(count);
+                Ok(())
+            }
+            Err(Errno::AGAIN | Errno::INTR) => Ok(()),
+            Ok((0, _)) | Err(_) => Err(Gone),
+        }
+    }
+
+    /// The next frame that has come whole.
+    pub(crate) fn next_frame(&mut self) -> Result<Option<HostFrame<'_>>, FrameError> {
+        match self.reader.next_frame()? {
+            Some((kind, payload)) => HostFrame::decode(kind, payload).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Waits until something has come, and sends meanwhile. An error of kind `TimedOut` after the
+    /// deadline.
+    pub(crate) fn wait(&mut self, deadline: Instant) -> io::Result<()> {
+        loop {
+            self.send().map_err(|Gone| io::ErrorKind::ConnectionReset)?;
+            let held = self.held_until();
+            let mut flags = PollFlags::IN;
+            if held.is_none() && self.pending() > 0 {
+                flags |= PollFlags::OUT;
+            }
+            let timeout = time_left(held.unwrap_or(deadline).min(deadline));
+            let mut fds = [PollFd::new(&self.stream, flags)];
+            match poll(&mut fds, Some(&timeout)) {
+                Ok(0) if Instant::now() >= deadline => return Err(io::ErrorKind::TimedOut.into()),
+                Ok(0) | Err(Errno::INTR) => {}
+                Ok(_) if fds.iter().all(|fd| fd.revents() == PollFlags::OUT) => {}
+                Ok(_) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Sends all that is left, as long as the host takes it before the deadline.
+    pub(crate) fn finish(mut self, deadline: Instant) {
+        self.held = None;
+        while self.send().is_ok() && self.pending() > 0 && Instant::now() < deadline {
+            let mut fds = [PollFd::new(&self.stream, PollFlags::OUT)];
+            let _ = poll(&mut fds, Some(&time_left(deadline)));
+        }
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+/// How long until then, for `poll`: rounded up, so that it does not wake before.
+pub(crate) fn time_left(deadline: Instant) -> Timespec {
+    let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_micros(1);
+    Timespec::try_from(left).unwrap_or(Timespec {
+        tv_sec: i64::MAX,
+        tv_nsec: 0,
+    })
+}

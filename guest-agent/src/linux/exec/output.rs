@@ -1,0 +1,212 @@
+//! The way from the command to `Stdout` or `Stderr` frames.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use agent_protocol::credit::SendCredit;
+use agent_protocol::frame::{FrameError, Kind, MAX_DATA};
+use agent_protocol::writer::FrameWriter;
+use rustix::io::Errno;
+
+/// A pipe's size after its command has filled it once: as much as one may have without privilege.
+const LARGE_PIPE: usize = 1024 * 1024;
+/// As much as a pipe holds at first: a read of it all says that the command is ahead of us.
+const FIRST_PIPE: usize = 64 * 1024;
+
+/// One of a command's outputs.
+#[derive(Debug)]
+pub(crate) struct Output {
+    kind: Kind,
+    fd: Option<OwnedFd>,
+    is_terminal: bool,
+    credit: SendCredit,
+    /// How much may still be passed on, if there is a limit.
+    allowance: Option<u64>,
+    /// Nobody wants it any more: it is read and dropped.
+    unwanted: bool,
+    truncated: bool,
+    is_large: bool,
+    /// What lay in the pipe when the command ended and has not been read since.
+    owed: u64,
+}
+
+impl Output {
+    pub(crate) fn new(
+        kind: Kind,
+        fd: Option<OwnedFd>,
+        is_terminal: bool,
+        limit: Option<u64>,
+    ) -> Self {
+        Self {
+            kind,
+            fd,
+            is_terminal,
+            credit: SendCredit::new(),
+            allowance: limit,
+            unwanted: false,
+            truncated: false,
+            is_large: is_terminal,
+            owed: 0,
+        }
+    }
+
+    /// The descriptor to poll, while there is use for what it has.
+    pub(crate) fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
+        let wanted = self.is_dropped() || self.credit.available() > 0;
+        self.fd.as_ref().filter(|_| wanted).map(OwnedFd::as_fd)
+    }
+
+    /// Whether more can come.
+    pub(crate) fn is_open(&self) -> bool {
+        self.fd.is_some()
+    }
+
+    /// Whether something was read and not passed on for the limit's sake.
+    pub(crate) fn is_truncated(&self) -> bool {
+        self.truncated
+    }
+
+    /// Whether what the command itself had written has all been read.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.fd.is_none() || self.owed == 0
+    }
+
+    /// Takes down what the command has written, when it has ended.
+    pub(crate) fn settle(&mut self) {
+        self.owed = self
+            .fd
+            .as_ref()
+            .map_or(0, |fd| rustix::io::ioctl_fionread(fd).unwrap_or(0));
+    }
+
+    /// Allows more to be sent.
+    pub(crate) fn grant(&mut self, bytes: u32) -> Result<(), FrameError> {
+        self.credit.grant(bytes, Kind::OutputCredit)
+    }
+
+    /// Stops passing it on. The reader of a pipe goes away, as in a shell's pipeline; a terminal is
+    /// still read, or its command would block.
+    pub(crate) fn close(&mut self) {
+        self.unwanted = true;
+        if !self.is_terminal {
+            self.fd = None;
+        }
+    }
+
+    /// Reads once, and makes a frame of it.
+    pub(crate) fn relay(&mut self, writer: &mut FrameWriter) {
+        let Some(fd) = &self.fd else { return };
+        let read = if self.is_dropped() {
+            rustix::io::read(fd, &mut [0; 16 * 1024])
+        } else {
+            let allowance = self
+                .allowance
+                .map_or(MAX_DATA, |left| usize::try_from(left).unwrap_or(usize::MAX));
+            let limit = self.credit.available().min(allowance);
+            writer.push_data(self.kind, limit, |space| rustix::io::read(fd, space))
+        };
+        match read {
+            Ok(0) => self.fd = None,
+            Ok(count) => self.book(count),
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            // A terminal that no process holds any more says EIO.
+            Err(_) => self.fd = None,
+        }
+    }
+
+    fn book(&mut self, count: usize) {
+        let bytes = u64::try_from(count).unwrap_or(u64::MAX);
+        self.owed = self.owed.saturating_sub(bytes);
+        if self.is_dropped() {
+            self.truncated |= !self.unwanted;
+            return;
+        }
+        self.credit.spend(count);
+        if let Some(left) = &mut self.allowance {
+            *left = left.saturating_sub(bytes);
+        }
+        if count >= FIRST_PIPE.min(MAX_DATA) && !self.is_large {
+            self.is_large = true;
+            if let Some(fd) = &self.fd {
+                // It only saves turns; where it is not allowed, the pipe stays as it is.
+                let _ = rustix::pipe::fcntl_setpipe_size(fd, LARGE_PIPE);
+            }
+        }
+    }
+
+    fn is_dropped(&self) -> bool {
+        self.unwanted || self.allowance == Some(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use rustix::pipe::{PipeFlags, pipe_with};
+
+    fn pipe(limit: Option<u64>) -> (std::fs::File, Output) {
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        (
+            write.into(),
+            Output::new(Kind::Stdout, Some(read), false, limit),
+        )
+    }
+
+    #[test]
+    fn limit_cuts_and_tells() {
+        let (mut write, mut output) = pipe(Some(4));
+        let mut writer = FrameWriter::new();
+        write.write_all(b"sixteen").unwrap();
+        output.relay(&mut writer);
+        assert!(!output.is_truncated());
+        output.relay(&mut writer);
+        assert!(output.is_truncated());
+        drop(write);
+        output.relay(&mut writer);
+        assert!(!output.is_open());
+        assert_eq!(writer.pending(), b"\x04\0\0\0\x83\0\0\0sixt");
+    }
+
+    #[test]
+    fn output_of_just_the_limit_is_whole() {
+        let (mut write, mut output) = pipe(Some(3));
+        write.write_all(b"abc").unwrap();
+        drop(write);
+        let mut writer = FrameWriter::new();
+        output.relay(&mut writer);
+        output.relay(&mut writer);
+        assert!(!output.is_open() && !output.is_truncated());
+    }
+
+    #[test]
+    fn nothing_is_read_without_credit() {
+        let (mut write, mut output) = pipe(None);
+        let mut writer = FrameWriter::new();
+        while output.poll_fd().is_some() {
+            write.write_all(&[1; 60_000]).unwrap();
+            output.relay(&mut writer);
+        }
+        assert_eq!(output.credit.available(), 0);
+        output.grant(10).unwrap();
+        assert!(output.poll_fd().is_some());
+    }
+
+    #[test]
+    fn closing_breaks_the_commands_pipe() {
+        let (mut write, mut output) = pipe(None);
+        output.close();
+        let error = write.write_all(b"x").unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn what_lay_in_the_pipe_is_owed() {
+        let (mut write, mut output) = pipe(None);
+        write.write_all(b"abc").unwrap();
+        output.settle();
+        assert!(!output.is_settled());
+        output.relay(&mut FrameWriter::new());
+        assert!(output.is_settled() && output.is_open());
+    }
+}

@@ -1,0 +1,259 @@
+//! The guest's file systems.
+//!
+//! ```text
+//!  initramfs (holds /init only)          the guest's root
+//!    /proc /dev          ────moved────▶    /proc /dev
+//!    /lower  the root disk, read-only ┐
+//!    /upper  tmpfs, bounded           ┴─▶  /        overlay of the two
+//!                                          /sys /dev/pts /dev/shm /run /tmp
+//! ```
+
+use std::ffi::{CStr, CString};
+use std::io::Read;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use agent_protocol::boot::{BootParameters, RootDisk};
+use rustix::fs::Mode;
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, mount, mount_move};
+
+use crate::linux::init::InitError;
+use crate::linux::reason::reason;
+
+/// Where the overlay is put together.
+const NEW_ROOT: &str = "/sysroot";
+/// How long a disk may take to appear, whose driver is a module.
+const DISK_TIMEOUT: Duration = Duration::from_secs(10);
+const DISK_INTERVAL: Duration = Duration::from_millis(2);
+/// A kernel command line is at most this long (COMMAND_LINE_SIZE is 2048 on x86).
+const MAX_COMMAND_LINE: u64 = 64 * 1024;
+
+const PROC: Mounting<'_> = Mounting {
+    source: "proc",
+    target: "/proc",
+    kind: "proc",
+    flags: MountFlags::NOSUID
+        .union(MountFlags::NODEV)
+        .union(MountFlags::NOEXEC),
+    options: None,
+};
+const DEV: Mounting<'_> = Mounting {
+    source: "dev",
+    target: "/dev",
+    kind: "devtmpfs",
+    flags: MountFlags::NOSUID.union(MountFlags::NOEXEC),
+    options: Some(c"mode=755"),
+};
+
+/// What a guest can do without: a kernel may lack the file system, a read-only root the folder.
+const LATE: [Mounting<'_>; 5] = [
+    Mounting {
+        source: "sysfs",
+        target: "/sys",
+        kind: "sysfs",
+        flags: MountFlags::NOSUID
+            .union(MountFlags::NODEV)
+            .union(MountFlags::NOEXEC),
+        options: None,
+    },
+    Mounting {
+        source: "devpts",
+        target: "/dev/pts",
+        kind: "devpts",
+        flags: MountFlags::NOSUID.union(MountFlags::NOEXEC),
+        options: Some(c"gid=5,mode=620,ptmxmode=666"),
+    },
+    Mounting {
+        source: "shm",
+        target: "/dev/shm",
+        kind: "tmpfs",
+        flags: MountFlags::NOSUID.union(MountFlags::NODEV),
+        options: Some(c"mode=1777"),
+    },
+    Mounting {
+        source: "run",
+        target: "/run",
+        kind: "tmpfs",
+        flags: MountFlags::NOSUID.union(MountFlags::NODEV),
+        options: Some(c"mode=755"),
+    },
+    Mounting {
+        source: "tmp",
+        target: "/tmp",
+        kind: "tmpfs",
+        flags: MountFlags::NOSUID.union(MountFlags::NODEV),
+        options: Some(c"mode=1777"),
+    },
+];
+
+/// Names that programs expect and devtmpfs lacks.
+const LINKS: [(&str, &str); 4] = [
+    ("/proc/self/fd", "/dev/fd"),
+    ("/proc/self/fd/0", "/dev/stdin"),
+    ("/proc/self/fd/1", "/dev/stdout"),
+    ("/proc/self/fd/2", "/dev/stderr"),
+];
+
+/// Mounts what is needed to know what is to be done, and returns that.
+pub(super) fn early() -> Result<BootParameters, InitError> {
+    PROC.make()?;
+    DEV.make()?;
+    let mut line = String::new();
+    std::fs::File::open("/proc/cmdline")
+        .and_then(|file| file.take(MAX_COMMAND_LINE).read_to_string(&mut line))
+        .map_err(InitError::system("reading /proc/cmdline"))?;
+    Ok(BootParameters::decode(&line)?)
+}
+
+/// Puts the guest's root together and moves there. Without a root disk the initramfs stays.
+pub(super) fn root(parameters: &BootParameters) -> Result<(), InitError> {
+    let Some(disk) = &parameters.root else {
+        return Ok(());
+    };
+    match parameters.overlay_mib {
+        None => mount_disk(disk, NEW_ROOT)?,
+        Some(mib) => {
+            mount_disk(disk, "/lower")?;
+            mount_overlay(mib)?;
+        }
+    }
+    for moved in ["/dev", "/proc"] {
+        let target = format!("{NEW_ROOT}{moved}");
+        mount_move(moved, target.as_str()).map_err(|error| mount_error(moved, &target, error))?;
+    }
+    let failed = |error: Errno| InitError::system("changing to the new root")(error.into());
+    rustix::process::chdir(NEW_ROOT).map_err(failed)?;
+    mount_move(".", "/").map_err(failed)?;
+    rustix::process::chroot(".").map_err(failed)?;
+    rustix::process::chdir("/").map_err(failed)
+}
+
+/// Mounts what commands expect. What cannot be had is left out.
+pub(super) fn late() {
+    for mounting in LATE {
+        if let Err(error) = mounting.make() {
+            eprintln!("sovereign-agent: {error}");
+        }
+    }
+    for (target, link) in LINKS {
+        let _ = rustix::fs::symlink(target, link);
+    }
+}
+
+fn mount_disk(disk: &RootDisk, target: &str) -> Result<(), InitError> {
+    let mounting = Mounting {
+        source: &disk.device,
+        target,
+        kind: &disk.fstype,
+        flags: MountFlags::RDONLY,
+        options: None,
+    };
+    let deadline = Instant::now() + DISK_TIMEOUT;
+    loop {
+        match mounting.try_make() {
+            // A driver in the kernel has found its disks before init runs; one that was loaded as a
+            // module may still be looking.
+            Err(Errno::NOENT | Errno::NXIO)
+                if modules_are_in_use() && Instant::now() < deadline =>
+            {
+                thread::sleep(DISK_INTERVAL);
+            }
+            result => return result.map_err(|error| mounting.error(error)),
+        }
+    }
+}
+
+fn modules_are_in_use() -> bool {
+    std::fs::read("/proc/modules").is_ok_and(|list| !list.is_empty())
+}
+
+fn mount_overlay(mib: u32) -> Result<(), InitError> {
+    let size = CString::new(format!("mode=755,size={mib}m")).unwrap_or_default();
+    Mounting {
+        source: "upper",
+        target: "/upper",
+        kind: "tmpfs",
+        flags: MountFlags::empty(),
+        options: Some(&size),
+    }
+    .make()?;
+    for directory in ["/upper/data", "/upper/work"] {
+        make_directory(directory).map_err(|error| InitError::Mount {
+            what: directory.to_owned(),
+            reason: reason(error),
+        })?;
+    }
+    // redirect_dir: a directory of the image can be renamed, as on any other file system.
+    let layers = c"lowerdir=/lower,upperdir=/upper/data,workdir=/upper/work,redirect_dir=on";
+    Mounting {
+        source: "root",
+        target: NEW_ROOT,
+        kind: "overlay",
+        flags: MountFlags::empty(),
+        options: Some(layers),
+    }
+    .make()
+}
+
+/// One call of `mount`.
+#[derive(Clone, Copy)]
+struct Mounting<'a> {
+    source: &'a str,
+    target: &'a str,
+    kind: &'a str,
+    flags: MountFlags,
+    options: Option<&'a CStr>,
+}
+
+impl Mounting<'_> {
+    fn make(&self) -> Result<(), InitError> {
+        self.try_make().map_err(|error| self.error(error))
+    }
+
+    /// Mounts, on a folder that is made if there is none.
+    fn try_make(&self) -> Result<(), Errno> {
+        let attempt = || {
+            mount(
+                self.source,
+                self.target,
+                self.kind,
+                self.flags,
+                self.options,
+            )
+        };
+        match attempt() {
+            Err(Errno::NOENT) if make_directory(self.target).is_ok() => attempt(),
+            result => result,
+        }
+    }
+
+    fn error(&self, error: Errno) -> InitError {
+        let what = match self.source.starts_with('/') {
+            true => format!("{} as {}", self.source, self.kind),
+            false => format!("{} on {}", self.kind, self.target),
+        };
+        let why = match error {
+            Errno::NODEV => format!("this kernel has no {}", self.kind),
+            Errno::NOENT | Errno::NXIO if self.source.starts_with('/') => {
+                "there is no such disk".to_owned()
+            }
+            Errno::INVAL if self.source.starts_with('/') => {
+                format!("it holds no valid {}", self.kind)
+            }
+            other => reason(other),
+        };
+        InitError::Mount { what, reason: why }
+    }
+}
+
+fn mount_error(what: &str, target: &str, error: Errno) -> InitError {
+    InitError::Mount {
+        what: format!("{what} on {target}"),
+        reason: reason(error),
+    }
+}
+
+fn make_directory(path: &str) -> Result<(), Errno> {
+    rustix::fs::mkdir(path, Mode::from_raw_mode(0o755))
+}

@@ -1,0 +1,47 @@
+//! The agent on Linux.
+//!
+//! ```text
+//!  agent (one thread) ──fork──▶ session, one a connection ──clone──▶ command
+//!    accepts, reaps               speaks the protocol,                  └─ its tree
+//!    powers off                   relays, reaps and kills its tree
+//! ```
+//!
+//! A session is a process of its own and a child subreaper: every process that its command leaves
+//! behind becomes its child, so that it can reap and kill the whole tree without cgroups, in every
+//! tier. No session waits for another, none can take another down, and as no process here has a
+//! second thread, there is nothing that a fork could tear.
+
+use std::process::ExitCode;
+
+use crate::arguments::{Role, USAGE};
+
+mod connection;
+mod exec;
+mod fork;
+mod init;
+mod listen;
+mod reason;
+mod serve;
+mod session;
+mod sys;
+
+/// Does what the role says. As init it does not return.
+pub(crate) fn run(role: Role) -> ExitCode {
+    match role {
+        Role::Init => init::run(),
+        Role::Listen(path) => serve::listen_at(&path),
+        Role::Descriptor(number) => serve::descriptor(number),
+        Role::Version => {
+            println!("sovereign-agent {}", env!("CARGO_PKG_VERSION"));
+            ExitCode::SUCCESS
+        }
+        Role::Help => {
+            println!("{USAGE}");
+            ExitCode::SUCCESS
+        }
+        Role::Misused(problem) => {
+            eprintln!("sovereign-agent: {problem}\n\n{USAGE}");
+            ExitCode::from(2)
+        }
+    }
+}

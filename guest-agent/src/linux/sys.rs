@@ -1,0 +1,176 @@
+//! What the agent asks of the kernel that no safe wrapper offers.
+
+// UNSAFETY: signalfd, signal dispositions, signals by number and three ioctls have no safe binding.
+#![expect(
+    unsafe_code,
+    reason = "thin doors to system calls, each behind a safe function"
+)]
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr;
+
+use rustix::ioctl::{Opcode, opcode};
+use rustix::process::Pid;
+
+/// `RNDADDENTROPY` of linux/random.h: `_IOW('R', 0x03, int[2])`.
+const RNDADDENTROPY: Opcode = opcode::write::<[libc::c_int; 2]>(b'R', 0x03);
+
+/// Receives SIGCHLD, and the signals that tell the agent to end, as a descriptor. They stay blocked
+/// in this process and in those that it forks, which can read their own from the same descriptor.
+#[derive(Debug)]
+pub(crate) struct SignalFd(OwnedFd);
+
+/// Signals that have come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Signals {
+    /// SIGCHLD: there is something to reap.
+    pub(crate) child: bool,
+    /// SIGTERM, SIGINT or SIGHUP.
+    pub(crate) end: bool,
+}
+
+impl SignalFd {
+    pub(crate) fn new() -> io::Result<Self> {
+        let set = set_of(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP]);
+        // SAFETY: `set` is initialized, and a null old set is allowed.
+        check(unsafe { libc::sigprocmask(libc::SIG_BLOCK, &raw const set, ptr::null_mut()) })?;
+        let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
+        // SAFETY: `set` is initialized; -1 asks for a new descriptor.
+        let fd = check(unsafe { libc::signalfd(-1, &raw const set, flags) })?;
+        // SAFETY: signalfd returned it, and nobody else has it.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Takes all signals that wait.
+    pub(crate) fn drain(&self) -> Signals {
+        const RECORD: usize = size_of::<libc::signalfd_siginfo>();
+        let mut signals = Signals::default();
+        let mut record = [0; RECORD];
+        while let Ok(RECORD) = rustix::io::read(&self.0, &mut record) {
+            // The first field, ssi_signo, is the signal's number.
+            let number = record
+                .first_chunk()
+                .map_or(0, |bytes| u32::from_ne_bytes(*bytes));
+            if number == libc::SIGCHLD.unsigned_abs() {
+                signals.child = true;
+            } else {
+                signals.end = true;
+            }
+        }
+        signals
+    }
+}
+
+impl AsFd for SignalFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Whom a signal is for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Target {
+    /// One process.
+    Process(Pid),
+    /// A process group.
+    Group(Pid),
+    /// Every process of the system but this one and the first. Only for the first process and those
+    /// who know that they are not on anybody's real system.
+    All,
+}
+
+/// Sends a signal by its number, real-time signals included.
+pub(crate) fn send_signal(target: Target, number: i32) -> io::Result<()> {
+    let target = match target {
+        Target::Process(pid) => pid.as_raw_nonzero().get(),
+        Target::Group(pid) => -pid.as_raw_nonzero().get(),
+        Target::All => -1,
+    };
+    // SAFETY: `kill` touches no memory of ours.
+    check(unsafe { libc::kill(target, number) }).map(drop)
+}
+
+/// Gives the signals that programs ignore on purpose, and that the agent's parent may have left
+/// ignored, their default effect, as commands expect it.
+pub(crate) fn reset_ignored_signals() {
+    for signal in [
+        libc::SIGHUP,
+        libc::SIGINT,
+        libc::SIGQUIT,
+        libc::SIGTERM,
+        libc::SIGCHLD,
+    ] {
+        // SAFETY: SIG_DFL runs no code of ours.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
+/// Mixes random bytes into the kernel's pool, counted as fully random.
+pub(crate) fn add_entropy(random: BorrowedFd<'_>, bytes: &[u8; 32]) -> io::Result<()> {
+    /// `struct rand_pool_info` of linux/random.h.
+    #[repr(C)]
+    struct PoolInfo {
+        entropy_count: libc::c_int,
+        buf_size: libc::c_int,
+        buf: [u8; 32],
+    }
+    let info = PoolInfo {
+        entropy_count: 256,
+        buf_size: 32,
+        buf: *bytes,
+    };
+    // SAFETY: RNDADDENTROPY reads a rand_pool_info with `buf_size` bytes behind it: `info`.
+    check(unsafe { libc::ioctl(random.as_raw_fd(), RNDADDENTROPY as _, &raw const info) }).map(drop)
+}
+
+/// Brings the loopback interface up; Linux then gives it 127.0.0.1 and ::1 itself.
+pub(crate) fn loopback_up(socket: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: all zeroes is a valid `ifreq`.
+    let mut request: libc::ifreq = unsafe { MaybeUninit::zeroed().assume_init() };
+    for (place, byte) in request.ifr_name.iter_mut().zip(*b"lo") {
+        *place = libc::c_char::from_ne_bytes([byte]);
+    }
+    request.ifr_ifru.ifru_flags = libc::c_short::try_from(libc::IFF_UP).unwrap_or_default();
+    // SAFETY: SIOCSIFFLAGS reads an ifreq with a name and flags: `request`.
+    check(unsafe {
+        libc::ioctl(
+            socket.as_raw_fd(),
+            libc::SIOCSIFFLAGS as _,
+            &raw const request,
+        )
+    })
+    .map(drop)
+}
+
+/// A descriptor that the agent was started with.
+pub(crate) fn inherited(number: i32) -> io::Result<OwnedFd> {
+    // SAFETY: F_GETFD touches no memory.
+    check(unsafe { libc::fcntl(number, libc::F_GETFD) })?;
+    // SAFETY: it is open, and the one who started the agent left it to us.
+    let fd = unsafe { OwnedFd::from_raw_fd(number) };
+    rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;
+    Ok(fd)
+}
+
+fn set_of(signals: &[libc::c_int]) -> libc::sigset_t {
+    let mut set = MaybeUninit::uninit();
+    // SAFETY: it writes the whole set.
+    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+    // SAFETY: sigemptyset has initialized it.
+    let mut set = unsafe { set.assume_init() };
+    for signal in signals {
+        // SAFETY: `set` is initialized; a wrong number is an error that changes nothing.
+        unsafe { libc::sigaddset(&raw mut set, *signal) };
+    }
+    set
+}
+
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
