@@ -14,6 +14,7 @@ mod deadline;
 pub mod engine;
 pub mod error;
 pub mod installation;
+mod orphans;
 pub mod policy;
 pub mod sandbox;
 pub mod spec;

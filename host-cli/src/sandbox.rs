@@ -6,6 +6,7 @@ use agent_client::{ClientError, Exec, Finished, PumpIo, Session, SessionOptions}
 use agent_protocol::message::{ExecRequest, ExitReport};
 
 use crate::error::chain;
+use crate::orphans;
 use crate::tier::choose::Choice;
 use crate::tier::microvm::Microvm;
 use crate::tier::microvm::error::MicrovmError;
@@ -86,14 +87,18 @@ impl Sandbox {
             .map_err(|error| self.explain(error))
     }
 
-    /// Ends the sandbox at once, without waiting until the kernel has taken it apart: for a program
-    /// that is about to end itself. The VMM has been sent SIGKILL, so it cannot outlive this for
-    /// longer than the kernel needs; whoever adopts orphans on this machine reaps it.
+    /// Ends the sandbox for a program that is about to end itself.
     ///
-    /// Dropping the sandbox waits, and reaps it.
+    /// The VMM is sent SIGKILL, which it cannot survive, and the kernel then needs some milliseconds
+    /// to take the virtual machine apart. Nobody needs to wait for that where the first process of
+    /// the system reaps orphans; where it is not known to (an application that is the first process
+    /// of a container), this waits and reaps, so that no zombie is left. Dropping a sandbox always
+    /// waits and reaps.
     pub fn abandon(self) {
         self.machine.kill();
-        std::mem::forget(self);
+        if orphans::are_reaped() {
+            std::mem::forget(self);
+        }
     }
 
     /// A conversation that breaks off has a reason, and the sandbox knows it.

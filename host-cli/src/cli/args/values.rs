@@ -76,8 +76,11 @@ pub(crate) enum ValueError {
     Spec(#[from] SpecError),
 }
 
-/// A size in bytes: `64K`, `512M`, `512MiB`, `2g`.
+/// A size in bytes: `64K`, `512M`, `512MiB`, `2g`. Nothing is nothing in every unit.
 pub(super) fn parse_size(text: &str) -> Result<u64, ValueError> {
+    if text == "0" {
+        return Ok(0);
+    }
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at_checked(digits).ok_or(ValueError::Size)?;
     let shift = match unit.to_ascii_lowercase().as_str() {
@@ -149,6 +152,7 @@ mod tests {
         assert_eq!(parse_size("512m"), Ok(512 << 20));
         assert_eq!(parse_size("2GiB"), Ok(2 << 30));
         assert_eq!(parse_size("7b"), Ok(7));
+        assert_eq!(parse_size("0"), Ok(0));
         for bad in ["", "512", "M", "1.5G", "-1M", "1 M", "12X", "é"] {
             assert_eq!(parse_size(bad), Err(ValueError::Size), "{bad:?}");
         }

@@ -211,7 +211,6 @@ fn converse(
             None => return Err(interrupted(error.into())),
         },
     };
-    // This process ends now, so nobody waits for the kernel to take the machine apart.
     sandbox.abandon();
     Ok((report, [collected_out, collected_err]))
 }
