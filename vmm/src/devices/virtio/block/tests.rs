@@ -386,6 +386,69 @@ fn broken_chains_make_the_device_need_a_reset_and_a_reset_heals_it() {
 }
 
 #[test]
+fn buffers_that_overlap_the_ring_or_each_other_are_survived() {
+    let image = image();
+    for target in [
+        RING,
+        RING + 16 * u64::from(QUEUE_SIZE),
+        HEADER,
+        STATUS - 511,
+    ] {
+        let mut machine = Machine::new(image.path(), true);
+        let data = [Buffer::Writable(target, 512); 8];
+        let mut buffers = vec![machine.header(IN, 40)];
+        buffers.extend(data);
+        buffers.push(Buffer::Writable(STATUS, 1));
+        machine.driver.submit(&buffers);
+        machine.kick.write(1).unwrap();
+        // What the driver gets is its own affair: it may have lost its ring.
+        std::thread::sleep(Duration::from_millis(5));
+        machine.device.reset();
+        machine
+            .interrupt
+            .device_status
+            .store(0, std::sync::atomic::Ordering::SeqCst);
+        machine.activate(u64::MAX);
+        assert_eq!(machine.request(IN, 0, &[Buffer::Writable(DATA, 512)]).0, OK);
+    }
+}
+
+#[test]
+fn driver_that_changes_everything_while_it_is_served_is_survived() {
+    let image = image();
+    let before = fs::read(image.path()).unwrap();
+    let mut machine = Machine::new(image.path(), true);
+    let end = Instant::now() + Duration::from_millis(300);
+    let mut seed = 1_u64;
+    while Instant::now() < end {
+        let header = machine.header(IN, 1);
+        let status = Buffer::Writable(STATUS, 1);
+        machine
+            .driver
+            .submit(&[header, Buffer::Writable(DATA, 512), status]);
+        machine.kick.write(1).unwrap();
+        for _ in 0..32 {
+            // xorshift: any bytes, over the descriptors and the header, as the disk reads them.
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            let place = if seed % 3 == 0 { HEADER } else { RING };
+            machine.driver.write(place + seed % 48, &seed.to_le_bytes());
+        }
+        if needs_reset(&machine.interrupt) {
+            machine.device.reset();
+            machine
+                .interrupt
+                .device_status
+                .store(0, std::sync::atomic::Ordering::SeqCst);
+            machine.activate(u64::MAX);
+        }
+    }
+    machine.device.reset();
+    assert_eq!(fs::read(image.path()).unwrap(), before);
+}
+
+#[test]
 fn read_only_disk_refuses_every_kind_of_write() {
     let image = image();
     let before = fs::read(image.path()).unwrap();

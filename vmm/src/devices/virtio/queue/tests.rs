@@ -457,6 +457,29 @@ fn buffers_are_consumed_from_the_front() {
     assert_eq!(&data[..3], b"hij");
 }
 
+// Time of check is time of use: the descriptors were read once.
+#[test]
+fn descriptors_that_change_after_the_check_change_nothing() {
+    let (memory, mut driver, mut queue) = ring(false);
+    driver.write(DATA, b"as it was");
+    let head = driver.submit(&[Buffer::Readable(DATA, 9), Buffer::Writable(DATA + 0x100, 4)]);
+    let memory = memory.memory();
+    let mut chain = queue.pop(&memory).unwrap().unwrap();
+    for index in 0..SIZE {
+        driver.set_descriptor(
+            index,
+            descriptor(u64::MAX - 3, u32::MAX, u16::MAX, u16::MAX),
+        );
+    }
+    driver.set_avail_index(0x7777);
+    let mut data = [0; 9];
+    chain.readable.read_exact(&mut data).unwrap();
+    chain.writable.write_all(b"done").unwrap();
+    queue.push_used(&memory, head, 4).unwrap();
+    assert_eq!((&data, &driver.read(DATA + 0x100)), (b"as it was", b"done"));
+    assert_eq!(driver.take_used().len(), 1);
+}
+
 #[test]
 fn registers_that_break_a_rule_do_not_make_a_queue() {
     let memory = guest_memory();
