@@ -247,3 +247,24 @@ fn open_error(path: &Path, read_only: bool, source: io::Error) -> BlockError {
         _ => BlockError::Open { path, source },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Not by a file without permissions: root, who may run the tests, opens any.
+    #[test]
+    fn lack_of_permission_names_the_file_and_a_remedy() {
+        let denied = |read_only, kind: io::ErrorKind| {
+            open_error(Path::new("/disks/a.img"), read_only, kind.into()).to_string()
+        };
+        let reader = denied(true, io::ErrorKind::PermissionDenied);
+        assert!(
+            reader.contains("/disks/a.img") && reader.contains("mode or owner"),
+            "{reader}"
+        );
+        assert!(!reader.contains("write"), "{reader}");
+        let writer = denied(false, io::ErrorKind::ReadOnlyFilesystem);
+        assert!(writer.contains("make the disk read-only"), "{writer}");
+    }
+}
