@@ -11,11 +11,16 @@
 //! ```
 
 pub mod cache;
+pub mod cpio;
 pub mod digest;
+pub mod erofs;
 mod image;
+pub mod initramfs;
+pub mod kernel;
 pub mod lock;
 pub mod manifest;
 pub mod progress;
+pub mod rootfs;
 pub mod store;
 pub mod tool;
 

@@ -120,9 +120,21 @@ pub fn find(program: &str) -> Option<PathBuf> {
 /// # Errors
 /// If it cannot be run, fails, or takes longer than `limit`.
 pub fn run(command: &Command, limit: Duration, step: &Step<'_>) -> Result<(), ToolError> {
+    run_each(command, limit, &mut |line| step.log(line))
+}
+
+/// Runs a program to its end; `each` gets what it prints, line by line.
+///
+/// # Errors
+/// If it cannot be run, fails, or takes longer than `limit`.
+pub fn run_each(
+    command: &Command,
+    limit: Duration,
+    each: &mut dyn FnMut(&str),
+) -> Result<(), ToolError> {
     let mut tail = Tail::default();
     let result = supervise(command, limit, &mut |line| {
-        step.log(line);
+        each(line);
         tail.push(line);
     });
     finish(command, limit, result, tail)

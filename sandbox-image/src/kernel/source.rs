@@ -1,0 +1,283 @@
+//! Where the kernel's source comes from: the distribution's package, whose signature `apt` checks,
+//! or a tarball that the user names.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use super::QUERY_LIMIT;
+use crate::digest::Digest;
+use crate::progress::Step;
+use crate::tool::{self, Tool, ToolError};
+
+/// Debian's package with the source of the long-term kernel that the fragment was made for.
+const PACKAGE: &str = "linux-source-6.12";
+
+/// How long the download (150 MB) may take.
+const DOWNLOAD_LIMIT: Duration = Duration::from_secs(3600);
+
+/// How long unpacking may take.
+const UNPACK_LIMIT: Duration = Duration::from_secs(1800);
+
+/// Where to take the kernel's source from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// The package [`PACKAGE`](self), the newest version that `apt` knows.
+    Debian,
+    /// A tarball with one folder in it, as kernel.org and Debian make them.
+    Tarball(PathBuf),
+}
+
+/// The source could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// `apt` does not know the package.
+    #[error(
+        "apt does not know {PACKAGE}; run `apt-get update`, or name a tarball of Linux 6.12 as \
+         the kernel's source"
+    )]
+    Unknown(#[source] ToolError),
+    /// `apt-cache` said something else than expected.
+    #[error("apt-cache names no version of {PACKAGE}")]
+    NoVersion,
+    /// The package was not downloaded or holds something else.
+    #[error("{PACKAGE} was not downloaded whole: nothing like {expected} in {folder}",
+        folder = folder.display())]
+    Incomplete {
+        /// What was looked for.
+        expected: &'static str,
+        /// Where.
+        folder: PathBuf,
+    },
+    /// A tool failed.
+    #[error("cannot {action} the kernel's source ({from})")]
+    Tool {
+        /// What was tried.
+        action: &'static str,
+        /// With what.
+        from: String,
+        /// Why it failed.
+        #[source]
+        source: ToolError,
+    },
+    /// A file could not be read, written or removed.
+    #[error("cannot {action} {path}", path = path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Source {
+    /// The tools that this source needs.
+    pub(super) fn tools(&self) -> &'static [Tool] {
+        match self {
+            Self::Debian => &[
+                Tool {
+                    program: "apt-get",
+                    package: "apt",
+                },
+                Tool {
+                    program: "apt-cache",
+                    package: "apt",
+                },
+                Tool {
+                    program: "dpkg-deb",
+                    package: "dpkg",
+                },
+            ],
+            Self::Tarball(_) => &[],
+        }
+    }
+
+    /// What tells this source from others.
+    ///
+    /// # Errors
+    /// If there is no such source.
+    pub(super) fn version(&self) -> Result<String, SourceError> {
+        match self {
+            Self::Debian => {
+                let mut query = Command::new("apt-cache");
+                query.args(["show", "--no-all-versions", PACKAGE]);
+                let text = tool::output(&query, QUERY_LIMIT).map_err(SourceError::Unknown)?;
+                let version = text.lines().find_map(|line| line.strip_prefix("Version: "));
+                version
+                    .map(|v| v.trim().to_owned())
+                    .ok_or(SourceError::NoVersion)
+            }
+            Self::Tarball(path) => {
+                let digest = Digest::of_file(path).map_err(failed("read", path))?;
+                Ok(format!("sha256:{}", digest.to_hex()))
+            }
+        }
+    }
+
+    /// Unpacks the source below `work`, unless an earlier attempt got that far. Returns the tree.
+    ///
+    /// # Errors
+    /// If it cannot be downloaded or unpacked.
+    pub(super) fn unpack(&self, work: &Path, step: &Step<'_>) -> Result<PathBuf, SourceError> {
+        let tree = work.join("source");
+        if tree.is_dir() {
+            step.log("going on with the tree that an earlier build left");
+            return Ok(tree);
+        }
+        let package = work.join("package");
+        let tarball = match self {
+            Self::Debian => download(&package, step)?,
+            Self::Tarball(path) => path.clone(),
+        };
+        let partial = work.join("source.partial");
+        empty_dir(&partial)?;
+        step.log("unpacking the source");
+        let mut tar = Command::new("tar");
+        tar.args([
+            "--extract",
+            "--strip-components=1",
+            "--no-same-owner",
+            "--directory",
+        ])
+        .arg(&partial)
+        .arg("--file")
+        .arg(&tarball);
+        run(&tar, UNPACK_LIMIT, step, "unpack", &tarball)?;
+        fs::rename(&partial, &tree).map_err(failed("rename", &partial))?;
+        remove_dir(&package)?;
+        Ok(tree)
+    }
+}
+
+/// Downloads the package and takes the tarball out of it.
+fn download(folder: &Path, step: &Step<'_>) -> Result<PathBuf, SourceError> {
+    empty_dir(folder)?;
+    step.log("downloading the source (150 MB)");
+    let mut apt = Command::new("apt-get");
+    apt.args(["download", "--quiet", PACKAGE])
+        .current_dir(folder);
+    run(&apt, DOWNLOAD_LIMIT, step, "download", Path::new(PACKAGE))?;
+    let package = find(folder, "deb", ".deb")?;
+    let mut dpkg = Command::new("dpkg-deb");
+    dpkg.arg("--extract").arg(&package).arg(folder.join("root"));
+    run(&dpkg, UNPACK_LIMIT, step, "unpack", &package)?;
+    find(&folder.join("root/usr/src"), "xz", "linux-source-*.tar.xz")
+}
+
+fn run(
+    command: &Command,
+    limit: Duration,
+    step: &Step<'_>,
+    action: &'static str,
+    from: &Path,
+) -> Result<(), SourceError> {
+    tool::run(command, limit, step).map_err(|source| SourceError::Tool {
+        action,
+        from: from.display().to_string(),
+        source,
+    })
+}
+
+/// The file with this extension in `folder`.
+fn find(folder: &Path, extension: &str, expected: &'static str) -> Result<PathBuf, SourceError> {
+    let entries = fs::read_dir(folder).map_err(failed("read", folder))?;
+    entries
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .find(|path| path.extension().is_some_and(|found| found == extension))
+        .ok_or_else(|| SourceError::Incomplete {
+            expected,
+            folder: folder.to_owned(),
+        })
+}
+
+fn empty_dir(path: &Path) -> Result<(), SourceError> {
+    remove_dir(path)?;
+    fs::create_dir_all(path).map_err(failed("create", path))
+}
+
+fn remove_dir(path: &Path) -> Result<(), SourceError> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SourceError {
+    move |source| SourceError::Io {
+        action,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::progress::Silent;
+
+    /// A tarball with one folder and a file in it.
+    fn tarball(folder: &Path) -> PathBuf {
+        fs::create_dir_all(folder.join("linux-1.0")).unwrap();
+        fs::write(folder.join("linux-1.0/Makefile"), "all:\n").unwrap();
+        let path = folder.join("linux.tar");
+        let mut tar = Command::new("tar");
+        tar.arg("--create")
+            .arg("--file")
+            .arg(&path)
+            .arg("--directory")
+            .arg(folder)
+            .arg("linux-1.0");
+        tool::output(&tar, UNPACK_LIMIT).unwrap();
+        path
+    }
+
+    #[test]
+    fn tarball_is_unpacked_without_its_outer_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = Source::Tarball(tarball(folder.path()));
+        let step = Step::begin(&Silent, "unpacking");
+        let tree = source.unpack(&folder.path().join("work"), &step).unwrap();
+        assert_eq!(fs::read_to_string(tree.join("Makefile")).unwrap(), "all:\n");
+    }
+
+    #[test]
+    fn unpacked_tree_is_kept_and_half_unpacked_one_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = Source::Tarball(tarball(folder.path()));
+        let work = folder.path().join("work");
+        fs::create_dir_all(work.join("source.partial")).unwrap();
+        fs::write(work.join("source.partial/half"), "").unwrap();
+        let step = Step::begin(&Silent, "unpacking");
+        let tree = source.unpack(&work, &step).unwrap();
+        assert!(!tree.join("half").exists());
+        fs::write(tree.join("object.o"), "compiled").unwrap();
+        assert_eq!(source.unpack(&work, &step).unwrap(), tree);
+        assert!(tree.join("object.o").exists());
+    }
+
+    #[test]
+    fn tarballs_are_told_apart_by_content() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.tar");
+        fs::write(&path, "one").unwrap();
+        let one = Source::Tarball(path.clone()).version().unwrap();
+        fs::write(&path, "two").unwrap();
+        assert_ne!(one, Source::Tarball(path).version().unwrap());
+    }
+
+    #[test]
+    fn missing_tarball_is_named() {
+        let error = Source::Tarball(PathBuf::from("/nonexistent/linux.tar"))
+            .version()
+            .unwrap_err();
+        assert!(
+            error.to_string().contains("/nonexistent/linux.tar"),
+            "{error}"
+        );
+    }
+}
