@@ -38,11 +38,12 @@ use vm_memory::VolatileSlice;
 use vmm_sys_util::epoll::EventSet;
 
 use super::credit::{CreditViolation, ReceiveCredit, SendCredit};
+use super::ends::Ends;
 use super::outbox::Outbox;
 use super::packet::{ConnectionKey, Header};
 use super::spec::{
     MAX_PAYLOAD, OP_CREDIT_REQUEST, OP_CREDIT_UPDATE, OP_REQUEST, OP_RESPONSE, OP_RST, OP_RW,
-    OP_SHUTDOWN, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, TYPE_STREAM,
+    OP_SHUTDOWN, TYPE_STREAM,
 };
 use super::stream::{HostStream, Received};
 
@@ -106,14 +107,7 @@ pub(super) struct Connection {
     send: SendCredit,
     receive: ReceiveCredit,
     outbox: Outbox,
-    /// Directions that the guest has ended, as `SHUTDOWN_*`.
-    guest_ended: u32,
-    /// Directions of which the guest was told that the host has ended them, as `SHUTDOWN_*`.
-    told_ended: u32,
-    /// The host sends no more, and all it sent was read.
-    host_eof: bool,
-    /// The host takes no more.
-    host_deaf: bool,
+    ends: Ends,
     /// The host may have bytes for us: nothing has said otherwise since the last event.
     host_readable: bool,
     /// The host has hung up or failed: a read that returns little is not the last one.
@@ -166,10 +160,7 @@ impl Connection {
             send: SendCredit::default(),
             receive: ReceiveCredit::new(window),
             outbox: Outbox::default(),
-            guest_ended: 0,
-            told_ended: 0,
-            host_eof: false,
-            host_deaf: false,
+            ends: Ends::default(),
             // Likely, as who connects has something to say; if not, one read finds out.
             host_readable: true,
             host_ending: false,
@@ -252,19 +243,18 @@ impl Connection {
     }
 
     fn on_payload(&mut self, len: u32) -> Verdict {
-        if self.guest_ended & SHUTDOWN_SEND != 0 || self.receive.receive(len).is_err() {
+        if self.ends.guest_is_at_eof() || self.receive.receive(len).is_err() {
             return Verdict::Reset;
         }
         Verdict::Keep
     }
 
     fn on_shutdown(&mut self, flags: u32) -> Verdict {
-        self.guest_ended |= flags & SHUTDOWN_BOTH;
         // VIRTIO 1.2 §5.10.6.5: a clean disconnect is a SHUTDOWN of both, answered by RST.
-        if self.guest_ended == SHUTDOWN_BOTH {
+        if self.ends.guest_shuts_down(flags) {
             return Verdict::Reset;
         }
-        if self.guest_ended & SHUTDOWN_RECEIVE != 0 {
+        if self.ends.guest_is_deaf() {
             self.stream.shut_down(Shutdown::Read);
         }
         self.pass_on_guest_eof();
@@ -276,13 +266,13 @@ impl Connection {
     pub(super) fn deliver(&mut self, payload: &[VolatileSlice<'_>]) {
         let len: usize = payload.iter().map(VolatileSlice::len).sum();
         let mut sent = 0;
-        if !self.host_deaf && self.outbox.is_empty() {
+        if !self.ends.host_is_deaf() && self.outbox.is_empty() {
             match self.stream.send(payload) {
                 Ok(bytes) => sent = bytes,
-                Err(_) => self.host_deaf = true,
+                Err(_) => self.ends.host_hears_no_more(),
             }
         }
-        if self.host_deaf {
+        if self.ends.host_is_deaf() {
             // It has nowhere to go; the guest is told by SHUTDOWN(receive).
             sent = len;
         } else if sent < len {
@@ -305,7 +295,7 @@ impl Connection {
 
     fn owes_shutdown(&self) -> bool {
         // What can be read comes first: a host that has gone is told of in one packet then.
-        self.shutdown_flags() & !self.told_ended != 0 && self.read_window() == 0
+        self.phase == Phase::Established && self.ends.news() && self.read_window() == 0
     }
 
     /// The next control packet, if one is owed. It counts as sent.
@@ -339,29 +329,12 @@ impl Connection {
     }
 
     fn tell_shutdown(&mut self) -> u32 {
-        self.told_ended = self.shutdown_flags();
-        if self.told_ended == SHUTDOWN_BOTH {
+        let (flags, over) = self.ends.tell();
+        if over {
             self.phase = Phase::Closing;
             self.deadline = Some(Instant::now() + CLOSE_TIMEOUT);
         }
-        self.told_ended
-    }
-
-    /// What the guest should know of the host's directions, as `SHUTDOWN_*`.
-    fn shutdown_flags(&self) -> u32 {
-        if self.phase != Phase::Established {
-            return self.told_ended;
-        }
-        // A direction is over when either side has ended it; when both are, the connection is.
-        let to_guest = self.host_eof || self.guest_ended & SHUTDOWN_RECEIVE != 0;
-        let to_host = self.host_deaf || self.guest_ended & SHUTDOWN_SEND != 0;
-        match (self.host_eof, self.host_deaf) {
-            (true, _) if to_host => SHUTDOWN_BOTH,
-            (_, true) if to_guest => SHUTDOWN_BOTH,
-            (true, _) => SHUTDOWN_SEND,
-            (_, true) => SHUTDOWN_RECEIVE,
-            (false, false) => 0,
-        }
+        flags
     }
 
     /// How many bytes the next read from the host may bring; 0 when there is no point in one.
@@ -375,10 +348,7 @@ impl Connection {
     }
 
     fn wants_to_read(&self) -> bool {
-        self.phase == Phase::Established
-            && self.host_readable
-            && !self.host_eof
-            && self.guest_ended & SHUTDOWN_RECEIVE == 0
+        self.phase == Phase::Established && self.host_readable && self.ends.to_guest_is_open()
     }
 
     /// Reads from the host into the guest's `buffers`, which have room for `room` bytes: at most what
@@ -386,7 +356,7 @@ impl Connection {
     pub(super) fn read(&mut self, buffers: &[VolatileSlice<'_>], room: usize) -> (usize, Verdict) {
         match self.stream.receive(buffers) {
             Ok(Received { bytes: 0, .. }) => {
-                self.host_eof = true;
+                self.ends.host_is_at_eof();
                 self.host_readable = false;
                 (0, Verdict::Keep)
             }
@@ -454,7 +424,7 @@ impl Connection {
             self.host_readable = true;
         }
         if events.intersects(EventSet::HANG_UP | EventSet::ERROR) {
-            self.host_deaf = true;
+            self.ends.host_hears_no_more();
             let lost = self.outbox.discard();
             self.forwarded(lost);
             if self.phase == Phase::Requesting && self.host_has_left_nothing() {
@@ -478,7 +448,7 @@ impl Connection {
             let flushed = if let Ok(bytes) = self.outbox.flush(&self.stream) {
                 bytes
             } else {
-                self.host_deaf = true;
+                self.ends.host_hears_no_more();
                 self.outbox.discard()
             };
             self.forwarded(flushed);
@@ -500,7 +470,7 @@ impl Connection {
     }
 
     fn pass_on_guest_eof(&self) {
-        if self.guest_ended & SHUTDOWN_SEND != 0 && self.outbox.is_empty() {
+        if self.ends.guest_is_at_eof() && self.outbox.is_empty() {
             self.stream.shut_down(Shutdown::Write);
         }
     }

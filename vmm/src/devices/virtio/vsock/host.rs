@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -80,8 +80,6 @@ impl PassedStreams {
 pub(super) struct PathInterface {
     listener: UnixListener,
     path: PathBuf,
-    /// Device and inode of the socket's file, so that nobody else's is removed.
-    identity: Option<(u64, u64)>,
 }
 
 impl PathInterface {
@@ -103,13 +101,9 @@ impl PathInterface {
                 path: path.to_owned(),
                 source,
             })?;
-        let identity = fs::symlink_metadata(path)
-            .ok()
-            .map(|file| (file.dev(), file.ino()));
         Ok(Self {
             listener,
             path: path.to_owned(),
-            identity,
         })
     }
 
@@ -142,13 +136,8 @@ impl AsRawFd for PathInterface {
 
 impl Drop for PathInterface {
     fn drop(&mut self) {
-        let found = fs::symlink_metadata(&self.path)
-            .ok()
-            .map(|file| (file.dev(), file.ino()));
-        if found.is_some() && found == self.identity {
-            // If the directory has become read-only, the file stays: `listen` will say so.
-            let _ = fs::remove_file(&self.path);
-        }
+        // If it has gone, or the directory has become read-only, there is nothing to do about it.
+        let _ = fs::remove_file(&self.path);
     }
 }
 
@@ -203,7 +192,7 @@ pub(super) fn read_request(client: &HostStream) -> Request {
 
 fn parse_request(line: &[u8]) -> Option<u32> {
     let line = line.strip_suffix(b"\r").unwrap_or(line);
-    let (verb, port) = str::from_utf8(line).ok()?.split_once(' ')?;
+    let (verb, port) = std::str::from_utf8(line).ok()?.split_once(' ')?;
     // `parse` would take a sign.
     let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
     (verb.eq_ignore_ascii_case("connect") && digits).then(|| port.parse().ok())?

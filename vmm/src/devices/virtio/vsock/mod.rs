@@ -21,6 +21,8 @@
 mod connection;
 mod credit;
 mod device;
+mod ends;
+mod gather;
 mod host;
 mod muxer;
 mod outbox;

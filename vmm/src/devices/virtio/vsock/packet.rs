@@ -9,7 +9,7 @@
 
 use vm_memory::VolatileSlice;
 
-use super::spec::{HEADER_LEN, HOST_CID, MAX_PAYLOAD};
+use super::spec::{HEADER_LEN, HEADER_LEN_U32, HOST_CID, MAX_PAYLOAD};
 use crate::devices::virtio::queue::{Chain, GuestBuffers};
 
 /// `struct virtio_vsock_hdr`, in the host's byte order.
@@ -148,27 +148,43 @@ pub(super) fn take_packet(chain: &mut Chain<'_>) -> Result<Header, PacketError> 
 
 /// A chain of the RX queue that a packet can be put into.
 pub(super) struct RxBuffer<'m> {
+    /// Its writable buffers begin where the payload goes.
     chain: Chain<'m>,
-    /// Where the payload goes.
-    payload: GuestBuffers<'m>,
+    header: HeaderRoom<'m>,
+}
+
+/// Where a header goes.
+enum HeaderRoom<'m> {
+    /// As all drivers have it.
+    Whole(VolatileSlice<'m>),
+    /// At the beginning of these.
+    Pieces(GuestBuffers<'m>),
 }
 
 impl<'m> RxBuffer<'m> {
     /// Splits a chain into room for a header and room for payload. `None` if there is no room for a
     /// header and one byte, which no driver may offer.
     pub(super) fn new(mut chain: Chain<'m>) -> Option<Self> {
-        let payload = chain.writable.split_off(HEADER_LEN).ok()?;
-        (!payload.is_empty()).then_some(Self { chain, payload })
+        if chain.writable.len() <= HEADER_LEN {
+            return None;
+        }
+        let first = chain.writable.slices().first()?;
+        let header = match first.subslice(0, HEADER_LEN) {
+            Ok(whole) => HeaderRoom::Whole(whole),
+            Err(_) => HeaderRoom::Pieces(chain.writable.clone()),
+        };
+        chain.writable.advance(HEADER_LEN);
+        Some(Self { chain, header })
     }
 
     /// Where the payload goes.
     pub(super) fn payload(&self) -> &[VolatileSlice<'m>] {
-        self.payload.slices()
+        self.chain.writable.slices()
     }
 
     /// How much payload there is room for.
     pub(super) fn room(&self) -> usize {
-        self.payload.len()
+        self.chain.writable.len()
     }
 
     /// The chain's head.
@@ -179,9 +195,13 @@ impl<'m> RxBuffer<'m> {
     /// Writes the header and says how many bytes the packet has in all. The payload has been put in
     /// place by then.
     pub(super) fn finish(&mut self, header: &Header) -> u32 {
-        // The room is there: `new` split exactly so much off, and this consumes it.
-        let _ = self.chain.writable.write_all(&header.to_bytes());
-        header.len.saturating_add(HEADER_LEN as u32)
+        let bytes = header.to_bytes();
+        match &mut self.header {
+            HeaderRoom::Whole(room) => room.copy_from(&bytes),
+            // There is room: `new` has looked.
+            HeaderRoom::Pieces(room) => drop(room.write_all(&bytes)),
+        }
+        header.len.saturating_add(HEADER_LEN_U32)
     }
 
     /// The chain, unused.

@@ -4,8 +4,8 @@
 //! offers no buffers or credit, costs nothing until something changes, so there is nothing to switch
 //! off and on again. A socket is watched for room only after a write fell short.
 //!
-//! The device and its transport may use it from any thread: the set, not the event loop, is what they
-//! change.
+//! The driver starts and resets the device on a vCPU's thread, which may change the set as well: it
+//! makes no other system calls than `epoll_ctl`, `write` and `close` there.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -49,8 +49,7 @@ const FIXED: u32 = u32::MAX;
 pub(super) struct Reactor {
     epoll: Epoll,
     wake: EventFd,
-    /// Made when the first deadline is set.
-    timer: Option<OwnedFd>,
+    timer: OwnedFd,
     /// When the timer goes off.
     armed: Option<Instant>,
     deadlines: BTreeSet<(Instant, EntryId)>,
@@ -60,14 +59,17 @@ impl Reactor {
     pub(super) fn new() -> io::Result<Self> {
         let epoll = Epoll::new()?;
         let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
+        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+        let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
         let reactor = Self {
             epoll,
             wake,
-            timer: None,
+            timer,
             armed: None,
             deadlines: BTreeSet::default(),
         };
-        reactor.watch(&reactor.wake, Token::Wake, EventSet::IN)?;
+        reactor.watch_input(&reactor.wake, Token::Wake)?;
+        reactor.watch_input(&reactor.timer, Token::Timer)?;
         Ok(reactor)
     }
 
@@ -132,20 +134,15 @@ impl Reactor {
         count == BATCH
     }
 
-    /// Replaces an entry's deadline.
-    pub(super) fn set_deadline(
-        &mut self,
-        id: EntryId,
-        old: Option<Instant>,
-        new: Option<Instant>,
-    ) -> io::Result<()> {
-        if let Some(old) = old {
-            self.deadlines.remove(&(old, id));
-        }
-        if let Some(new) = new {
-            self.deadlines.insert((new, id));
-        }
+    /// Sets an entry's deadline.
+    pub(super) fn set_deadline(&mut self, id: EntryId, deadline: Instant) -> io::Result<()> {
+        self.deadlines.insert((deadline, id));
         self.arm()
+    }
+
+    /// Takes an entry's deadline away. The timer is left as it is: it will find nothing.
+    pub(super) fn clear_deadline(&mut self, id: EntryId, deadline: Instant) {
+        self.deadlines.remove(&(deadline, id));
     }
 
     /// Takes out an entry whose deadline has passed.
@@ -173,15 +170,6 @@ impl Reactor {
         if self.armed.is_some_and(|armed| armed <= first) {
             return Ok(());
         }
-        if self.timer.is_none() {
-            let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
-            let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
-            self.watch(&timer, Token::Timer, EventSet::IN)?;
-            self.timer = Some(timer);
-        }
-        let Some(timer) = &self.timer else {
-            return Ok(());
-        };
         let wait = first.saturating_duration_since(Instant::now());
         // Zero would switch it off.
         let wait = wait.max(Duration::from_nanos(1));
@@ -197,7 +185,7 @@ impl Reactor {
             it_interval: never,
             it_value: value,
         };
-        timerfd_settime(timer, TimerfdTimerFlags::empty(), &setting)?;
+        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &setting)?;
         self.armed = Some(first);
         Ok(())
     }

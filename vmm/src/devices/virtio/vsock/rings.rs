@@ -9,26 +9,18 @@
 
 use std::sync::Arc;
 
-use vm_memory::{GuestAddressSpace, VolatileSlice};
+use vm_memory::GuestAddressSpace;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::connection::{Connection, Verdict};
+use super::gather::{Batch, TURN, Turn};
 use super::muxer::Muxer;
-use super::packet::{ConnectionKey, Header, PacketError, RxBuffer, take_packet};
-use super::spec::{EVENT_QUEUE, MAX_PAYLOAD, OP_RW, RX_QUEUE, TX_QUEUE};
-use super::table::EntryId;
+use super::packet::{Header, PacketError, RxBuffer, take_packet};
+use super::spec::{EVENT_QUEUE, MAX_PAYLOAD, RX_QUEUE, TX_QUEUE};
+use super::stream::MAX_BUFFERS;
 use crate::devices::virtio::queue::{Chain, QueueError, VirtQueue};
 use crate::devices::virtio::{ActivateError, DeviceResources, Interrupt};
 use crate::memory::{GuestRam, GuestRamHandle};
-
-/// How many chains of a queue are served before the event loop gets its turn again.
-const TURN: u16 = 256;
-
-/// The most pieces of payload that are gathered for one system call.
-const MAX_PIECES: usize = 128;
-
-/// The most payload that is gathered for one write to the host.
-const MAX_BATCH: usize = 4 * MAX_PAYLOAD;
 
 /// How much is put into the RX queue before the guest is told, so that it can start on it.
 const SIGNAL_EVERY: usize = MAX_PAYLOAD;
@@ -200,10 +192,7 @@ impl Rings {
 
     /// Puts packets into the RX queue. Returns whether it stopped although there was room for more.
     fn fill_rx(&mut self, memory: &GuestRam, muxer: &mut Muxer) -> Result<bool, Violation> {
-        let mut turn = Turn {
-            chains_left: TURN,
-            unsignalled: 0,
-        };
+        let mut turn = Turn::new();
         loop {
             match self.fill_once(memory, muxer, &mut turn) {
                 Ok(true) => {}
@@ -226,11 +215,11 @@ impl Rings {
 
     /// Puts what is due next into the RX queue: the resets, or what one connection has. Returns
     /// whether there was anything.
-    fn fill_once(
+    fn fill_once<'m>(
         &mut self,
-        memory: &GuestRam,
+        memory: &'m GuestRam,
         muxer: &mut Muxer,
-        turn: &mut Turn,
+        turn: &mut Turn<'m>,
     ) -> Result<bool, Halt> {
         while muxer.owes_reset() {
             let buffer = self.next_buffer(memory, turn)?;
@@ -256,11 +245,11 @@ impl Rings {
     }
 
     /// Puts one connection's control packets into the RX queue, and the payload of one read.
-    fn fill_from(
+    fn fill_from<'m>(
         &mut self,
-        memory: &GuestRam,
+        memory: &'m GuestRam,
         connection: &mut Connection,
-        turn: &mut Turn,
+        turn: &mut Turn<'m>,
     ) -> Result<Verdict, Halt> {
         while connection.owes_control() {
             let buffer = self.next_buffer(memory, turn)?;
@@ -272,12 +261,12 @@ impl Rings {
         if window == 0 {
             return Ok(Verdict::Keep);
         }
-        let mut gathered = self.gather(memory, turn, window)?;
-        let (bytes, verdict) = connection.read(&gathered.pieces, gathered.room);
+        self.gather(memory, turn, window)?;
+        let (bytes, verdict) = connection.read(&turn.pieces, turn.room);
         turn.unsignalled += bytes;
         let mut left = bytes;
         let mut used = 0;
-        for buffer in &mut gathered.buffers {
+        for buffer in &mut turn.buffers {
             if left == 0 {
                 break;
             }
@@ -287,7 +276,7 @@ impl Rings {
             let header = connection.payload_header(u32::try_from(len).unwrap_or(u32::MAX));
             self.complete(memory, buffer, header)?;
         }
-        for buffer in gathered.buffers.drain(used..).rev() {
+        for buffer in turn.buffers.drain(used..).rev() {
             turn.chains_left += 1;
             self.rx.put_back(buffer.into_chain());
         }
@@ -299,28 +288,26 @@ impl Rings {
     fn gather<'m>(
         &mut self,
         memory: &'m GuestRam,
-        turn: &mut Turn,
+        turn: &mut Turn<'m>,
         window: usize,
-    ) -> Result<Gathered<'m>, Halt> {
-        let mut gathered = Gathered {
-            buffers: Vec::new(),
-            pieces: Vec::new(),
-            room: 0,
-        };
-        while gathered.room < window && gathered.pieces.len() < MAX_PIECES {
+    ) -> Result<(), Halt> {
+        turn.buffers.clear();
+        turn.pieces.clear();
+        turn.room = 0;
+        while turn.room < window && turn.pieces.len() < MAX_BUFFERS {
             match self.next_buffer(memory, turn) {
-                Ok(buffer) => gathered.add(buffer, window),
-                Err(Halt::Starved | Halt::TurnOver) if !gathered.buffers.is_empty() => break,
+                Ok(buffer) => turn.add(buffer, window),
+                Err(Halt::Starved | Halt::TurnOver) if !turn.buffers.is_empty() => break,
                 Err(halt) => return Err(halt),
             }
         }
-        Ok(gathered)
+        Ok(())
     }
 
     fn next_buffer<'m>(
         &mut self,
         memory: &'m GuestRam,
-        turn: &mut Turn,
+        turn: &mut Turn<'m>,
     ) -> Result<RxBuffer<'m>, Halt> {
         if turn.chains_left == 0 {
             return Err(Halt::TurnOver);
@@ -354,62 +341,4 @@ impl Rings {
         let written = buffer.finish(&header);
         Ok(self.rx.push_used(memory, buffer.head(), written)?)
     }
-}
-
-/// Payload for one connection, still in the guest's buffers.
-#[derive(Default)]
-struct Batch<'m> {
-    connection: Option<(EntryId, ConnectionKey)>,
-    pieces: Vec<VolatileSlice<'m>>,
-    bytes: usize,
-    /// The chains that the pieces are in.
-    heads: Vec<u16>,
-}
-
-impl<'m> Batch<'m> {
-    /// Whether payload with this header can be gathered with what is there.
-    fn continues_with(&self, header: &Header) -> bool {
-        header.op == OP_RW
-            && self.pieces.len() < MAX_PIECES
-            && self.bytes < MAX_BATCH
-            && self.connection.is_none_or(|(_, key)| key == header.key())
-    }
-
-    fn add(&mut self, id: EntryId, key: ConnectionKey, chain: &Chain<'m>) {
-        self.connection = Some((id, key));
-        self.pieces.extend_from_slice(chain.readable.slices());
-        self.bytes += chain.readable.len();
-        self.heads.push(chain.head());
-    }
-}
-
-/// Buffers of the RX queue for one read.
-struct Gathered<'m> {
-    buffers: Vec<RxBuffer<'m>>,
-    /// The places for payload in all of them, together as long as `room`.
-    pieces: Vec<VolatileSlice<'m>>,
-    room: usize,
-}
-
-impl<'m> Gathered<'m> {
-    /// Adds a buffer, of which no more is used than the window allows.
-    fn add(&mut self, buffer: RxBuffer<'m>, window: usize) {
-        for piece in buffer.payload() {
-            let len = piece.len().min(window - self.room);
-            if let Ok(piece) = piece.subslice(0, len)
-                && len > 0
-            {
-                self.pieces.push(piece);
-                self.room += len;
-            }
-        }
-        self.buffers.push(buffer);
-    }
-}
-
-/// What one turn of the event loop may do.
-struct Turn {
-    chains_left: u16,
-    /// Bytes of payload that the guest was not told of.
-    unsignalled: usize,
 }

@@ -20,7 +20,9 @@ pub(super) const HOST_CID: u64 = 2;
 pub(super) const MIN_GUEST_CID: u32 = 3;
 
 /// §5.10.6, the bytes of `struct virtio_vsock_hdr`.
-pub(super) const HEADER_LEN: usize = 44;
+pub(super) const HEADER_LEN: usize = HEADER_LEN_U32 as usize;
+/// The same, as the used ring counts bytes.
+pub(super) const HEADER_LEN_U32: u32 = 44;
 
 /// §5.10.6, `VIRTIO_VSOCK_TYPE_STREAM`.
 pub(super) const TYPE_STREAM: u16 = 1;

@@ -15,8 +15,9 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 use vm_memory::VolatileSlice;
 
-/// The most buffers that one system call takes (`UIO_MAXIOV`).
-const MAX_BUFFERS: usize = 1024;
+/// The most buffers that one system call gets: enough for the largest read or packet as Linux lays
+/// them out, and few enough for the stack. (The kernel would take `UIO_MAXIOV`, 1024.)
+pub(super) const MAX_BUFFERS: usize = 64;
 
 /// A connected stream socket of the host.
 ///
@@ -98,8 +99,8 @@ impl HostStream {
         message.msg_iov = vectors.as_mut_ptr();
         message.msg_iovlen = vectors.len() as _;
         loop {
-            // SAFETY: `message` names `vectors`, which outlives the call, and no address or control
-            // buffer. Each vector is a `VolatileSlice`, so it is valid for writes of its length
+            // SAFETY: `message` names the first of `vectors`, which outlives the call, and no address
+            // or control buffer. Each vector is a `VolatileSlice`, so it is valid for writes of its length
             // while its guest memory is borrowed, and nothing has a Rust reference to it. The
             // descriptor is open, being owned.
             let result = unsafe {
@@ -154,20 +155,13 @@ impl HostStream {
     }
 
     fn send_batch(&self, batch: &[VolatileSlice<'_>]) -> io::Result<usize> {
-        let guards: Vec<_> = batch.iter().map(VolatileSlice::ptr_guard).collect();
-        let mut vectors: Vec<_> = guards
-            .iter()
-            .map(|guard| libc::iovec {
-                iov_base: guard.as_ptr().cast_mut().cast(),
-                iov_len: guard.len(),
-            })
-            .collect();
+        let mut vectors = vectors(batch);
         let mut message = empty_message();
         message.msg_iov = vectors.as_mut_ptr();
-        message.msg_iovlen = vectors.len() as _;
+        message.msg_iovlen = batch.len() as _;
         loop {
-            // SAFETY: `message` names `vectors`, which outlives the call, and no address or control
-            // buffer. Each vector is a `VolatileSlice`, so it is valid for reads of its length while
+            // SAFETY: `message` names the first of `vectors`, which outlives the call, and no address
+            // or control buffer. Each vector is a `VolatileSlice`, so it is valid for reads of its length while
             // its guest memory is borrowed; the kernel copes with bytes that change meanwhile. The
             // descriptor is open, being owned.
             let result = unsafe {
@@ -192,6 +186,24 @@ impl AsRawFd for HostStream {
     fn as_raw_fd(&self) -> RawFd {
         self.fd.as_raw_fd()
     }
+}
+
+/// Buffers as system calls take them; at most [`MAX_BUFFERS`].
+fn vectors(buffers: &[VolatileSlice<'_>]) -> [libc::iovec; MAX_BUFFERS] {
+    let empty = libc::iovec {
+        iov_base: std::ptr::null_mut(),
+        iov_len: 0,
+    };
+    let mut vectors = [empty; MAX_BUFFERS];
+    for (vector, buffer) in vectors.iter_mut().zip(buffers) {
+        // The guard only matters for memory that is mapped on demand, which is Xen's.
+        let base = buffer.ptr_guard_mut().as_ptr();
+        *vector = libc::iovec {
+            iov_base: base.cast(),
+            iov_len: buffer.len(),
+        };
+    }
+    vectors
 }
 
 /// A message without address, buffers or control data.

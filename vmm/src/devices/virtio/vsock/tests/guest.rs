@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::super::Vsock;
@@ -175,10 +176,8 @@ impl Guest {
             assert_eq!(used.len, header.len + HEADER_LEN as u32);
             assert!(used.len <= RX_BUFFER);
             let mut payload = vec![0; header.len as usize];
-            for (index, byte) in payload.iter_mut().enumerate() {
-                let [value] = self.rx.read(address + (HEADER_LEN + index) as u64);
-                *byte = value;
-            }
+            let at = GuestAddress(address + HEADER_LEN as u64);
+            self.memory.memory().read_slice(&mut payload, at).unwrap();
             self.free.push_back(address);
             packets.push((header, payload));
         }
