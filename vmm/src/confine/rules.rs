@@ -3,9 +3,7 @@
 //! Everything else kills the process. What takes numbers that matter is restricted to those numbers:
 //! KVM's control calls, memory that would become executable, signals to others.
 
-use libc::{
-    F_GETFL, F_SETFL, FIONBIO, MADV_DONTNEED, MADV_FREE, PROT_EXEC, SIGABRT, c_int, c_long,
-};
+use libc::{F_GETFL, F_SETFL, MADV_DONTNEED, MADV_FREE, PROT_EXEC, SIGABRT, c_int, c_long};
 
 use super::filters::PathSockets;
 use crate::machine::ThreadRole;
@@ -136,6 +134,9 @@ const PATH_SOCKETS: &[Allowed] = &[
     any(libc::SYS_unlink),
     any(libc::SYS_unlinkat),
 ];
+
+/// Sets a descriptor non-blocking (Linux, include/uapi/asm-generic/ioctls.h).
+const FIONBIO: u64 = 0x5421;
 
 /// `_IO(KVMIO, 0x80)` and `_IOR(KVMIO, 0x81, struct kvm_regs)` (Linux, include/uapi/linux/kvm.h).
 const KVM_RUN: u64 = 0xae80;
