@@ -1,7 +1,7 @@
 //! Sandbox images: building, verifying, keeping and finding them.
 //!
 //! An image is three files: a guest kernel, an initramfs that holds the agent, and a root file
-//! system. [`build`] makes them, a [`Store`] keeps them under a name, and [`Store::find`] gives
+//! system. [`build()`] makes them, a [`Store`] keeps them under a name, and [`Store::find`] gives
 //! them back as an [`Image`] after checking that each is what was stored.
 //!
 //! ```text
@@ -10,19 +10,25 @@
 //!  Debian archive ──▶ rootfs  ┘
 //! ```
 
+pub mod agent;
+pub mod build;
 pub mod cache;
 pub mod cpio;
 pub mod digest;
 pub mod erofs;
-mod image;
+pub mod image;
 pub mod initramfs;
 pub mod kernel;
 pub mod lock;
 pub mod manifest;
+pub mod own_kernel;
 pub mod progress;
 pub mod rootfs;
 pub mod store;
 pub mod tool;
 
-pub use image::{DEFAULT_IMAGE, Image};
+pub use build::{BuildError, BuildOptions, build};
+pub use image::{DEFAULT_IMAGE, Image, OverrideError, Overrides};
+pub use manifest::Manifest;
+pub use progress::Progress;
 pub use store::{Store, StoreError, Summary};

@@ -81,8 +81,8 @@ pub struct Initramfs {
     pub blob: Blob,
     /// The agent's release.
     pub agent_release: String,
-    /// The version of the protocol that the agent speaks.
-    pub agent_protocol: u16,
+    /// The version of the protocol that the agent speaks, if it says so.
+    pub agent_protocol: Option<u16>,
 }
 
 /// The root file system.
@@ -221,7 +221,7 @@ pub(crate) mod tests {
         let discovery = prop_oneof![Just(Discovery::Acpi), Just(Discovery::CommandLine)];
         (
             (blob(), blob(), blob()),
-            (".*", ".*", any::<u16>()),
+            (".*", ".*", any::<Option<u16>>()),
             prop::option::of(".*"),
             discovery,
             prop::option::of(contents),

@@ -87,6 +87,20 @@ pub enum StoreError {
         /// How much there is.
         available: u64,
     },
+    /// A file that was to be stored is not the one that was meant.
+    #[error(
+        "{path} has the hash {actual}, expected {expected}: it was changed after it was built; \
+         build it anew with: sovereign image build --force",
+        path = path.display()
+    )]
+    BadSource {
+        /// The file.
+        path: PathBuf,
+        /// The digest it should have.
+        expected: Digest,
+        /// The digest it has.
+        actual: Digest,
+    },
     /// Another process is changing the store.
     #[error(transparent)]
     Lock(#[from] LockError),

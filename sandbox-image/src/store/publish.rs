@@ -72,7 +72,7 @@ pub struct Description {
     /// The agent's release.
     pub agent_release: String,
     /// The version of the protocol that the agent speaks.
-    pub agent_protocol: u16,
+    pub agent_protocol: Option<u16>,
     /// What the root file system holds.
     pub contents: Option<Userland>,
 }
@@ -175,9 +175,11 @@ impl Store {
         let mut file = NamedTempFile::new_in(&tmp).map_err(write_failed(&tmp, size))?;
         let (digest, size) = match content {
             Content::Bytes(bytes) => copied.copy(bytes, &mut file, &PathBuf::from("-"), size)?,
-            Content::File { path, .. } => {
+            Content::File { path, digest } => {
                 let source = File::open(path).map_err(failed("read", path))?;
-                copied.copy(source, &mut file, path, size)?
+                let (actual, size) = copied.copy(source, &mut file, path, size)?;
+                check_source(path, digest, actual)?;
+                (actual, size)
             }
         };
         let path = self.blob_path(digest);
@@ -241,6 +243,14 @@ impl Content<'_> {
 }
 
 impl Description {
+    /// Whether a manifest says the same.
+    pub(crate) fn describes(&self, manifest: &Manifest) -> bool {
+        let [kernel, initramfs, rootfs] = manifest.blobs();
+        let mut same = self.manifest([kernel, initramfs, rootfs]);
+        same.created.clone_from(&manifest.created);
+        same == *manifest
+    }
+
     fn manifest(&self, [kernel, initramfs, rootfs]: [Blob; 3]) -> Manifest {
         Manifest {
             schema: SCHEMA,
@@ -297,6 +307,18 @@ impl Copied<'_> {
             self.bytes += read as u64;
             self.step.advance(self.bytes, Some(self.total), Unit::Bytes);
         }
+    }
+}
+
+/// Compares a file that was stored with what it was said to be.
+fn check_source(path: &Path, expected: Option<Digest>, actual: Digest) -> Result<(), StoreError> {
+    match expected {
+        Some(expected) if expected != actual => Err(StoreError::BadSource {
+            path: path.to_owned(),
+            expected,
+            actual,
+        }),
+        _ => Ok(()),
     }
 }
 

@@ -31,7 +31,7 @@ fn description() -> Description {
         cmdline: "console=ttyS0".to_owned(),
         discovery: Discovery::CommandLine,
         agent_release: "0.1.0".to_owned(),
-        agent_protocol: 1,
+        agent_protocol: Some(1),
         contents: None,
     }
 }
@@ -338,6 +338,23 @@ fn unfinished_source_file_is_named() {
     let step = Step::begin(&Silent, "storing");
     let error = store.publish("sandbox", &parts, &step).unwrap_err();
     assert!(error.to_string().contains("/nonexistent/rootfs"), "{error}");
+    assert_eq!(tmp_count(&store), 0);
+}
+
+#[test]
+fn source_that_is_not_what_was_meant_is_refused() {
+    let Fixture { store, _folder } = fixture();
+    let source = store.root().with_extension("source");
+    fs::write(&source, b"rootfs").unwrap();
+    let mut parts = parts(b"kernel", b"initramfs", b"");
+    parts.rootfs = Content::File {
+        path: &source,
+        digest: Some(Digest::of(b"another")),
+    };
+    let step = Step::begin(&Silent, "storing");
+    let error = store.publish("sandbox", &parts, &step).unwrap_err();
+    assert!(matches!(error, StoreError::BadSource { .. }), "{error}");
+    assert!(store.find("sandbox").is_err());
     assert_eq!(tmp_count(&store), 0);
 }
 
