@@ -1,2 +1,94 @@
-//! Placeholder.
-fn main() {}
+//! `sovereign-bench`: what a user of Sovereign feels, as a table and as JSON, on any machine.
+//!
+//! ```text
+//!  here, if a guest can boot     ─▶ wall milliseconds
+//!  in the lab, its clock counted ─▶ virtual milliseconds: one for a million instructions
+//! ```
+//!
+//! Wall times of one machine cannot be compared with another's and vary by tens of per cent.
+//! Virtual times repeat to a tenth of a per cent and can be compared between two VMMs, but show
+//! neither the cost of a real VM exit nor caches nor disks.
+
+mod firecracker;
+mod inside;
+mod outside;
+mod results;
+mod samples;
+mod stopwatch;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+/// Measure what a user of Sovereign feels.
+#[derive(Parser)]
+#[command(
+    name = "sovereign-bench",
+    version,
+    args_conflicts_with_subcommands = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    outside: OutsideArgs,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Measure on this very machine, by its own clock.
+    Here(MeasureArgs),
+}
+
+/// What is measured.
+#[derive(Debug, Clone, Args)]
+struct MeasureArgs {
+    /// A Firecracker to measure beside ours.
+    #[arg(long, value_name = "PATH", env = "FIRECRACKER")]
+    firecracker: Option<PathBuf>,
+    /// How often each start is measured.
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    runs: u32,
+    /// How much passes through a sandbox to measure its throughput.
+    #[arg(long, value_name = "MIB", default_value_t = 64)]
+    stream_mib: u32,
+    /// Also write the results as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// Where it is measured.
+#[derive(Debug, Args)]
+struct OutsideArgs {
+    #[command(flatten)]
+    measure: MeasureArgs,
+    /// Only in the lab, also where this machine can boot guests.
+    #[arg(long)]
+    lab_only: bool,
+    /// Fail if a figure misses its target.
+    #[arg(long)]
+    gate: bool,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("sovereign-bench: {error:#}");
+            ExitCode::from(125)
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode> {
+    match cli.command {
+        Some(Command::Here(args)) => {
+            let results = inside::measure(&args)?;
+            results.publish(args.json.as_deref())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        None => outside::run(&cli.outside),
+    }
+}

@@ -117,6 +117,23 @@ impl Leftovers {
         })
     }
 
+    /// Returns what is there now and was not there then, after giving processes that have been killed
+    /// a second to end.
+    ///
+    /// # Errors
+    ///
+    /// If the host cannot be looked at.
+    pub fn left_since(before: &Self, folders: &[PathBuf]) -> Result<Vec<String>> {
+        let end = Instant::now() + Duration::from_secs(1);
+        loop {
+            let left = Self::look(folders)?.since(before);
+            if left.is_empty() || Instant::now() > end {
+                return Ok(left);
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Returns what is there in `self` and was not there in `before`, one a line.
     #[must_use]
     pub fn since(&self, before: &Self) -> Vec<String> {

@@ -15,9 +15,9 @@ pub const STOCK: &str = "stock-debian";
 /// The image whose initramfs holds nothing that could run: its kernel panics.
 pub const NO_INIT: &str = "no-init";
 
-/// What a stock kernel wants on its command line: as quiet as ours, and no search for disks that
-/// are not there.
-const STOCK_CMDLINE: &str = "console=ttyS0 quiet panic=-1 reboot=k";
+/// What a stock kernel wants on its command line: as quiet as ours. Where its modules are is said
+/// to the agent (`sandbox_image::initramfs`).
+const STOCK_CMDLINE: &str = "console=ttyS0 quiet panic=-1 reboot=k sovereign.modules=/modules";
 
 /// A folder with images.
 #[derive(Debug)]

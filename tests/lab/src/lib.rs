@@ -20,7 +20,6 @@
 //! show: the cost of a real VM exit, caches, disks.
 
 mod disk;
-pub mod initramfs;
 mod job;
 mod machine;
 mod parts;

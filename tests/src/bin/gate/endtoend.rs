@@ -3,12 +3,14 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use sovereign_lab::{Job, Parts, initramfs};
+use sandbox_image::initramfs;
+use sovereign_lab::{Job, Parts};
 use sovereign_tests::call::Sovereign;
 use sovereign_tests::images::{Extra, Store};
 
@@ -157,7 +159,9 @@ fn build_image(programs: &Programs) -> Result<()> {
 /// Makes the tests' own image store, and returns where it is.
 fn prepare_images(programs: &Programs) -> Result<PathBuf> {
     let parts = Parts::ensure()?;
-    let archive = initramfs::stock(&parts, &programs.agent())?;
+    let agent = programs.agent();
+    let agent = fs::read(&agent).with_context(|| format!("cannot read {}", agent.display()))?;
+    let archive = initramfs::pack(&agent, &parts.guest_modules())?;
     let extra = Extra {
         stock_kernel: &parts.kernel(),
         stock_initramfs: &archive,

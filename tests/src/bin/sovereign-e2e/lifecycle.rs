@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 use sovereign_tests::call::{Running, Sovereign, read_exactly};
-use sovereign_tests::host::{Leftovers, is_running, kib_field, processes, vmm_of};
+use sovereign_tests::host::{Leftovers, is_running, kib_field, vmm_of};
 
 use crate::suite::{Outcome, PASSED, Suite};
 
@@ -143,6 +143,9 @@ fn two_ctrl_c_end_a_stubborn_command(sovereign: &Sovereign) -> Outcome {
 }
 
 fn ctrl_c_while_booting_leaves_nothing(sovereign: &Sovereign) -> Outcome {
+    let folders = folders_of_the_tool();
+    sovereign.run(["true"]).output()?;
+    let before = Leftovers::look(&folders)?;
     for delay_ms in [0, 20, 100, 300] {
         let mut running = sovereign.run(["--", "sleep", "1000"]).start()?;
         thread::sleep(Duration::from_millis(delay_ms));
@@ -152,17 +155,9 @@ fn ctrl_c_while_booting_leaves_nothing(sovereign: &Sovereign) -> Outcome {
         };
         ensure!(!status.success(), "{status}");
     }
-    let left: Vec<_> = ours()?;
-    ensure!(left.is_empty(), "{left:?}");
+    let left = Leftovers::left_since(&before, &folders)?;
+    ensure!(left.is_empty(), "left behind: {left:#?}");
     PASSED
-}
-
-/// Our processes besides this one.
-fn ours() -> Result<Vec<String>> {
-    let ours = processes()?.into_iter().filter(|process| {
-        process.name.starts_with("sovereign") && process.pid != std::process::id()
-    });
-    Ok(ours.map(|process| process.name).collect())
 }
 
 fn eight_side_by_side_leave_nothing(sovereign: &Sovereign) -> Outcome {
@@ -184,7 +179,7 @@ fn eight_side_by_side_leave_nothing(sovereign: &Sovereign) -> Outcome {
         ensure!(output.code() == i32::try_from(index).ok(), "{output}");
         ensure!(output.text() == index.to_string(), "{output}");
     }
-    let left = Leftovers::look(&folders)?.since(&before);
+    let left = Leftovers::left_since(&before, &folders)?;
     ensure!(left.is_empty(), "left behind: {left:#?}");
     PASSED
 }
@@ -211,7 +206,7 @@ fn two_hundred_in_a_row_leave_nothing(sovereign: &Sovereign) -> Outcome {
         ensure!(output.code() == Some(0), "number {index}: {output}");
         ensure!(output.text() == text, "number {index}: {output}");
     }
-    let left = Leftovers::look(&folders)?.since(&before);
+    let left = Leftovers::left_since(&before, &folders)?;
     ensure!(left.is_empty(), "left behind: {left:#?}");
     if env::var_os("SOVEREIGN_E2E_QUIET_HOST").is_none() {
         return PASSED; // Others use this host's memory too: it says nothing about us.

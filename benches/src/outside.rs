@@ -1,0 +1,163 @@
+//! Where to measure: here if this machine can boot a guest, and always in the lab.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+use sovereign_lab::{Job, Mode, Parts};
+use sovereign_tests::call::Sovereign;
+use sovereign_tests::images::Store;
+
+use crate::inside::COUNTED;
+use crate::results::{Figure, Results};
+use crate::{MeasureArgs, OutsideArgs};
+
+/// Where things are in the lab.
+const BIN: &str = "/opt/sovereign/bin";
+const STORE: &str = "/root/images";
+const BINARIES: &[&str] = &["sovereign", "sovereign-vmm", "sovereign-agent"];
+
+/// Counting instructions is slow.
+const DEADLINE: Duration = Duration::from_secs(30 * 60);
+
+pub(crate) fn run(args: &OutsideArgs) -> Result<ExitCode> {
+    let programs = release_folder()?;
+    let mut all = Vec::new();
+    let sovereign = Sovereign::at(&programs.join("sovereign"))?;
+    match sovereign.guest_obstacle()? {
+        _ if args.lab_only => {}
+        None => all.push(here(&programs, &args.measure)?),
+        Some(why) => println!("No guest can boot on this machine ({why}), so only in the lab."),
+    }
+    all.push(in_lab(&programs, &args.measure)?);
+    if let Some(path) = &args.measure.json {
+        let document = serde_json::to_string_pretty(&json!({ "results": all }))?;
+        fs::write(path, document + "\n")
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    let missed = all
+        .iter()
+        .flat_map(|results| &results.figures)
+        .any(Figure::misses);
+    Ok(if args.gate && missed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+/// Finds the release binaries: `target/TRIPLE/release/`, from `target/TRIPLE/tool/` where we are.
+fn release_folder() -> Result<PathBuf> {
+    let ours = env::current_exe().context("cannot find ourselves")?;
+    let triple = ours
+        .parent()
+        .and_then(Path::parent)
+        .context("we are nowhere")?;
+    let folder = triple.join("release");
+    for name in BINARIES {
+        ensure!(
+            folder.join(name).is_file(),
+            "{name} is missing in {}: make build",
+            folder.display()
+        );
+    }
+    Ok(folder)
+}
+
+/// Measures on this machine, in a process of its own that finds the programs beside it.
+fn here(programs: &Path, args: &MeasureArgs) -> Result<Results> {
+    let dir = tempfile::tempdir().context("cannot make a folder")?;
+    let json = dir.path().join("results.json");
+    let mut command = std::process::Command::new(env::current_exe()?);
+    command
+        .args(here_arguments(args, args.firecracker.as_deref(), &json))
+        .env("SOVEREIGN_E2E_PROGRAM", programs.join("sovereign"))
+        .env("SOVEREIGN_VMM", programs.join("sovereign-vmm"))
+        .env("SOVEREIGN_AGENT", programs.join("sovereign-agent"))
+        .env_remove(COUNTED);
+    let status = command.status().context("cannot start ourselves")?;
+    ensure!(status.success(), "measuring here failed: {status}");
+    read(&json)
+}
+
+fn in_lab(programs: &Path, args: &MeasureArgs) -> Result<Results> {
+    let store = Store::of_this_user()?;
+    ensure!(store.has_default(), "there is no image: make image");
+    let dir = tempfile::tempdir().context("cannot make a folder")?;
+    let images = dir.path().join("images");
+    store.copy_default_to(&images)?;
+    let bench = format!("{BIN}/sovereign-bench");
+    let peer = args
+        .firecracker
+        .as_ref()
+        .map(|_| Path::new("/opt/firecracker"));
+    let mut argv = vec![bench.clone()];
+    argv.extend(here_arguments(args, peer, Path::new("/out/results.json")));
+    let mut job = Job::new(argv)
+        .with_file(env::current_exe()?, bench)
+        .with_file(images, STORE);
+    for name in BINARIES {
+        job = job.with_file(programs.join(name), format!("{BIN}/{name}"));
+    }
+    if let (Some(program), Some(inside)) = (&args.firecracker, peer) {
+        job = job.with_file(program, inside.display().to_string());
+    }
+    job.env = vec![
+        ("SOVEREIGN_DATA_DIR".to_owned(), STORE.into()),
+        (COUNTED.to_owned(), "1".into()),
+    ];
+    job.mode = Mode::Counted;
+    job.deadline = DEADLINE;
+    job.out = Some(dir.path().join("out"));
+    let outcome = sovereign_lab::run(&Parts::ensure()?, &job, &mut |line| println!("{line}"))?;
+    ensure!(
+        outcome.exit_code == 0,
+        "measuring in the lab failed with {}",
+        outcome.exit_code
+    );
+    read(&dir.path().join("out/results.json"))
+}
+
+fn here_arguments(args: &MeasureArgs, firecracker: Option<&Path>, json: &Path) -> Vec<String> {
+    let mut list = vec!["here".to_owned()];
+    list.extend(["--runs".to_owned(), args.runs.to_string()]);
+    list.extend(["--stream-mib".to_owned(), args.stream_mib.to_string()]);
+    list.extend(["--json".to_owned(), json.display().to_string()]);
+    if let Some(path) = firecracker {
+        list.extend(["--firecracker".to_owned(), path.display().to_string()]);
+    }
+    list
+}
+
+fn read(json: &Path) -> Result<Results> {
+    let text = fs::read_to_string(json).context("there are no results")?;
+    serde_json::from_str(&text).context("the results cannot be understood")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inner_command_line_is_one_that_we_understand() {
+        use clap::Parser;
+
+        let args = MeasureArgs {
+            firecracker: None,
+            runs: 3,
+            stream_mib: 7,
+            json: None,
+        };
+        let list = here_arguments(&args, Some(Path::new("/f")), Path::new("/out/r.json"));
+        let cli = crate::Cli::try_parse_from(["sovereign-bench".to_owned()].iter().chain(&list));
+        let Some(crate::Command::Here(inner)) = cli.unwrap().command else {
+            panic!("not here")
+        };
+        assert_eq!((inner.runs, inner.stream_mib), (3, 7));
+        assert_eq!(inner.firecracker.as_deref(), Some(Path::new("/f")));
+    }
+}

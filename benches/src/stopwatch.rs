@@ -1,0 +1,64 @@
+//! The time from the start of a process to its end.
+
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// How long any measured process may take.
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// Runs a command to its end and returns how long that took and how it ended. Nothing polls: that
+/// would cost the time that is measured.
+///
+/// # Errors
+///
+/// If it cannot be started, or does not end in time.
+pub(crate) fn time(command: &mut Command) -> Result<(Duration, ExitStatus)> {
+    command.stdin(Stdio::null());
+    let started = Instant::now();
+    let mut child = command
+        .spawn()
+        .with_context(|| format!("cannot start {command:?}"))?;
+    let pid = i32::try_from(child.id())
+        .ok()
+        .and_then(Pid::from_raw)
+        .context("a strange pid")?;
+    let (ended, watch) = channel::<()>();
+    let watchdog = thread::Builder::new()
+        .name("watchdog".to_owned())
+        .spawn(move || {
+            let overdue = watch.recv_timeout(DEADLINE) == Err(RecvTimeoutError::Timeout);
+            if overdue {
+                // It may have ended this very moment.
+                let _ = kill_process(pid, Signal::KILL);
+            }
+            overdue
+        })
+        .context("cannot start a thread")?;
+    let status = child.wait().context("cannot wait")?;
+    let took = started.elapsed();
+    drop(ended);
+    if watchdog
+        .join()
+        .map_err(|_| anyhow!("the watchdog panicked"))?
+    {
+        bail!("{command:?} did not end within {DEADLINE:?}");
+    }
+    Ok((took, status))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_whole_life_of_a_process_is_measured() {
+        let (took, status) = time(Command::new("sleep").arg("0.05")).unwrap();
+        assert!(status.success());
+        assert!(took >= Duration::from_millis(50));
+    }
+}
