@@ -5,12 +5,13 @@ use std::time::Instant;
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 
-use super::VsockError;
 use super::muxer::Muxer;
 use super::reactor::Token;
 use super::rings::Rings;
 use super::spec::{DEVICE_ID, MIN_GUEST_CID, VIRTIO_VSOCK_F_STREAM};
 use super::stream::HostStream;
+use super::table::MAX_ENTRIES;
+use super::{VsockError, reactor};
 use crate::config::VsockConfig;
 use crate::devices::virtio::{
     ActivateError, DeviceResources, TRANSPORT_FEATURES, VirtioDevice, report_failure,
@@ -19,6 +20,9 @@ use crate::devices::virtio::{
 /// The size of each queue. The guest fills the whole RX queue with buffers of a page when it boots:
 /// a larger one costs memory and time there, and more than a connection's window is of no use.
 const QUEUE_SIZES: [u16; 3] = [128, 128, 8];
+
+/// How often the reactor is asked before the rings get their turn: each entry can be heard once.
+const MAX_POLLS: usize = MAX_ENTRIES / reactor::BATCH + 1;
 
 /// The socket device; see the [module](super).
 #[derive(Debug)]
@@ -76,7 +80,8 @@ impl Vsock {
     /// calls it when the device's descriptor is readable.
     pub fn handle_events(&mut self) {
         let mut events = std::mem::take(&mut self.events);
-        loop {
+        // A bound, as hosts can be faster than we are: the event loop comes back for the rest.
+        for _ in 0..MAX_POLLS {
             let more = self.muxer.reactor.poll(&mut events);
             for (token, set) in &events {
                 self.handle_event(*token, *set);
@@ -129,7 +134,7 @@ impl Vsock {
     }
 
     /// Does what the timer does when so much time has passed.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "test-support"))]
     pub(super) fn pass_time(&mut self, time: std::time::Duration) {
         self.muxer.on_timer(Instant::now() + time);
         self.serve();
@@ -144,7 +149,8 @@ impl Vsock {
         !events.is_empty()
     }
 
-    #[cfg(test)]
+    /// How many streams and requests the device knows of.
+    #[cfg(any(test, feature = "test-support"))]
     pub(super) fn entries(&self) -> usize {
         self.muxer.entries()
     }

@@ -68,8 +68,10 @@ impl<'m> Turn<'m> {
     pub(super) fn add(&mut self, buffer: RxBuffer<'m>, window: usize) {
         for piece in buffer.payload() {
             let len = piece.len().min(window - self.room);
+            // No more than one system call takes, or it would seem to have read little.
             if let Ok(piece) = piece.subslice(0, len)
                 && len > 0
+                && self.pieces.len() < MAX_BUFFERS
             {
                 self.pieces.push(piece);
                 self.room += len;

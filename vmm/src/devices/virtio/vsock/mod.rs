@@ -24,6 +24,8 @@ mod device;
 mod ends;
 mod gather;
 mod host;
+#[cfg(any(test, feature = "test-support"))]
+pub mod hostile;
 mod muxer;
 mod outbox;
 mod packet;

@@ -273,7 +273,7 @@ impl Muxer {
         }
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "test-support"))]
     pub(super) fn entries(&self) -> usize {
         self.table.len()
     }

@@ -22,7 +22,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use super::table::EntryId;
 
 /// How many events are taken out of the set at a time.
-const BATCH: usize = 64;
+pub(super) const BATCH: usize = 64;
 
 /// Who an event is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -205,6 +205,35 @@ fn rx_buffers_may_be_split_anywhere() {
 }
 
 #[test]
+fn rx_buffers_in_crumbs_do_not_end_the_stream_early() {
+    let mut guest = Guest::with_rx_buffers(1);
+    let (_socket, mut theirs) = guest.connected(7, 1024);
+    guest.refill = false;
+    theirs.write_all(b"-").unwrap();
+    guest.device.handle_events();
+    guest.receive();
+
+    let crumbs: Vec<_> = (0..60)
+        .map(|index| Buffer::Writable(0x6_0000 + index * 16, 10))
+        .collect();
+    theirs.write_all(&noise(5000, 8)).unwrap();
+    let mut got = 0;
+    for _ in 0..40 {
+        guest.rx.submit(&crumbs);
+        guest.rx.submit(&crumbs);
+        guest.kick(0);
+        guest.device.handle_events();
+        got += guest
+            .rx
+            .take_used()
+            .iter()
+            .map(|used| used.len - 44)
+            .sum::<u32>();
+    }
+    assert_eq!(got, 5000);
+}
+
+#[test]
 fn one_read_fills_many_buffers_and_the_rest_stay_available() {
     let mut guest = Guest::with_rx_buffers(64);
     let (mut socket, mut theirs) = guest.connected(7, 1024);

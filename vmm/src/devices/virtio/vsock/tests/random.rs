@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::super::hostile;
 use super::super::packet::Header;
 use super::super::table::MAX_ENTRIES;
 use super::guest::{CID, Guest, stream_pair};
@@ -135,6 +136,11 @@ proptest! {
             guest.device.reset();
         }
         prop_assert_eq!(guest.device.entries(), 0);
+    }
+
+    #[test]
+    fn random_scripts_break_nothing(data in prop::collection::vec(any::<u8>(), 0..2000)) {
+        hostile::drive(&data);
     }
 
     #[test]
