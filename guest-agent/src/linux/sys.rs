@@ -92,18 +92,30 @@ pub(crate) fn send_signal(target: Target, number: i32) -> io::Result<()> {
     check(unsafe { libc::kill(target, number) }).map(drop)
 }
 
-/// Gives the signals that programs ignore on purpose, and that the agent's parent may have left
-/// ignored, their default effect, as commands expect it.
+/// Gives every signal that the agent's parent has left ignored its default effect, as commands expect
+/// it. SIGPIPE stays as Rust has set it; commands get theirs back in [`fork`](crate::linux::fork).
 pub(crate) fn reset_ignored_signals() {
-    for signal in [
-        libc::SIGHUP,
-        libc::SIGINT,
-        libc::SIGQUIT,
-        libc::SIGTERM,
-        libc::SIGCHLD,
-    ] {
-        // SAFETY: SIG_DFL runs no code of ours.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    /// `struct sigaction` of the kernel, on the architectures that have a restorer.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Action {
+        handler: usize,
+        flags: usize,
+        restorer: usize,
+        mask: u64,
+    }
+    // The system call, because the C library hides the signals that it uses itself.
+    let exchange = |signal: libc::c_int, new: *const Action, old: *mut Action| {
+        // SAFETY: both pointers are null or to an `Action`; SIG_DFL runs no code.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, new, old, size_of::<u64>()) };
+    };
+    let default = Action::default();
+    for signal in (1..=64).filter(|signal| *signal != libc::SIGPIPE) {
+        let mut old = Action::default();
+        exchange(signal, ptr::null(), &raw mut old);
+        if old.handler == libc::SIG_IGN {
+            exchange(signal, &raw const default, ptr::null_mut());
+        }
     }
 }
 

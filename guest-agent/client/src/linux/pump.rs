@@ -120,7 +120,8 @@ impl<'a> Pump<'a> {
 
     pub(crate) fn run(mut self) -> Result<Finished, ClientError> {
         loop {
-            if self.input.poll_fd().is_none() {
+            // Input that never waits: as much as is wanted, and its end.
+            while self.input.poll_fd().is_none() && self.session.conversation.input_wanted() > 0 {
                 self.read_input()?;
             }
             self.open = self.open && self.session.send_outgoing();

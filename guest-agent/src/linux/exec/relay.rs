@@ -118,6 +118,8 @@ impl<'a> Relay<'a> {
             // The host waits for it before it sends any input.
             self.connection.push(&started);
         }
+        // The host may have sent more along with its request.
+        self.take_frames();
         loop {
             if let Some(report) = self.report() {
                 if !self.is_abandoned {
@@ -135,7 +137,7 @@ impl<'a> Relay<'a> {
                 reaped = self.take_signals();
             }
             if ready.stream {
-                self.take_frames();
+                self.receive();
             }
             if ready.stdin {
                 self.write_input();
@@ -255,11 +257,14 @@ impl<'a> Relay<'a> {
         }
     }
 
-    fn take_frames(&mut self) {
-        if self.connection.receive() == Err(Gone) {
-            self.abandon();
-            return;
+    fn receive(&mut self) {
+        match self.connection.receive() {
+            Ok(()) => self.take_frames(),
+            Err(Gone) => self.abandon(),
         }
+    }
+
+    fn take_frames(&mut self) {
         if let Err(error) = self.obey() {
             self.connection.push(&AgentFrame::Error(violation(error)));
             // The host that breaks the protocol may not be reading either.

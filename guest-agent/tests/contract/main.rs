@@ -1,0 +1,15 @@
+//! The contract of exec, held against the real agent: an ordinary child process, over a Unix socket,
+//! through the client.
+
+#![cfg(target_os = "linux")]
+#![expect(clippy::unwrap_used, reason = "in a test, what fails shall panic")]
+
+mod agent;
+mod endings;
+mod exit;
+mod load;
+mod protocol;
+mod refusals;
+mod streams;
+mod terminal;
+mod user;
