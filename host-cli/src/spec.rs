@@ -1,11 +1,10 @@
 //! What a sandbox is to be made of, in terms that every tier understands.
 
 use std::os::fd::BorrowedFd;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use agent_protocol::message::ExecRequest;
-use sandbox_image::DEFAULT_IMAGE;
+use sandbox_image::{DEFAULT_IMAGE, Overrides};
 use vmm::config::{MAX_VCPUS, MIN_MEMORY_MIB};
 
 /// What a sandbox is to be made of.
@@ -51,22 +50,33 @@ pub struct Launch<'a> {
     pub trace: bool,
 }
 
+impl<'a> Launch<'a> {
+    /// The start of a sandbox like this, and nothing else.
+    #[must_use]
+    pub const fn new(spec: &'a SandboxSpec) -> Self {
+        Self {
+            spec,
+            request: None,
+            cancel: None,
+            trace: false,
+        }
+    }
+}
+
 /// An image, and what of it is replaced by files of one's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageChoice {
     /// The image's name.
     pub name: String,
-    /// A guest kernel in place of the image's.
-    pub kernel: Option<PathBuf>,
-    /// A root file system in place of the image's.
-    pub rootfs: Option<PathBuf>,
+    /// Files in place of the image's.
+    pub overrides: Overrides,
 }
 
 impl ImageChoice {
     /// Whether a part of it is the user's own file.
     #[must_use]
-    pub const fn is_own(&self) -> bool {
-        self.kernel.is_some() || self.rootfs.is_some()
+    pub fn is_own(&self) -> bool {
+        self.overrides != Overrides::default()
     }
 }
 
@@ -74,8 +84,7 @@ impl Default for ImageChoice {
     fn default() -> Self {
         Self {
             name: DEFAULT_IMAGE.to_owned(),
-            kernel: None,
-            rootfs: None,
+            overrides: Overrides::default(),
         }
     }
 }

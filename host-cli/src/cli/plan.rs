@@ -6,6 +6,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use agent_protocol::message::{ExecRequest, TerminalSize};
+use sandbox_image::Overrides;
 use serde_bytes::ByteBuf;
 
 use super::args::values::TierWish;
@@ -154,8 +155,11 @@ fn spec(choice: ChoiceArgs, default_image: Option<String>, sandbox: SandboxArgs)
     SandboxSpec {
         image: ImageChoice {
             name: choice.image.or(default_image).unwrap_or(image.name),
-            kernel: choice.kernel,
-            rootfs: choice.rootfs,
+            overrides: Overrides {
+                kernel: choice.kernel,
+                initramfs: choice.initramfs,
+                rootfs: choice.rootfs,
+            },
         },
         cpus: sandbox.cpus,
         memory_mib: sandbox.memory,

@@ -1,5 +1,7 @@
 //! `sovereign image`.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
 
 /// Build, list, check and remove sandbox images.
@@ -15,6 +17,8 @@ pub struct ImageArgs {
 #[derive(Debug, Subcommand)]
 #[command(defer = true)]
 pub enum ImageAction {
+    /// Build an image: guest kernel, root file system, agent
+    Build(BuildArgs),
     /// List the images
     #[command(visible_alias = "list")]
     Ls,
@@ -43,3 +47,40 @@ pub struct NamesArgs {
     #[arg(value_name = "NAME", required = true)]
     pub names: Vec<String>,
 }
+
+/// Build an image.
+#[derive(Debug, Args)]
+#[command(after_help = BUILD_EXAMPLES)]
+pub struct BuildArgs {
+    /// The image's name
+    #[arg(long, value_name = "NAME", default_value = sandbox_image::DEFAULT_IMAGE)]
+    pub name: String,
+
+    /// A guest kernel of one's own: an ELF vmlinux with a PVH note, or a bzImage
+    #[arg(long, value_name = "PATH")]
+    pub kernel: Option<PathBuf>,
+
+    /// A driver that such a kernel has as a module and needs to reach its disk and its host; once
+    /// for each, in the order in which they are to be loaded
+    #[arg(long = "module", value_name = "PATH", requires = "kernel")]
+    pub modules: Vec<PathBuf>,
+
+    /// A root file system (EROFS) of one's own
+    #[arg(long, value_name = "PATH")]
+    pub rootfs: Option<PathBuf>,
+
+    /// The agent [default: the one of this installation]
+    #[arg(long, value_name = "PATH")]
+    pub agent: Option<PathBuf>,
+
+    /// Build the root file system anew, from the packages that the archive has now
+    #[arg(long)]
+    pub force: bool,
+}
+
+const BUILD_EXAMPLES: &str = "\
+Examples:
+  sovereign image build
+  sovereign image build --name debian-kernel --kernel vmlinuz --module virtio_mmio.ko
+
+What an earlier build made of the same inputs is used again, so a second build takes seconds.";

@@ -61,6 +61,10 @@ pub struct ChoiceArgs {
     #[arg(long, value_name = "PATH")]
     pub kernel: Option<PathBuf>,
 
+    /// An initramfs (cpio) with the agent in it in place of the image's
+    #[arg(long, value_name = "PATH")]
+    pub initramfs: Option<PathBuf>,
+
     /// A root file system (EROFS) in place of the image's
     #[arg(long, value_name = "PATH")]
     pub rootfs: Option<PathBuf>,

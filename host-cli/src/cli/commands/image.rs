@@ -4,12 +4,13 @@ use std::fmt::Write;
 
 use indicatif::HumanBytes;
 use sandbox_image::progress::Step;
-use sandbox_image::{Store, StoreError, Summary};
+use sandbox_image::{BuildError, BuildOptions, Store, StoreError, Summary};
 use serde::Serialize;
 
-use crate::cli::args::{GlobalArgs, ImageAction, ImageArgs, NameArgs, NamesArgs};
+use crate::cli::args::{BuildArgs, GlobalArgs, ImageAction, ImageArgs, NameArgs, NamesArgs};
 use crate::cli::progress;
 use crate::cli::report::{Failure, print, print_json};
+use crate::installation::Program;
 
 /// Does what is to be done with images.
 ///
@@ -19,6 +20,7 @@ use crate::cli::report::{Failure, print, print_json};
 pub(in crate::cli) fn image(args: ImageArgs, global: GlobalArgs) -> Result<u8, Failure> {
     let store = Store::open_default()?;
     match args.action {
+        ImageAction::Build(args) => build(&store, args, global),
         ImageAction::Ls => list(&store, global),
         ImageAction::Inspect(args) => inspect(&store, &args),
         ImageAction::Rm(args) => remove(&store, &args, global),
@@ -26,6 +28,43 @@ pub(in crate::cli) fn image(args: ImageArgs, global: GlobalArgs) -> Result<u8, F
         ImageAction::Verify(args) => verify(&store, &args, global),
     }
     .map(|()| 0)
+}
+
+/// What `build` prints with `--json`.
+#[derive(Debug, Serialize)]
+struct Built<'a> {
+    name: &'a str,
+    id: &'a str,
+}
+
+fn build(store: &Store, args: BuildArgs, global: GlobalArgs) -> Result<(), Failure> {
+    let agent = match args.agent {
+        Some(path) => path,
+        None => Program::Agent.find().map_err(|missing| Failure {
+            hint: Some(missing.hint()),
+            ..Failure::of("program-missing", &missing)
+        })?,
+    };
+    let options = BuildOptions {
+        name: args.name,
+        agent,
+        kernel: args.kernel,
+        modules: args.modules,
+        rootfs: args.rootfs,
+        force: args.force,
+    };
+    let progress = progress::for_user(global);
+    let image = sandbox_image::build(store, &options, progress.as_ref())?;
+    if global.json {
+        print_json(&Built {
+            name: &image.name,
+            id: &image.id,
+        })
+    } else if global.quiet {
+        Ok(())
+    } else {
+        print(&format!("image {} is ready\n", image.name))
+    }
 }
 
 fn list(store: &Store, global: GlobalArgs) -> Result<(), Failure> {
@@ -144,6 +183,15 @@ fn verify(store: &Store, args: &NameArgs, global: GlobalArgs) -> Result<(), Fail
         Ok(())
     } else {
         print(&format!("{}: every file is what was stored\n", image.name))
+    }
+}
+
+impl From<BuildError> for Failure {
+    fn from(error: BuildError) -> Self {
+        match error {
+            BuildError::Store(error) => error.into(),
+            error => Self::of("image-build", &error),
+        }
     }
 }
 

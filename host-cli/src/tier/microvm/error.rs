@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use sandbox_image::OverrideError;
 use vmm::control::StopReason;
 
 use super::console::{last_lines, panic_message};
@@ -12,16 +13,9 @@ use super::process::Ending;
 /// Why there is no machine, or no longer one.
 #[derive(Debug, thiserror::Error)]
 pub enum MicrovmError {
-    /// A file that is to be booted from is not there or cannot be read.
-    #[error("{what} {}", path.display())]
-    File {
-        /// What it is for.
-        what: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
-        source: io::Error,
-    },
+    /// A file of the user's own cannot be booted from.
+    #[error(transparent)]
+    Override(#[from] OverrideError),
     /// Something cannot be said on a kernel command line.
     #[error("guest's command line")]
     CommandLine(#[from] agent_protocol::boot::BootError),
@@ -101,7 +95,7 @@ impl MicrovmError {
     #[must_use]
     pub const fn code(&self) -> &'static str {
         match self {
-            Self::File { .. } => "file",
+            Self::Override(_) => "bad-file",
             Self::CommandLine(_) => "command-line",
             Self::Sockets(_) => "sockets",
             Self::Spawn { .. } => "vmm-spawn",
@@ -124,7 +118,7 @@ impl MicrovmError {
     pub const fn blames_the_tier(&self) -> bool {
         !matches!(
             self,
-            Self::Cancelled | Self::File { .. } | Self::CommandLine(_) | Self::Request(_)
+            Self::Cancelled | Self::Override(_) | Self::CommandLine(_) | Self::Request(_)
         )
     }
 

@@ -1,0 +1,34 @@
+//! Runs one command in a sandbox of its own and prints what came of it.
+//!
+//! ```text
+//! cargo run -p sovereign --example run_command -- python3 -c 'print(6 * 7)'
+//! ```
+
+use std::error::Error;
+use std::time::Duration;
+
+use sovereign::{Engine, ExecRequest, Isolation, Launch, Policy, SandboxSpec, Timeline};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    // Nothing weaker than a virtual machine will do, whatever this machine has.
+    let policy = Policy {
+        min_isolation: Isolation::Vm,
+        ..Policy::default()
+    };
+    let spec = SandboxSpec {
+        memory_mib: 128,
+        ..SandboxSpec::default()
+    };
+    let (mut sandbox, _) =
+        Engine::new().start(&policy, Launch::new(&spec), &mut Timeline::default())?;
+    println!("tier: {}", sandbox.choice().tier);
+
+    let mut request = ExecRequest::new(std::env::args().skip(1));
+    request.timeout = Some(Duration::from_secs(10));
+    let output = sandbox.output(request, b"", 1 << 20)?;
+    println!("exit code: {}", output.report.exit_code());
+    println!("stdout: {:?}", String::from_utf8_lossy(&output.stdout));
+    println!("stderr: {:?}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+    // Here the sandbox ends, and nothing of it is left.
+}
