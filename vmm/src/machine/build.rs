@@ -1,6 +1,7 @@
 //! The recipe: from a configuration to a machine that stands before its first instruction.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::Duration;
 
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use vm_memory::GuestAddress;
@@ -26,6 +27,9 @@ use crate::kvm::{self, KvmError};
 use crate::memory::{self, GuestRam, GuestRamHandle};
 use crate::stop::StopSignal;
 use crate::vcpu::Vcpus;
+
+/// How long new threads get to confine themselves.
+const THREAD_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A machine that has not run yet.
 pub struct Machine {
@@ -108,24 +112,34 @@ impl Machine {
     }
 
     /// Starts the machine's threads; the guest waits for [`Running::wait`]. `prepare` runs first in
-    /// each of the new threads: the place to confine them.
+    /// each of the new threads, the place to confine them, and all have done so on return.
     ///
     /// # Errors
-    /// When the host refuses threads.
+    /// When the host refuses threads, or does not run them.
     pub fn start(
         self,
         prepare: impl Fn(ThreadRole) + Clone + Send + 'static,
     ) -> Result<Running, MachineError> {
+        let (report, reports) = mpsc::channel();
+        let enter = move |role| {
+            prepare(role);
+            // Fails when nobody waits any more, and then the thread is about to end.
+            let _ = report.send(());
+        };
+        let threads = self.disks.len() + self.vcpus.len();
         for disk in &self.disks {
-            let prepare = prepare.clone();
-            let mut disk = disk
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
-            disk.start_worker(move || prepare(ThreadRole::Disk))
+            let enter = enter.clone();
+            let mut disk = disk.lock().unwrap_or_else(PoisonError::into_inner);
+            disk.start_worker(move || enter(ThreadRole::Disk))
                 .map_err(host("block"))?;
         }
-        let prepare_vcpu = move || prepare(ThreadRole::Vcpu);
-        let vcpus = Vcpus::spawn(self.vcpus, &self.buses, &self.stop, &prepare_vcpu)?;
+        let enter_vcpu = move || enter(ThreadRole::Vcpu);
+        let vcpus = Vcpus::spawn(self.vcpus, &self.buses, &self.stop, &enter_vcpu)?;
+        for _ in 0..threads {
+            reports
+                .recv_timeout(THREAD_DEADLINE)
+                .map_err(|_| MachineError::Threads)?;
+        }
         let Self {
             stop,
             console,

@@ -78,6 +78,9 @@ pub enum MachineError {
     /// vCPUs could not be started or paused.
     #[error("running vCPUs")]
     Vcpu(#[from] VcpuError),
+    /// New threads did not get ready in time.
+    #[error("the host does not run the machine's threads")]
+    Threads,
     /// The event loop failed.
     #[error("serving devices")]
     Events(#[source] event_manager::Error),
@@ -130,6 +133,7 @@ impl MachineError {
             | Self::GuestMemory(_)
             | Self::Device { .. }
             | Self::Vcpu(_)
+            | Self::Threads
             | Self::Events(_) => None,
         }
     }

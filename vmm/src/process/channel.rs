@@ -87,14 +87,15 @@ impl Channel {
                 Err(error) => return Err(ChannelError::Receive(error)),
             }
         };
-        let descriptor = ancillary.drain().find_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
-            _ => None,
+        let mut descriptors = ancillary.drain().flat_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(descriptors) => descriptors.collect(),
+            _ => Vec::new(),
         });
-        if received
+        let descriptor = descriptors.next();
+        let cut = received
             .flags
-            .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
-        {
+            .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC);
+        if cut || descriptors.next().is_some() {
             return Err(ChannelError::TooLong);
         }
         if received.bytes == 0 {
