@@ -200,9 +200,12 @@ fn low_word(offset: u64) -> u16 {
 mod tests {
     use super::*;
 
+    /// Offset and data.
+    type Written = (u64, Vec<u8>);
+
     #[derive(Default)]
     struct Recorder {
-        written: Arc<Mutex<Vec<(u64, Vec<u8>)>>>,
+        written: Arc<Mutex<Vec<Written>>>,
     }
 
     impl PortDevice for Recorder {

@@ -56,7 +56,7 @@ const fn when(call: c_long, arguments: &'static [Argument]) -> Allowed {
 
 /// The low 32 bits of a constant of the C library, of whatever type and sign it is there.
 const fn low(value: c_int) -> u64 {
-    value.cast_unsigned() as u64
+    u32::from_ne_bytes(value.to_ne_bytes()) as u64
 }
 
 /// Locks, memory, and the end of a thread or process.

@@ -17,7 +17,6 @@ use kvm_ioctls::VcpuFd;
 use rustix::mm::{self, MapFlags, ProtFlags};
 
 use super::KvmError;
-use crate::memory::PAGE_SIZE;
 
 /// A mapping of a vCPU's `immediate_exit`: while it is set, `KVM_RUN` returns `EINTR` at once.
 ///
@@ -33,7 +32,8 @@ unsafe impl Send for KickPage {}
 // SAFETY: as above.
 unsafe impl Sync for KickPage {}
 
-const LENGTH: usize = PAGE_SIZE as usize;
+/// One page.
+const LENGTH: usize = 4096;
 const IMMEDIATE_EXIT: usize = offset_of!(kvm_run, immediate_exit);
 
 impl KickPage {

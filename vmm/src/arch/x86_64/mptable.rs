@@ -86,7 +86,7 @@ fn io_apic(id: u8) -> [u8; 8] {
 
 /// Section 4.1: where the configuration table is.
 fn floating_pointer() -> [u8; FLOATING_POINTER_SIZE] {
-    let table = low_word(layout::MP_TABLES.0) + FLOATING_POINTER_SIZE as u32;
+    let table = low_word(layout::MP_TABLES.0 + FLOATING_POINTER_SIZE as u64);
     let mut pointer = [0; FLOATING_POINTER_SIZE];
     pointer[..4].copy_from_slice(b"_MP_");
     pointer[4..8].copy_from_slice(&table.to_le_bytes());

@@ -1,7 +1,5 @@
 //! Machines in this process, with guests of a few instructions.
 
-mod guest;
-
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,7 +7,7 @@ use std::time::{Duration, Instant};
 use vmm::control::StopReason;
 use vmm::machine::{Machine, MachineError, MachineHandle, Trace};
 
-use guest::{
+use crate::guest::{
     FLOOD, Guest, HALT, NEXT_BYTE, OUT_AL, POWER_OFF, RESET, SPIN, TO_CONSOLE, TRIPLE_FAULT,
     kvm_is_here, load, print, read_port,
 };

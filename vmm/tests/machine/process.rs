@@ -1,7 +1,5 @@
 //! The VMM process, through its control socket.
 
-mod guest;
-
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command as Program, Stdio};
@@ -14,7 +12,7 @@ use rustix::net::{
 use vmm::config::MachineConfig;
 use vmm::control::{Command, Event, MAX_MESSAGE, StopReason};
 
-use guest::{Guest, RESET, SPIN, TO_CONSOLE, kvm_is_here, print};
+use crate::guest::{Guest, RESET, SPIN, TO_CONSOLE, kvm_is_here, print};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_sovereign-vmm");
 const DEADLINE: Duration = Duration::from_secs(30);

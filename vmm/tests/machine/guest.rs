@@ -13,15 +13,15 @@ use vmm::config::{DeviceDiscovery, MachineConfig};
 const CODE_ADDRESS: u32 = 0x10_0000;
 
 /// A guest's kernel file and the machine around it.
-pub struct Guest {
+pub(crate) struct Guest {
     _folder: TempDir,
     /// A machine of one vCPU and 32 MiB that runs the code.
-    pub config: MachineConfig,
+    pub(crate) config: MachineConfig,
 }
 
 impl Guest {
     /// A guest that runs this code, in 32-bit protected mode without paging.
-    pub fn new(code: &[&[u8]]) -> Self {
+    pub(crate) fn new(code: &[&[u8]]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let kernel = folder.path().join("kernel");
         fs::write(&kernel, elf(&code.concat())).unwrap();
@@ -33,7 +33,7 @@ impl Guest {
 }
 
 /// A machine for this kernel.
-pub fn config(kernel: PathBuf) -> MachineConfig {
+pub(crate) fn config(kernel: PathBuf) -> MachineConfig {
     MachineConfig {
         vcpus: 1,
         memory_mib: 32,
@@ -49,7 +49,7 @@ pub fn config(kernel: PathBuf) -> MachineConfig {
 }
 
 /// Whether this host can run a guest; says why not, and fails where KVM is required.
-pub fn kvm_is_here() -> bool {
+pub(crate) fn kvm_is_here() -> bool {
     match vmm::kvm::open() {
         Ok(_) => true,
         Err(error) => {
@@ -63,42 +63,42 @@ pub fn kvm_is_here() -> bool {
 }
 
 /// `mov al, VALUE; out 0x64, al`: the reset command.
-pub const RESET: &[u8] = &[0xb0, 0xfe, 0xe6, 0x64];
+pub(crate) const RESET: &[u8] = &[0xb0, 0xfe, 0xe6, 0x64];
 /// `mov dx, 0x600; mov al, 0x34; out dx, al`: sleep type 5, enabled.
-pub const POWER_OFF: &[u8] = &[0x66, 0xba, 0x00, 0x06, 0xb0, 0x34, 0xee];
+pub(crate) const POWER_OFF: &[u8] = &[0x66, 0xba, 0x00, 0x06, 0xb0, 0x34, 0xee];
 /// `ud2`, without a handler.
-pub const TRIPLE_FAULT: &[u8] = &[0x0f, 0x0b];
+pub(crate) const TRIPLE_FAULT: &[u8] = &[0x0f, 0x0b];
 /// `jmp .`
-pub const SPIN: &[u8] = &[0xeb, 0xfe];
+pub(crate) const SPIN: &[u8] = &[0xeb, 0xfe];
 /// `hlt; jmp` back to it.
-pub const HALT: &[u8] = &[0xf4, 0xeb, 0xfd];
+pub(crate) const HALT: &[u8] = &[0xf4, 0xeb, 0xfd];
 /// `mov dx, 0x3f8`: what follows writes to the console.
-pub const TO_CONSOLE: &[u8] = &[0x66, 0xba, 0xf8, 0x03];
+pub(crate) const TO_CONSOLE: &[u8] = &[0x66, 0xba, 0xf8, 0x03];
 /// `out dx, al`
-pub const OUT_AL: &[u8] = &[0xee];
+pub(crate) const OUT_AL: &[u8] = &[0xee];
 /// `mov al, 'x'; out dx, al; jmp` back to the second.
-pub const FLOOD: &[u8] = &[0xb0, b'x', 0xee, 0xeb, 0xfd];
+pub(crate) const FLOOD: &[u8] = &[0xb0, b'x', 0xee, 0xeb, 0xfd];
 /// `shr eax, 8`
-pub const NEXT_BYTE: &[u8] = &[0xc1, 0xe8, 0x08];
+pub(crate) const NEXT_BYTE: &[u8] = &[0xc1, 0xe8, 0x08];
 
 /// `mov al, BYTE; out dx, al`
-pub fn print(byte: u8) -> [u8; 3] {
+pub(crate) fn print(byte: u8) -> [u8; 3] {
     [0xb0, byte, 0xee]
 }
 
 /// `mov eax, [ADDRESS]`
-pub fn load(address: u32) -> [u8; 5] {
+pub(crate) fn load(address: u32) -> [u8; 5] {
     let [a, b, c, d] = address.to_le_bytes();
     [0xa1, a, b, c, d]
 }
 
 /// `in al, PORT`
-pub fn read_port(port: u8) -> [u8; 2] {
+pub(crate) fn read_port(port: u8) -> [u8; 2] {
     [0xe4, port]
 }
 
 /// An ELF file with one segment, the code, and a note that names its start as PVH entry point.
-pub fn elf(code: &[u8]) -> Vec<u8> {
+pub(crate) fn elf(code: &[u8]) -> Vec<u8> {
     const NOTE_AT: u64 = 0x100;
     const CODE_AT: u64 = 0x1000;
     let mut file = vec![0; 0x1000];
