@@ -76,11 +76,9 @@ impl Rings {
                 .map(VirtQueue::new);
             queue.ok_or_else(|| ActivateError(format!("the driver has not set up queue {index}")))
         };
-        let (mut rx, tx) = (take(RX_QUEUE)?, take(TX_QUEUE)?);
+        let (rx, tx) = (take(RX_QUEUE)?, take(TX_QUEUE)?);
         // Its buffers would wait for a transport reset, and the machine is never moved.
         drop(take(EVENT_QUEUE)?);
-        rx.disable_kicks(&memory.memory())
-            .map_err(|error| ActivateError(error.to_string()))?;
         Ok(Self {
             guest_cid,
             memory,
@@ -193,6 +191,7 @@ impl Rings {
     /// Puts packets into the RX queue. Returns whether it stopped although there was room for more.
     fn fill_rx(&mut self, memory: &GuestRam, muxer: &mut Muxer) -> Result<bool, Violation> {
         let mut turn = Turn::new();
+        self.rx.disable_kicks(memory)?;
         loop {
             match self.fill_once(memory, muxer, &mut turn) {
                 Ok(true) => {}

@@ -65,7 +65,11 @@ impl Muxer {
                 host_port: self.next_host_port,
                 guest_port,
             };
-            self.next_host_port = self.next_host_port.wrapping_add(1).max(FIRST_HOST_PORT);
+            // The last number is no port: VMADDR_PORT_ANY.
+            self.next_host_port = match self.next_host_port + 1 {
+                u32::MAX => FIRST_HOST_PORT,
+                next => next,
+            };
             if self.table.find(key).is_none() {
                 return key;
             }
