@@ -100,15 +100,24 @@ impl Sovereign {
 
     /// Prepares `sovereign run -m 128M ARGS`: small, so that many fit on one host.
     pub fn run<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Call {
+        self.run_with_memory("128M", args)
+    }
+
+    /// Prepares `sovereign run -m MEMORY ARGS`.
+    pub fn run_with_memory<A: AsRef<OsStr>>(
+        &self,
+        memory: &str,
+        args: impl IntoIterator<Item = A>,
+    ) -> Call {
         let args = args
             .into_iter()
             .map(|argument| argument.as_ref().to_owned());
-        let all: Vec<OsString> = ["run", "-m", "128M"]
-            .map(OsString::from)
-            .into_iter()
-            .chain(args)
-            .collect();
-        self.call(all)
+        self.call(
+            ["run", "-m", memory]
+                .map(OsString::from)
+                .into_iter()
+                .chain(args),
+        )
     }
 }
 

@@ -102,8 +102,12 @@ impl Leftovers {
         });
         let mut files = BTreeSet::new();
         let temporary = ["/tmp", "/run", "/var/tmp", "/dev/shm"].map(PathBuf::from);
-        for folder in temporary.iter().chain(folders) {
-            list(folder, &mut files);
+        // At the top only there: what others keep deeper is not ours, and may be a lot.
+        for folder in &temporary {
+            list(folder, 1, &mut files);
+        }
+        for folder in folders {
+            list(folder, usize::MAX, &mut files);
         }
         let mounts = fs::read_to_string("/proc/self/mountinfo").context("cannot read mounts")?;
         let sockets = fs::read_to_string("/proc/net/unix").context("cannot read sockets")?;
@@ -151,11 +155,12 @@ impl Leftovers {
     }
 }
 
-/// Adds what is in a folder. What cannot be read, or is gone meanwhile, is not ours.
-fn list(folder: &Path, files: &mut BTreeSet<PathBuf>) {
+/// Adds what is in a folder, `depth` levels deep. What cannot be read, or is gone meanwhile, is not
+/// ours.
+fn list(folder: &Path, depth: usize, files: &mut BTreeSet<PathBuf>) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            list(&entry.path(), files);
+        if depth > 1 && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            list(&entry.path(), depth - 1, files);
         }
         files.insert(entry.path());
     }

@@ -185,6 +185,8 @@ fn run_here(programs: &Programs, names: &[String], store: &Path, report: &mut Re
             .args(["--format", "json"])
             .env("SOVEREIGN_E2E_PROGRAM", programs.sovereign())
             .env("SOVEREIGN_E2E_ONLY", names.join(","))
+            .env("SOVEREIGN_VMM", programs.bin.join("sovereign-vmm"))
+            .env("SOVEREIGN_AGENT", programs.agent())
             .env("SOVEREIGN_DATA_DIR", store);
         show(&mut command, &mut |line| events.read(line))
     };

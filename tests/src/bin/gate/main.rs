@@ -6,7 +6,8 @@
 //! ```text
 //!  format · clippy · docs · licences ─┐
 //!  unit tests, house rules ───────────┼─▶ Report ─▶ table, failures, skips, "N passed, ..."
-//!  end-to-end: this machine, or lab ──┘
+//!  end-to-end: this machine, or lab ──┤
+//!  speed: lab, instructions counted ──┘
 //! ```
 
 mod cargo;
@@ -14,6 +15,7 @@ mod checks;
 mod endtoend;
 mod python;
 mod report;
+mod speed;
 mod units;
 
 use std::process::ExitCode;
@@ -44,6 +46,8 @@ enum Stage {
     Python,
     /// End-to-end tests, natively or in the lab.
     Endtoend,
+    /// Speed and memory against their targets, in the lab.
+    Speed,
 }
 
 fn main() -> ExitCode {
@@ -61,6 +65,9 @@ fn main() -> ExitCode {
     }
     if wanted(Stage::Endtoend) {
         endtoend::run(cli.filter.as_deref(), &mut report);
+    }
+    if wanted(Stage::Speed) {
+        speed::run(&mut report);
     }
     report.print();
     if report.failed() {

@@ -44,9 +44,7 @@ fn ls_of_an_empty_store_is_empty(sovereign: &Sovereign) -> Outcome {
     let output = call.env("SOVEREIGN_DATA_DIR", store.path()).output()?;
     ensure!(output.code() == Some(0), "{output}");
     ensure!(
-        output.json()?["images"]
-            .as_array()
-            .is_some_and(Vec::is_empty),
+        output.json()?.as_array().is_some_and(Vec::is_empty),
         "{output}"
     );
     PASSED
@@ -88,7 +86,7 @@ fn ls_inspect_verify_and_rm_agree(sovereign: &Sovereign) -> Outcome {
             .output()
     };
     let list = call(&["image", "ls", "--json"])?.json()?;
-    ensure!(list["images"][0]["name"] == "sandbox", "{list}");
+    ensure!(list[0]["name"] == "sandbox", "{list}");
     let inspected = call(&["image", "inspect", "sandbox", "--json"])?;
     ensure!(inspected.code() == Some(0), "{inspected}");
     let verified = call(&["image", "verify", "sandbox"])?;
@@ -96,10 +94,7 @@ fn ls_inspect_verify_and_rm_agree(sovereign: &Sovereign) -> Outcome {
     let removed = call(&["image", "rm", "sandbox"])?;
     ensure!(removed.code() == Some(0), "{removed}");
     let list = call(&["image", "ls", "--json"])?.json()?;
-    ensure!(
-        list["images"].as_array().is_some_and(Vec::is_empty),
-        "{list}"
-    );
+    ensure!(list.as_array().is_some_and(Vec::is_empty), "{list}");
     ensure!(blobs(store.path())? == 0, "rm left blobs behind");
     PASSED
 }

@@ -87,7 +87,7 @@ fn memory_reaches_across_the_mmio_gap(sovereign: &Sovereign) -> Outcome {
 
 fn total_memory_mib(sovereign: &Sovereign, size: &str) -> Result<u64> {
     let output = sovereign
-        .run(["-m", size, "--", "grep", "MemTotal", "/proc/meminfo"])
+        .run_with_memory(size, ["--", "grep", "MemTotal", "/proc/meminfo"])
         .output()?;
     ensure!(output.code() == Some(0), "{output}");
     let kib = output
@@ -101,7 +101,7 @@ fn total_memory_mib(sovereign: &Sovereign, size: &str) -> Result<u64> {
 /// Starts a sandbox that has booted, runs a command and waits.
 fn waiting(sovereign: &Sovereign, memory: &str) -> Result<(Running, u32)> {
     let mut running = sovereign
-        .run(["-m", memory, "--", "sh", "-c", "echo up; sleep 1000"])
+        .run_with_memory(memory, ["--", "sh", "-c", "echo up; sleep 1000"])
         .start()?;
     let mut stdout = running.take_stdout()?;
     ensure!(read_exactly(&mut stdout, 3)? == b"up\n");
@@ -172,18 +172,10 @@ fn stock_debian_kernel_boots(sovereign: &Sovereign) -> Outcome {
     if !images.text().contains(&format!("\"{STOCK}\"")) {
         return skip(format!("no image `{STOCK}`: `sovereign-gate` makes it"));
     }
-    let args = [
-        "--image",
-        STOCK,
-        "-m",
-        "256M",
-        "--cpus",
-        "2",
-        "--boot-timeout",
-        "120s",
-    ];
+    let args = ["--image", STOCK, "--cpus", "2", "--boot-timeout", "120s"];
     let script = "uname -r; nproc; python3 -c 'print(6 * 7)'";
-    let call = sovereign.run(args.into_iter().chain(["--", "sh", "-c", script]));
+    let call =
+        sovereign.run_with_memory("256M", args.into_iter().chain(["--", "sh", "-c", script]));
     let output = call.deadline(Duration::from_secs(180)).output()?;
     ensure!(output.code() == Some(0), "{output}");
     let text = output.text();

@@ -12,6 +12,7 @@
 mod command;
 mod exit;
 mod image;
+mod library;
 mod lifecycle;
 mod limits;
 mod machine;
@@ -51,6 +52,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     report::add(&mut suite);
     image::add(&mut suite);
     limits::add(&mut suite);
+    library::add(&mut suite);
     lifecycle::add(&mut suite);
     Ok(suite.run(arguments))
 }

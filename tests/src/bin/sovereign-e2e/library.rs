@@ -1,0 +1,141 @@
+//! The engine as a library: what an embedder that lives long must be able to rely on.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use sovereign::{Engine, ExecRequest, Launch, Policy, Sandbox, SandboxSpec, Timeline};
+use sovereign_tests::call::Sovereign;
+use sovereign_tests::host::{open_descriptors, resident_kib};
+
+use crate::suite::{Outcome, PASSED, Suite};
+
+/// How many sandboxes the embedder starts, after a few that warm it up.
+const SANDBOXES: u32 = 20;
+
+/// By how much an embedder may grow over all of them: allocators keep what they once had.
+const GROWTH_KIB: u64 = 512;
+
+pub(crate) fn add(suite: &mut Suite) {
+    suite.guest(
+        "library",
+        &[
+            (
+                "one_sandbox_serves_many_commands",
+                one_sandbox_serves_many_commands,
+            ),
+            ("an_embedder_does_not_grow", an_embedder_does_not_grow),
+        ],
+    );
+}
+
+fn start() -> Result<Sandbox> {
+    let spec = SandboxSpec {
+        memory_mib: 128,
+        ..SandboxSpec::default()
+    };
+    let launch = Launch {
+        spec: &spec,
+        request: None,
+        cancel: None,
+        trace: false,
+    };
+    let (sandbox, _) = Engine::new().start(&Policy::default(), launch, &mut Timeline::default())?;
+    Ok(sandbox)
+}
+
+/// Runs `echo TEXT` and compares what comes back.
+fn echo(sandbox: &mut Sandbox, text: &str) -> Result<()> {
+    let request = ExecRequest {
+        argv: vec![b"echo".to_vec().into(), text.as_bytes().to_vec().into()],
+        env: vec![(b"PATH".to_vec().into(), b"/usr/bin:/bin".to_vec().into())],
+        cwd: None,
+        user: None,
+        stdin: false,
+        tty: None,
+        timeout: Some(Duration::from_secs(60)),
+        kill_after: None,
+        max_output: None,
+    };
+    let output = sandbox.output(request, &[], 1024)?;
+    ensure!(output.report.code == Some(0), "{:?}", output.report);
+    ensure!(
+        output.stdout == format!("{text}\n").as_bytes(),
+        "{:?}",
+        output.stdout
+    );
+    Ok(())
+}
+
+fn one_sandbox_serves_many_commands(_: &Sovereign) -> Outcome {
+    let mut sandbox = start()?;
+    echo(&mut sandbox, "first")?;
+    let before = (
+        open_descriptors(own_pid())?,
+        open_descriptors(vmm_pid(&sandbox)?)?,
+    );
+    for index in 0..30 {
+        echo(&mut sandbox, &format!("command {index}"))?;
+    }
+    let after = (
+        open_descriptors(own_pid())?,
+        open_descriptors(vmm_pid(&sandbox)?)?,
+    );
+    ensure!(
+        after.0 == before.0,
+        "our descriptors: {} before, {} after",
+        before.0,
+        after.0
+    );
+    // The VMM closes its end of the last stream when its guest has, a moment later.
+    ensure!(
+        after.1 <= before.1 + 1,
+        "the VMM's: {} before, {} after",
+        before.1,
+        after.1
+    );
+    PASSED
+}
+
+fn an_embedder_does_not_grow(_: &Sovereign) -> Outcome {
+    for _ in 0..3 {
+        echo(&mut start()?, "warm")?;
+    }
+    let pid = own_pid();
+    let before = (open_descriptors(pid)?, threads()?, resident_kib(pid)?);
+    for index in 0..SANDBOXES {
+        echo(&mut start()?, &format!("sandbox {index}"))?;
+    }
+    let after = (open_descriptors(pid)?, threads()?, resident_kib(pid)?);
+    ensure!(
+        after.0 == before.0,
+        "descriptors: {} before, {} after",
+        before.0,
+        after.0
+    );
+    ensure!(
+        after.1 == before.1,
+        "threads: {} before, {} after",
+        before.1,
+        after.1
+    );
+    ensure!(
+        after.2 <= before.2 + GROWTH_KIB,
+        "memory: {} to {} KiB",
+        before.2,
+        after.2
+    );
+    PASSED
+}
+
+fn own_pid() -> u32 {
+    std::process::id()
+}
+
+fn vmm_pid(sandbox: &Sandbox) -> Result<u32> {
+    Ok(u32::try_from(sandbox.process_id())?)
+}
+
+fn threads() -> Result<usize> {
+    Ok(fs::read_dir("/proc/self/task")?.count())
+}
