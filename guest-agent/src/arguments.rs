@@ -13,6 +13,8 @@ Usage:
   sovereign-agent --listen unix:PATH   serve every connection to a socket at PATH
   sovereign-agent --fd N               serve descriptor N: a connected stream socket (one session),
                                        or a listening socket
+  sovereign-agent --local N            isolate itself as far as the kernel allows, and serve the
+                                       streams that come by descriptor N, a control socket
   sovereign-agent --version            print the version
 
 Started as /init by a Linux kernel, it sets the guest up (parameters: sovereign.* on the kernel
@@ -27,6 +29,8 @@ pub(crate) enum Role {
     Listen(PathBuf),
     /// A server on a descriptor that it has been given.
     Descriptor(i32),
+    /// A process of the host that isolates itself, with its control socket's descriptor.
+    Local(i32),
     /// `--version`.
     Version,
     /// `--help`.
@@ -52,11 +56,14 @@ impl Role {
         }
         match (option.to_str(), value) {
             (Some("--listen"), Some(address)) => Self::listen(&address),
-            (Some("--fd"), Some(number)) => match number.to_str().and_then(|n| n.parse().ok()) {
-                Some(number) if number > 2 => Self::Descriptor(number),
-                _ => Self::Misused(format!("--fd cannot be {}", number.to_string_lossy())),
-            },
-            (Some("--listen" | "--fd"), None) => {
+            (Some(option @ ("--fd" | "--local")), Some(number)) => {
+                match number.to_str().and_then(|n| n.parse().ok()) {
+                    Some(number) if number > 2 && option == "--fd" => Self::Descriptor(number),
+                    Some(number) if number > 2 => Self::Local(number),
+                    _ => Self::Misused(format!("{option} cannot be {}", number.to_string_lossy())),
+                }
+            }
+            (Some("--listen" | "--fd" | "--local"), None) => {
                 Self::Misused(format!("{} needs a value", option.to_string_lossy()))
             }
             (Some("--version" | "-V"), None) => Self::Version,
@@ -85,7 +92,7 @@ pub(crate) fn run_elsewhere(role: Role) -> ExitCode {
     match role {
         Role::Version => println!("sovereign-agent {}", env!("CARGO_PKG_VERSION")),
         Role::Help => println!("{USAGE}"),
-        Role::Init | Role::Listen(_) | Role::Descriptor(_) => {
+        Role::Init | Role::Listen(_) | Role::Descriptor(_) | Role::Local(_) => {
             eprintln!("sovereign-agent: it serves on Linux only");
             return ExitCode::FAILURE;
         }
@@ -113,6 +120,7 @@ mod tests {
             Role::Listen("/run/a".into())
         );
         assert_eq!(role(&["--fd", "3"]), Role::Descriptor(3));
+        assert_eq!(role(&["--local", "3"]), Role::Local(3));
         assert_eq!(role(&["--version"]), Role::Version);
     }
 
@@ -125,6 +133,8 @@ mod tests {
             &["--fd", "1"],
             &["--fd", "x"],
             &["--fd", "3", "4"],
+            &["--local"],
+            &["--local", "0"],
             &["serve"],
         ] {
             assert!(matches!(role(args), Role::Misused(_)), "{args:?}");

@@ -33,6 +33,7 @@ pub mod credit;
 pub mod frame;
 pub mod from_agent;
 pub mod from_host;
+pub mod local;
 pub mod message;
 pub mod reader;
 pub mod writer;

@@ -13,6 +13,8 @@ use rustix::io::Errno;
 use rustix::net::SocketFlags;
 use vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockListener, VsockStream};
 
+use crate::linux::confine::control::{self, Incoming};
+
 /// How long to let a system recover that is short of memory or descriptors.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(50);
 
@@ -23,6 +25,8 @@ pub(crate) enum Listener {
     Vsock(VsockListener),
     /// A Unix socket: whoever may open it.
     Unix(OwnedFd),
+    /// A socket that streams are passed over.
+    Control(OwnedFd),
 }
 
 impl Listener {
@@ -50,19 +54,23 @@ impl Listener {
     }
 
     /// The next connection, if one is there that is allowed.
-    pub(crate) fn accept(&self) -> io::Result<Option<OwnedFd>> {
-        match self {
-            Self::Vsock(listener) => match listener.accept() {
+    pub(crate) fn accept(&self) -> io::Result<Incoming> {
+        let accepted = match self {
+            Self::Vsock(listener) => listener.accept().map(|(stream, peer)| {
                 // A process in the guest could connect too, and would be given root's power.
-                Ok((stream, peer)) => Ok((peer.cid() == VMADDR_CID_HOST).then(|| stream.into())),
-                Err(error) if is_passing(&error) => Ok(None),
-                Err(error) => Err(error),
-            },
-            Self::Unix(socket) => match rustix::net::accept_with(socket, SocketFlags::CLOEXEC) {
-                Ok(stream) => Ok(Some(stream)),
-                Err(error) if is_passing(&error.into()) => Ok(None),
-                Err(error) => Err(error.into()),
-            },
+                match peer.cid() {
+                    VMADDR_CID_HOST => Incoming::Stream(stream.into()),
+                    _ => Incoming::Nothing,
+                }
+            }),
+            Self::Unix(socket) => rustix::net::accept_with(socket, SocketFlags::CLOEXEC)
+                .map(Incoming::Stream)
+                .map_err(io::Error::from),
+            Self::Control(socket) => control::receive(socket),
+        };
+        match accepted {
+            Err(error) if is_passing(&error) => Ok(Incoming::Nothing),
+            accepted => accepted,
         }
     }
 }
@@ -71,7 +79,7 @@ impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Vsock(listener) => listener.as_fd(),
-            Self::Unix(socket) => socket.as_fd(),
+            Self::Unix(socket) | Self::Control(socket) => socket.as_fd(),
         }
     }
 }

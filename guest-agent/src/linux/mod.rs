@@ -15,6 +15,7 @@ use std::process::ExitCode;
 
 use crate::arguments::{Role, USAGE};
 
+mod confine;
 mod connection;
 mod exec;
 mod fork;
@@ -31,6 +32,7 @@ pub(crate) fn run(role: Role) -> ExitCode {
         Role::Init => init::run(),
         Role::Listen(path) => serve::listen_at(&path),
         Role::Descriptor(number) => serve::descriptor(number),
+        Role::Local(number) => confine::serve(number),
         Role::Version => {
             println!("sovereign-agent {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS

@@ -11,6 +11,7 @@ use agent_protocol::message::{AgentError, Hello};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, Signal, WaitOptions, getpid, getppid};
 
+use crate::linux::confine::control::Incoming;
 use crate::linux::connection::{Connection, time_left};
 use crate::linux::exec::tree;
 use crate::linux::fork::{Forked, fork};
@@ -75,11 +76,7 @@ fn serve_descriptor(socket: OwnedFd) -> Result<(), String> {
 
 fn serve_listener(listener: Listener) -> Result<(), String> {
     sys::reset_ignored_signals();
-    let agent = Agent {
-        is_init: false,
-        trace: Vec::new(),
-    };
-    Server::new(listener, agent)
+    Server::new(listener, Agent::default())
         .and_then(Server::run)
         .map_err(reason)
 }
@@ -89,14 +86,7 @@ fn serve_stream(stream: OwnedFd) -> Result<(), String> {
     sys::reset_ignored_signals();
     let signals = SignalFd::new().map_err(reason)?;
     become_subreaper().map_err(reason)?;
-    session::serve(
-        stream,
-        &signals,
-        &Agent {
-            is_init: false,
-            trace: Vec::new(),
-        },
-    );
+    session::serve(stream, &signals, &Agent::default());
     Ok(())
 }
 
@@ -129,6 +119,13 @@ impl Server {
     pub(crate) fn run(mut self) -> io::Result<()> {
         while !self.turn()? {}
         self.end();
+        Ok(())
+    }
+
+    /// Serves until it is enough, and leaves it to the kernel to end what is left: for the first
+    /// process of a namespace, with which all others in it end.
+    pub(crate) fn run_until_closed(mut self) -> io::Result<()> {
+        while !self.turn()? {}
         Ok(())
     }
 
@@ -171,8 +168,12 @@ impl Server {
                 return Ok(true);
             }
         }
-        if connected && let Some(stream) = self.listener.accept()? {
-            self.start_session(Origin::Accepted(stream));
+        if connected {
+            match self.listener.accept()? {
+                Incoming::Stream(stream) => self.start_session(Origin::Accepted(stream)),
+                Incoming::Nothing => {}
+                Incoming::End => return Ok(true),
+            }
         }
         Ok(false)
     }

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use agent_protocol::frame::FrameError;
 use agent_protocol::from_agent::AgentFrame;
 use agent_protocol::from_host::HostFrame;
-use agent_protocol::message::{AgentError, Hello, Request, TracePoint};
+use agent_protocol::message::{AgentError, ExecRequest, Hello, Request, TracePoint};
+use serde_bytes::ByteBuf;
 
 use crate::linux::connection::Connection;
 use crate::linux::exec;
@@ -17,12 +18,41 @@ use crate::linux::sys::SignalFd;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a session needs to know of the agent.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Agent {
     /// Whether this agent is the guest's init, and so owns its clock and random pool.
     pub(crate) is_init: bool,
     /// The moments of its start, for those who asked for them.
     pub(crate) trace: Vec<TracePoint>,
+    /// What commands get that do not name a user.
+    pub(crate) defaults: Defaults,
+}
+
+/// What a command gets that does not name a user, in place of what the sandbox's account files say.
+#[derive(Debug, Default)]
+pub(crate) struct Defaults {
+    /// The user.
+    pub(crate) user: Option<String>,
+    /// The user's home, where it also starts.
+    pub(crate) home: Option<Vec<u8>>,
+}
+
+impl Defaults {
+    fn apply(&self, request: &mut ExecRequest) {
+        if request.user.is_some() {
+            return;
+        }
+        request.user.clone_from(&self.user);
+        if let Some(home) = &self.home {
+            request
+                .cwd
+                .get_or_insert_with(|| ByteBuf::from(home.clone()));
+            if !request.env.iter().any(|(name, _)| name.as_ref() == b"HOME") {
+                let home = ByteBuf::from(home.clone());
+                request.env.push((ByteBuf::from("HOME"), home));
+            }
+        }
+    }
 }
 
 /// What a session asks of the agent in the end.
@@ -52,7 +82,8 @@ pub(crate) fn serve(stream: OwnedFd, signals: &SignalFd, agent: &Agent) -> Verdi
             finish(connection);
             Verdict::PowerOff
         }
-        Ok(Request::Exec(request)) => {
+        Ok(Request::Exec(mut request)) => {
+            agent.defaults.apply(&mut request);
             exec::serve(connection, &request, signals);
             Verdict::Done
         }
@@ -101,4 +132,47 @@ fn receive_request(
 /// Tells the host what it did wrong.
 pub(crate) fn violation(error: FrameError) -> AgentError {
     AgentError::Protocol(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn defaults() -> Defaults {
+        Defaults {
+            user: Some("0".to_owned()),
+            home: Some(b"/tmp/x".to_vec()),
+        }
+    }
+
+    #[test]
+    fn a_request_that_names_nothing_gets_the_defaults() {
+        let mut request = ExecRequest::new(["true"]);
+        defaults().apply(&mut request);
+        assert_eq!(request.user.as_deref(), Some("0"));
+        assert_eq!(request.cwd, Some(ByteBuf::from("/tmp/x")));
+        assert_eq!(
+            request.env,
+            [(ByteBuf::from("HOME"), ByteBuf::from("/tmp/x"))]
+        );
+    }
+
+    #[test]
+    fn what_a_request_names_stays() {
+        let named = ExecRequest {
+            env: vec![(ByteBuf::from("HOME"), ByteBuf::from("/h"))],
+            cwd: Some(ByteBuf::from("/w")),
+            ..ExecRequest::new(["true"])
+        };
+        let mut request = named.clone();
+        defaults().apply(&mut request);
+        assert_eq!((&request.cwd, &request.env), (&named.cwd, &named.env));
+        let of_another = ExecRequest {
+            user: Some("nobody".to_owned()),
+            ..ExecRequest::new(["true"])
+        };
+        let mut request = of_another.clone();
+        defaults().apply(&mut request);
+        assert_eq!(request, of_another);
+    }
 }

@@ -105,6 +105,7 @@ fn boot() -> Result<(), InitError> {
     let agent = Agent {
         is_init: true,
         trace,
+        ..Agent::default()
     };
     let mut server =
         Server::new(listener, agent).map_err(InitError::system("starting to serve"))?;

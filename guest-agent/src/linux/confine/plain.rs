@@ -1,0 +1,77 @@
+//! Serving without confinement: a folder of its own is all that a command gets.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use rustix::process::getuid;
+
+/// How often a name is tried that somebody else has taken.
+const ATTEMPTS: u32 = 64;
+
+/// A new folder that is home and working directory to commands that name none. It is removed with
+/// all that is in it.
+#[derive(Debug)]
+pub(super) struct PlainHome(PathBuf);
+
+impl PlainHome {
+    pub(super) fn new() -> io::Result<Self> {
+        let mut builder = std::fs::DirBuilder::new();
+        builder.mode(0o700);
+        for attempt in 0..ATTEMPTS {
+            let name = format!("sovereign-local.{}.{attempt}", std::process::id());
+            let path = Path::new("/tmp").join(name);
+            match builder.create(&path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                result => return result.map(|()| Self(path)),
+            }
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
+    }
+
+    pub(super) fn path(&self) -> &[u8] {
+        let path: &OsStr = self.0.as_ref();
+        path.as_bytes()
+    }
+}
+
+impl Drop for PlainHome {
+    fn drop(&mut self) {
+        // A command may have made a folder in it that its user cannot enter; what is left then can
+        // be told by its name.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The user of commands that name none: the agent's own. Root says so, or it would be user 1000,
+/// which in a sandbox is nobody, but on the host may be somebody.
+pub(super) fn user() -> Option<String> {
+    getuid().is_root().then(|| "0".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_home_is_private_and_leaves_nothing_behind() {
+        let home = PlainHome::new().unwrap();
+        let path = home.0.clone();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+        std::fs::create_dir_all(path.join("a/b")).unwrap();
+        std::fs::write(path.join("a/b/c"), "x").unwrap();
+        drop(home);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn two_homes_are_two_folders() {
+        let (one, two) = (PlainHome::new().unwrap(), PlainHome::new().unwrap());
+        assert_ne!(one.path(), two.path());
+    }
+}
