@@ -102,7 +102,7 @@ fn json_of_binary_and_truncated_output(sovereign: &Sovereign) -> Outcome {
     let args = [
         "--json",
         "--max-output",
-        "4",
+        "4B",
         "--",
         "printf",
         "\\377\\376abcdef",
