@@ -1,6 +1,7 @@
 # Runs on the new root file system, given as $1, before it is packed.
 set -eu
 root=$1
+cd /  # in a user namespace, the folder of the build may be closed to us
 
 # Who commands run as. The numbers are part of the contract with the engine.
 echo 'sandbox:x:1000:1000:Sandbox,,,:/home/sandbox:/bin/bash' >> "$root/etc/passwd"

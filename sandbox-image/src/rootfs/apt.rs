@@ -37,8 +37,6 @@ pub(super) struct Archive {
     pub(super) suite: String,
     /// Entries for it in apt's deb822 format. Empty: what mmdebstrap takes by itself.
     pub(super) sources: String,
-    /// Options for apt, one a line: the proxies of the host.
-    pub(super) options: Vec<String>,
 }
 
 impl Archive {
@@ -49,7 +47,6 @@ impl Archive {
             return Self {
                 suite: OLDEST_RELEASE.1.to_owned(),
                 sources: String::new(),
-                options: proxies(),
             };
         };
         let mut sources = String::new();
@@ -58,11 +55,7 @@ impl Archive {
             let deb822 = path.extension().is_some_and(|end| end == "sources");
             sources.push_str(&select(&text, deb822, &suite));
         }
-        Self {
-            suite,
-            sources,
-            options: proxies(),
-        }
+        Self { suite, sources }
     }
 }
 
@@ -214,7 +207,7 @@ impl Entry {
 }
 
 /// The host's proxies for apt, as lines of its configuration.
-fn proxies() -> Vec<String> {
+pub(super) fn proxies() -> Vec<String> {
     let mut query = Command::new("apt-config");
     query.args(["dump", "--format", "%F \"%v\";%n", "Acquire"]);
     let text = tool::output(&query, QUERY_LIMIT).unwrap_or_default();

@@ -38,6 +38,10 @@ use apt::Archive;
 const PACKAGES: &str = include_str!("../../rootfs/packages");
 const CUSTOMIZE: &str = include_str!("../../rootfs/customize.sh");
 
+/// Runs the script from the environment: in a user namespace its file might not be readable, and
+/// mmdebstrap prints the whole of what it is given.
+const CUSTOMIZE_HOOK: &str = "sh -c \"$SOVEREIGN_CUSTOMIZE\" customize \"$1\"";
+
 /// Changes with the steps below, so that what older steps built is not found any more.
 const RECIPE: &str = "1";
 
@@ -257,6 +261,7 @@ fn bootstrap(
     let mut command = Command::new("mmdebstrap");
     command
         .env("SOURCE_DATE_EPOCH", FILE_TIME)
+        .env("SOVEREIGN_CUSTOMIZE", CUSTOMIZE)
         .args(["--variant=essential", "--format=tar"])
         .arg(format!("--mode={}", elevate::mmdebstrap_mode()))
         .arg(format!("--include={}", packages()))
@@ -266,12 +271,11 @@ fn bootstrap(
                 .map(|option| format!("--dpkgopt={option}")),
         )
         .args(
-            archive
-                .options
+            apt::proxies()
                 .iter()
                 .map(|option| format!("--aptopt={option}")),
         )
-        .arg(format!("--customize-hook={CUSTOMIZE}"));
+        .arg(format!("--customize-hook={CUSTOMIZE_HOOK}"));
     if Path::new(MERGED_USR_HOOK).is_dir() {
         command.arg(format!("--hook-directory={MERGED_USR_HOOK}"));
     }
