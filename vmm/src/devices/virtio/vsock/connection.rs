@@ -54,8 +54,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the guest may take to answer a SHUTDOWN of both directions with RST.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The least and the most that one read from the host asks for. It grows while the host has more.
-const READ_SIZES: (usize, usize) = (4 * 1024, MAX_PAYLOAD);
+/// The least and the most that one read from the host wants to fill; the least is a buffer, however
+/// large the guest makes them. It grows while the host has more.
+const READ_SIZES: (usize, usize) = (1024, MAX_PAYLOAD);
 
 bitflags! {
     /// Control packets that the guest is yet to get.
@@ -79,6 +80,15 @@ pub(super) enum Phase {
     Closing,
     /// Only the outbox is left.
     Draining,
+}
+
+/// How much one read from the host should and may bring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ReadPlan {
+    /// Enough: no more buffers are needed.
+    pub(super) wanted: usize,
+    /// The guest's credit, which a read must not exceed. At least as much as is wanted.
+    pub(super) limit: usize,
 }
 
 /// What is to become of a connection.
@@ -114,7 +124,7 @@ pub(super) struct Connection {
     host_ending: bool,
     /// The guest was asked for credit since it last gave any.
     credit_requested: bool,
-    /// How much the next read from the host asks for.
+    /// How much the next read from the host wants to fill.
     read_size: usize,
     deadline: Option<Instant>,
 }
@@ -285,7 +295,7 @@ impl Connection {
 
     /// Whether there is anything to put into the guest's buffers.
     pub(super) fn has_work(&self) -> bool {
-        self.owes_control() || self.read_window() > 0
+        self.owes_control() || self.read_plan().is_some()
     }
 
     /// Whether [`next_control`](Self::next_control) has something.
@@ -295,7 +305,7 @@ impl Connection {
 
     fn owes_shutdown(&self) -> bool {
         // What can be read comes first: a host that has gone is told of in one packet then.
-        self.phase == Phase::Established && self.ends.news() && self.read_window() == 0
+        self.phase == Phase::Established && self.ends.news() && self.read_plan().is_none()
     }
 
     /// The next control packet, if one is owed. It counts as sent.
@@ -337,22 +347,21 @@ impl Connection {
         flags
     }
 
-    /// How many bytes the next read from the host may bring; 0 when there is no point in one.
-    pub(super) fn read_window(&self) -> usize {
-        if !self.wants_to_read() {
-            return 0;
-        }
-        usize::try_from(self.send.available())
-            .unwrap_or(usize::MAX)
-            .min(self.read_size)
+    /// How much to read from the host, if there is a point in it.
+    pub(super) fn read_plan(&self) -> Option<ReadPlan> {
+        let limit = usize::try_from(self.send.available()).unwrap_or(usize::MAX);
+        (self.wants_to_read() && limit > 0).then_some(ReadPlan {
+            wanted: self.read_size.min(limit),
+            limit,
+        })
     }
 
     fn wants_to_read(&self) -> bool {
         self.phase == Phase::Established && self.host_readable && self.ends.to_guest_is_open()
     }
 
-    /// Reads from the host into the guest's `buffers`, which have room for `room` bytes: at most what
-    /// [`read_window`](Self::read_window) said.
+    /// Reads from the host into the guest's `buffers`, which have room for `room` bytes: at most the
+    /// limit of [`read_plan`](Self::read_plan).
     pub(super) fn read(&mut self, buffers: &[VolatileSlice<'_>], room: usize) -> (usize, Verdict) {
         match self.stream.receive(buffers) {
             Ok(Received { bytes: 0, .. }) => {

@@ -64,10 +64,10 @@ impl<'m> Turn<'m> {
         }
     }
 
-    /// Adds a buffer to the read, of which no more is used than the window allows.
-    pub(super) fn add(&mut self, buffer: RxBuffer<'m>, window: usize) {
+    /// Adds a buffer to the read, of which no more is used than the limit allows.
+    pub(super) fn add(&mut self, buffer: RxBuffer<'m>, limit: usize) {
         for piece in buffer.payload() {
-            let len = piece.len().min(window - self.room);
+            let len = piece.len().min(limit - self.room);
             // No more than one system call takes, or it would seem to have read little.
             if let Ok(piece) = piece.subslice(0, len)
                 && len > 0

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use vm_memory::GuestAddressSpace;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::connection::{Connection, Verdict};
+use super::connection::{Connection, ReadPlan, Verdict};
 use super::gather::{Batch, TURN, Turn};
 use super::muxer::Muxer;
 use super::packet::{Header, PacketError, RxBuffer, take_packet};
@@ -256,11 +256,10 @@ impl Rings {
                 self.put(memory, buffer, header)?;
             }
         }
-        let window = connection.read_window();
-        if window == 0 {
+        let Some(plan) = connection.read_plan() else {
             return Ok(Verdict::Keep);
-        }
-        self.gather(memory, turn, window)?;
+        };
+        self.gather(memory, turn, plan)?;
         let (bytes, verdict) = connection.read(&turn.pieces, turn.room);
         turn.unsignalled += bytes;
         let mut left = bytes;
@@ -282,20 +281,20 @@ impl Rings {
         Ok(verdict)
     }
 
-    /// Collects buffers with room for `window` bytes of payload, or as many as there are: at least
-    /// one.
+    /// Collects buffers with room for as much payload as is planned, or as many as there are: at
+    /// least one.
     fn gather<'m>(
         &mut self,
         memory: &'m GuestRam,
         turn: &mut Turn<'m>,
-        window: usize,
+        plan: ReadPlan,
     ) -> Result<(), Halt> {
         turn.buffers.clear();
         turn.pieces.clear();
         turn.room = 0;
-        while turn.room < window && turn.pieces.len() < MAX_BUFFERS {
+        while turn.room < plan.wanted && turn.pieces.len() < MAX_BUFFERS {
             match self.next_buffer(memory, turn) {
-                Ok(buffer) => turn.add(buffer, window),
+                Ok(buffer) => turn.add(buffer, plan.limit),
                 Err(Halt::Starved | Halt::TurnOver) if !turn.buffers.is_empty() => break,
                 Err(halt) => return Err(halt),
             }
