@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use agent_protocol::message::TerminalSize;
 use rustix::process::{Signal, getpid, kill_process};
+use rustix::stdio::{stderr, stdin, stdout};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 
 /// The size that is told if there is no terminal to ask.
@@ -40,11 +41,10 @@ impl RawMode {
     ///
     /// The system's, if the terminal does not take it.
     pub(super) fn enter() -> io::Result<Option<Self>> {
-        let stdin = io::stdin();
-        if !stdin.is_terminal() {
+        if !stdin().is_terminal() {
             return Ok(None);
         }
-        let cooked = tcgetattr(&stdin)?;
+        let cooked = tcgetattr(stdin())?;
         let mut raw = cooked.clone();
         raw.make_raw();
         MODES.get_or_init(|| Modes { cooked, raw });
@@ -66,9 +66,9 @@ impl Drop for RawMode {
 
 /// The size of the user's terminal.
 pub(super) fn size() -> TerminalSize {
-    let size = tcgetwinsize(io::stdin())
-        .or_else(|_| tcgetwinsize(io::stdout()))
-        .or_else(|_| tcgetwinsize(io::stderr()));
+    let size = tcgetwinsize(stdin())
+        .or_else(|_| tcgetwinsize(stdout()))
+        .or_else(|_| tcgetwinsize(stderr()));
     match size {
         Ok(size) if size.ws_row > 0 && size.ws_col > 0 => TerminalSize {
             rows: size.ws_row,
@@ -92,7 +92,7 @@ pub(super) fn stop() {
 fn make_raw() {
     if let Some(modes) = MODES.get() {
         IS_RAW.store(true, Ordering::SeqCst);
-        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &modes.raw);
+        let _ = tcsetattr(stdin(), OptionalActions::Now, &modes.raw);
     }
 }
 
@@ -100,7 +100,7 @@ fn make_raw() {
 fn restore() -> bool {
     let was_raw = IS_RAW.swap(false, Ordering::SeqCst);
     if let Some(modes) = MODES.get().filter(|_| was_raw) {
-        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &modes.cooked);
+        let _ = tcsetattr(stdin(), OptionalActions::Now, &modes.cooked);
     }
     was_raw
 }

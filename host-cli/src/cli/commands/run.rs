@@ -10,6 +10,7 @@ use agent_client::{Exec, InputSource, OutputTarget, PumpIo};
 use agent_protocol::message::ExitReport;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use rustix::stdio::{stderr, stdin, stdout};
 use serde::Serialize;
 
 use crate::cli::args::{GlobalArgs, RunArgs};
@@ -76,15 +77,11 @@ fn attempt(plan: RunPlan, global: GlobalArgs, timeline: &mut Timeline) -> Result
     let (sandbox, exec) = start(&plan, global, &signals, timeline)?;
     let choice = sandbox.choice().clone();
     if !global.quiet {
-        say(&announcement(
-            choice.tier,
-            choice.isolation,
-            &choice.passed_over,
-        ));
+        say(&announcement(&choice));
     }
     if global.verbose {
         say(&format!(
-            "sovereign: the VMM is process {}\n",
+            "sovereign: the sandbox is held by process {}\n",
             sandbox.process_id()
         ));
     }
@@ -152,7 +149,7 @@ fn asks_for_consent(error: &StartError) -> bool {
         BufReader::new(terminal).read_line(&mut answer)?;
         Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
     };
-    io::stdin().is_terminal() && io::stderr().is_terminal() && ask().unwrap_or(false)
+    stdin().is_terminal() && stderr().is_terminal() && ask().unwrap_or(false)
 }
 
 /// Moves the command's data until it has ended, and ends the sandbox.
@@ -176,18 +173,14 @@ fn converse(
         None
     };
     let [mut collected_out, mut collected_err] = [Vec::new(), Vec::new()];
-    let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
     let [to_stdout, to_stderr] = match plan.output {
-        OutputPlan::Live => [
-            OutputTarget::Fd(stdout.as_fd()),
-            OutputTarget::Fd(stderr.as_fd()),
-        ],
+        OutputPlan::Live => [OutputTarget::Fd(stdout()), OutputTarget::Fd(stderr())],
         OutputPlan::Json { limit } => [&mut collected_out, &mut collected_err]
             .map(|into| OutputTarget::Collect { into, limit }),
     };
     let io = PumpIo {
         stdin: if plan.request.stdin {
-            InputSource::Fd(stdin.as_fd())
+            InputSource::Fd(stdin())
         } else {
             InputSource::Empty
         },
@@ -305,6 +298,7 @@ mod tests {
             choice: Choice {
                 tier: Tier::Microvm,
                 isolation: Isolation::Vm,
+                shortfall: None,
                 passed_over: Vec::new(),
             },
             stdout: stdout.to_vec(),
