@@ -42,7 +42,8 @@ done
 rm -rf "$root"/var/cache/debconf/* "$root"/var/lib/dpkg/*-old "$root"/etc/*- "$root"/etc/.pwd.lock
 rm -rf "$root"/etc/apt/sources.list* "$root"/etc/apt/apt.conf.d/99mmdebstrap \
     "$root"/etc/dpkg/dpkg.cfg.d/99mmdebstrap
-find "$root/var/lib/apt" "$root/var/cache/apt" ! -type d -delete
-find "$root/var/log" "$root/tmp" "$root/run" "$root/var/tmp" -mindepth 1 -delete
+# Not /tmp, /var/lib/apt and /var/cache/apt: mmdebstrap clears them itself, with a configuration
+# that it keeps in /tmp, and without that it would clear those of the machine that builds.
+find "$root/var/log" "$root/run" "$root/var/tmp" -mindepth 1 -delete
 chroot "$root" ldconfig -X
 rm -f "$root"/var/cache/ldconfig/*
