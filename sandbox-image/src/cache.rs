@@ -8,14 +8,17 @@
 //!  <cache>/<kind>/<key>/          a complete entry
 //!  <cache>/<kind>/<key>.partial/  being made, or left by a build that was killed
 //!  <cache>/<kind>/<key>.lock
+//!  <cache>/<kind>-work/<key>/     a builder's own scratch folder, under the same lock
 //! ```
+//!
+//! Everything here can be made again, so superseded entries are removed ([`Cache::prune`]).
 
 use std::env;
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::digest::{Digest, Hasher};
 use crate::lock::{Lock, LockError, Sharing};
@@ -23,6 +26,20 @@ use crate::progress::Step;
 
 /// How long a build waits for another one that makes the same thing.
 const PATIENCE: Duration = Duration::from_secs(3600);
+
+/// How many entries of a kind are kept: the one in use, and the one before it, for those who go back
+/// and forth between two versions.
+const KEPT: usize = 2;
+
+/// How folders with scratch folders end, and entries being made.
+const WORK: &str = "-work";
+const PARTIAL: &str = ".partial";
+
+/// Tells backup programs, and [`Cache::prune`], that a folder is a cache (Cache Directory Tagging
+/// Specification).
+const TAG_FILE: &str = "CACHEDIR.TAG";
+const TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n\
+    # Sovereign keeps here what it built. All of it can be built again.\n";
 
 /// The cache could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -84,7 +101,86 @@ impl Cache {
     #[must_use]
     pub fn find(&self, kind: &str, key: &Key) -> Option<PathBuf> {
         let entry = self.entry(kind, key);
-        entry.is_dir().then_some(entry)
+        // Its time says when it was last of use. What cannot be changed (a read-only cache) can
+        // still be used.
+        let folder = File::open(&entry).ok()?;
+        let _ = folder.set_modified(SystemTime::now());
+        Some(entry)
+    }
+
+    /// Removes entries that newer ones of their kind have superseded, and what killed builds left.
+    /// Spares what is being made. Returns the bytes freed.
+    ///
+    /// # Errors
+    /// If the cache cannot be read.
+    pub fn prune(&self) -> Result<u64, CacheError> {
+        // A folder that is not tagged as ours may be anything.
+        if fs::read_to_string(self.root.join(TAG_FILE)).ok().as_deref() != Some(TAG) {
+            return Ok(0);
+        }
+        let mut freed = 0;
+        for (_, name) in dated_folders(&self.root)? {
+            freed += match name.strip_suffix(WORK) {
+                Some(kind) => self.prune_work(kind)?,
+                None => self.prune_kind(&name)?,
+            };
+        }
+        Ok(freed)
+    }
+
+    fn prune_kind(&self, kind: &str) -> Result<u64, CacheError> {
+        let folder = self.root.join(kind);
+        let mut freed = 0;
+        let mut kept = 0;
+        for (_, name) in dated_folders(&folder)?.iter().rev() {
+            let (key, partial) = match name.strip_suffix(PARTIAL) {
+                Some(key) => (key, true),
+                None => (name.as_str(), false),
+            };
+            if !partial && kept < KEPT {
+                kept += 1;
+            } else {
+                freed += self.remove_unused(kind, key, &folder.join(name));
+            }
+        }
+        Ok(freed)
+    }
+
+    /// A scratch folder whose entry is there is a leftover. One without may be where a killed build
+    /// wants to go on; only the newest of these is worth its space.
+    fn prune_work(&self, kind: &str) -> Result<u64, CacheError> {
+        let folder = self.root.join(format!("{kind}{WORK}"));
+        let folders = dated_folders(&folder)?;
+        let complete = |key: &str| self.root.join(kind).join(key).is_dir();
+        let newest = folders.iter().rposition(|(_, key)| !complete(key));
+        let mut freed = 0;
+        for (place, (_, key)) in folders.iter().enumerate() {
+            if newest != Some(place) {
+                freed += self.remove_unused(kind, key, &folder.join(key));
+            }
+        }
+        Ok(freed)
+    }
+
+    /// Removes a folder that belongs to a key, unless someone works on that key. Returns its size.
+    fn remove_unused(&self, kind: &str, key: &str, path: &Path) -> u64 {
+        if Digest::from_hex(key).is_none() {
+            return 0;
+        }
+        let lock = self.root.join(kind).join(format!("{key}.lock"));
+        let lock = Lock::acquire(
+            &lock,
+            Sharing::Exclusive,
+            "pruning",
+            Duration::ZERO,
+            &mut |_| {},
+        );
+        let size = folder_bytes(path);
+        // What cannot be removed (a tree of another user's files) was not freed.
+        match lock.is_ok() && fs::remove_dir_all(path).is_ok() {
+            true => size,
+            false => 0,
+        }
     }
 
     /// Finds an entry, or makes it: `make` gets an empty folder to fill. `step` is told what is
@@ -110,6 +206,7 @@ impl Cache {
         let partial = self.beside(kind, key, "partial");
         remove_folder(&partial)?;
         fs::create_dir_all(&partial).map_err(failed("create", &partial))?;
+        self.tag()?;
         if let Err(error) = make(&partial) {
             // The error that matters is the caller's; what stays here the next attempt removes.
             let _ = fs::remove_dir_all(&partial);
@@ -126,6 +223,14 @@ impl Cache {
     pub fn remove(&self, kind: &str, key: &Key, step: &Step<'_>) -> Result<(), CacheError> {
         let _lock = self.lock(kind, key, step)?;
         remove_folder(&self.entry(kind, key))
+    }
+
+    fn tag(&self) -> Result<(), CacheError> {
+        let path = self.root.join(TAG_FILE);
+        if path.exists() {
+            return Ok(());
+        }
+        fs::write(&path, TAG).map_err(failed("write", &path))
     }
 
     fn lock(&self, kind: &str, key: &Key, step: &Step<'_>) -> Result<Lock, CacheError> {
@@ -198,6 +303,38 @@ impl KeyBuilder {
         self.0.update(&(bytes.len() as u64).to_le_bytes());
         self.0.update(bytes);
     }
+}
+
+/// The folders in a folder, the one changed last at the end.
+fn dated_folders(folder: &Path) -> Result<Vec<(SystemTime, String)>, CacheError> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed("list", folder)(error)),
+    };
+    let mut folders: Vec<_> = entries
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let meta = entry.metadata().ok().filter(fs::Metadata::is_dir)?;
+            Some((meta.modified().ok()?, entry.file_name().into_string().ok()?))
+        })
+        .collect();
+    folders.sort_unstable();
+    Ok(folders)
+}
+
+/// The length of all files below a folder, as far as they can be seen.
+fn folder_bytes(folder: &Path) -> u64 {
+    fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok())
+        .map(|entry| match entry.metadata() {
+            Ok(meta) if meta.is_dir() => folder_bytes(&entry.path()),
+            Ok(meta) => meta.len(),
+            Err(_) => 0,
+        })
+        .sum()
 }
 
 fn remove_folder(path: &Path) -> Result<(), CacheError> {
@@ -275,6 +412,66 @@ mod tests {
             .find_or_make("thing", &key("a"), &step, |_| Ok::<_, CacheError>(()))
             .unwrap();
         assert!(!entry.join("stale").exists());
+    }
+
+    #[test]
+    fn prune_keeps_the_entries_used_last_and_what_is_being_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(folder.path().to_owned());
+        let step = Step::begin(&Silent, "making");
+        for name in ["a", "b", "c"] {
+            cache
+                .find_or_make("thing", &key(name), &step, |folder| {
+                    fs::write(folder.join("file"), "four").map_err(failed("write", folder))
+                })
+                .unwrap();
+            thread::sleep(Duration::from_millis(20));
+        }
+        // Found again, the first one is of use again.
+        cache.find("thing", &key("a")).unwrap();
+        let half = cache.beside("thing", &key("d"), "partial");
+        fs::create_dir_all(&half).unwrap();
+        let made = cache.lock("thing", &key("d"), &step).unwrap();
+        assert_eq!(cache.prune().unwrap(), 4);
+        assert!(cache.find("thing", &key("a")).is_some());
+        assert!(cache.find("thing", &key("b")).is_none());
+        assert!(cache.find("thing", &key("c")).is_some());
+        assert!(half.exists());
+        drop(made);
+        cache.prune().unwrap();
+        assert!(!half.exists());
+    }
+
+    #[test]
+    fn prune_keeps_the_scratch_folder_that_a_build_may_go_on_with() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(folder.path().to_owned());
+        let step = Step::begin(&Silent, "making");
+        let make = |_: &Path| Ok::<_, CacheError>(());
+        cache
+            .find_or_make("thing", &key("done"), &step, make)
+            .unwrap();
+        let work = |name: &str| folder.path().join("thing-work").join(key(name).as_str());
+        for name in ["old", "new", "done"] {
+            fs::create_dir_all(work(name)).unwrap();
+            thread::sleep(Duration::from_millis(20));
+        }
+        cache.prune().unwrap();
+        assert!(!work("done").exists());
+        assert!(!work("old").exists());
+        assert!(work("new").exists());
+    }
+
+    #[test]
+    fn prune_touches_no_folder_that_is_not_tagged() {
+        let folder = tempfile::tempdir().unwrap();
+        let entries = ["a", "b", "c"].map(|name| folder.path().join("kind").join(key(name).0));
+        for entry in &entries {
+            fs::create_dir_all(entry).unwrap();
+        }
+        let cache = Cache::open(folder.path().to_owned());
+        assert_eq!(cache.prune().unwrap(), 0);
+        assert!(entries.iter().all(|entry| entry.exists()));
     }
 
     #[test]

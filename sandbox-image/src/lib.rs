@@ -24,6 +24,7 @@ pub mod manifest;
 pub mod own_kernel;
 pub mod progress;
 pub mod rootfs;
+pub mod space;
 pub mod store;
 pub mod tool;
 

@@ -30,6 +30,7 @@ use crate::digest::Digest;
 use crate::erofs::{self, ErofsError};
 use crate::manifest::{User, Userland};
 use crate::progress::{Progress, Step};
+use crate::space::{self, NoSpace};
 use crate::tool::{self, Tool, ToolError};
 
 use apt::Archive;
@@ -73,6 +74,11 @@ const UUID: &str = "736f7665-7265-4967-8e73-616e64626f78";
 
 /// How long the download and the installation of some 80 packages (35 MB) may take.
 const BOOTSTRAP_LIMIT: Duration = Duration::from_secs(1800);
+
+/// What a build takes: the archive, the tree and the image below the cache; the tree and the packages
+/// below mmdebstrap's temporary folder. Each with some room for growth.
+const CACHE_BYTES: u64 = 500 << 20;
+const TEMPORARY_BYTES: u64 = 350 << 20;
 
 /// How long each later step may take.
 const STEP_LIMIT: Duration = Duration::from_secs(300);
@@ -137,6 +143,9 @@ pub enum RootfsError {
     /// What was packed is no file system.
     #[error(transparent)]
     Image(#[from] ErofsError),
+    /// The disk is full.
+    #[error("{0}; free some, or set SOVEREIGN_CACHE_DIR and TMPDIR to folders on another disk")]
+    NoSpace(NoSpace),
     /// The cache could not be used.
     #[error(transparent)]
     Cache(#[from] CacheError),
@@ -228,6 +237,8 @@ fn describe(entry: &Path) -> Result<BuiltRootfs, RootfsError> {
 }
 
 fn make(archive: &Archive, work: &Path, entry: &Path, step: &Step<'_>) -> Result<(), RootfsError> {
+    space::check(work, CACHE_BYTES).map_err(RootfsError::NoSpace)?;
+    space::check(&temporary_folder(), TEMPORARY_BYTES).map_err(RootfsError::NoSpace)?;
     fs::create_dir_all(work).map_err(failed("create", work))?;
     let tar = entry.join(TAR);
     bootstrap(archive, work, &tar, step)?;
@@ -260,6 +271,7 @@ fn bootstrap(
 ) -> Result<(), RootfsError> {
     let mut command = Command::new("mmdebstrap");
     command
+        .env("TMPDIR", temporary_folder())
         .env("SOURCE_DATE_EPOCH", FILE_TIME)
         .env("SOVEREIGN_CUSTOMIZE", CUSTOMIZE)
         .args(["--variant=essential", "--format=tar"])
@@ -289,6 +301,11 @@ fn bootstrap(
         suite: archive.suite.clone(),
         source,
     })
+}
+
+/// Where mmdebstrap installs: `/tmp` is often memory, and too small.
+fn temporary_folder() -> PathBuf {
+    std::env::var_os("TMPDIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from)
 }
 
 /// Unpacks the archive. Devices stay out: every guest gets its own `/dev`, and a user cannot make

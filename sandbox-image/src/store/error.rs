@@ -8,6 +8,7 @@ use crate::digest::Digest;
 use crate::image::DEFAULT_IMAGE;
 use crate::lock::LockError;
 use crate::manifest::ManifestError;
+use crate::space;
 
 /// The image store could not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -173,16 +174,10 @@ pub(super) fn write_failed(path: &Path, needed: u64) -> impl FnOnce(io::Error) -
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::NoSpace {
             path: path.to_owned(),
             needed,
-            available: available_bytes(path).unwrap_or(0),
+            available: space::available(path).unwrap_or(0),
         },
         _ => failed("write", path)(source),
     }
-}
-
-/// How much the file system that holds `path` (or will) still takes from us.
-pub(super) fn available_bytes(path: &Path) -> Option<u64> {
-    let stat = path.ancestors().find_map(|p| rustix::fs::statvfs(p).ok())?;
-    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
 fn build_command(name: &str) -> String {

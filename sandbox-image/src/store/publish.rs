@@ -21,8 +21,9 @@ use crate::manifest::{
     self, Blob, Discovery, Initramfs, Kernel, Manifest, Rootfs, SCHEMA, Userland,
 };
 use crate::progress::{Step, Unit};
+use crate::space;
 
-use super::error::{available_bytes, failed, write_failed};
+use super::error::{failed, write_failed};
 use super::stamp::Stamp;
 use super::verify::hash_stored;
 use super::{Store, StoreError, blob_mode, check_name};
@@ -199,14 +200,11 @@ impl Store {
     /// Refuses work that the disk has no room for, before it is begun.
     fn check_space(&self, bytes: u64) -> Result<(), StoreError> {
         let needed = bytes.saturating_add(SPARE_BYTES);
-        match available_bytes(&self.root) {
-            Some(available) if available < needed => Err(StoreError::NoSpace {
-                path: self.root.clone(),
-                needed,
-                available,
-            }),
-            _ => Ok(()),
-        }
+        space::check(&self.root, needed).map_err(|short| StoreError::NoSpace {
+            path: short.path,
+            needed: short.needed,
+            available: short.available,
+        })
     }
 }
 
