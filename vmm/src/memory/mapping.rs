@@ -1,22 +1,16 @@
 //! Host mappings behind guest memory.
 
-// UNSAFETY: laying a file over guest memory replaces a part of an existing mapping in place
-// (`MAP_FIXED`), and finding an aligned address needs mappings that are given back at once.
-#![expect(
-    unsafe_code,
-    reason = "mmap with MAP_FIXED, munmap and madvise take raw addresses"
-)]
+// UNSAFETY: the host is told which pages to use for a range of addresses, and finding an aligned
+// address needs mappings that are given back at once.
+#![expect(unsafe_code, reason = "mmap, munmap and madvise take raw addresses")]
 
 use std::ffi::c_void;
-use std::fs::File;
 use std::ptr;
 
 use rustix::io::Errno;
 use rustix::mm::{self, Advice, MapFlags, ProtFlags};
+use vm_memory::MmapRegion;
 use vm_memory::mmap::MmapRegionError;
-use vm_memory::{Address, GuestAddress, GuestMemoryBackend, MmapRegion};
-
-use super::{GuestRam, MemoryError};
 
 /// Which pages the host uses for the guest's anonymous memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,41 +60,6 @@ pub(super) fn advise(region: &MmapRegion, pages: HostPages) -> Result<(), Errno>
         Err(Errno::INVAL) => Ok(()),
         other => other,
     }
-}
-
-/// Replaces `size` bytes of guest memory at `at` by a private mapping of the file.
-pub(super) fn overlay(
-    ram: &GuestRam,
-    at: GuestAddress,
-    file: &File,
-    offset: u64,
-    size: u64,
-) -> Result<(), MemoryError> {
-    let out_of_range = || MemoryError::OutOfRange {
-        at: at.raw_value(),
-        size,
-    };
-    let length = usize::try_from(size).map_err(|_| out_of_range())?;
-    let slice = ram.get_slice(at, length).map_err(|_| out_of_range())?;
-    let host = slice.ptr_guard_mut();
-    // SAFETY: `get_slice` has established that the whole range lies in one mapping of guest memory.
-    // Guest memory is only ever reached through volatile accessors, so no reference into the range
-    // exists whose content could change; the region's owner unmaps the range as a whole on drop.
-    let mapped = unsafe {
-        mm::mmap(
-            host.as_ptr().cast(),
-            length,
-            ProtFlags::READ | ProtFlags::WRITE,
-            MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE,
-            file,
-            offset,
-        )
-    };
-    mapped.map(|_| ()).map_err(|source| MemoryError::MapFile {
-        at: at.raw_value(),
-        size,
-        source,
-    })
 }
 
 fn is_aligned(region: &MmapRegion) -> bool {

@@ -1,19 +1,27 @@
-//! Guest memory: what backs it and where files are put in it.
+//! Guest memory: what backs it and how files get into it.
 //!
-//! Guest RAM is private anonymous memory that the host hands out page by page, on first touch: what
-//! the guest never uses never becomes resident. The kernel and the initramfs are not read into it but
-//! laid over it as private mappings of their files, so loading them costs a system call and no copy.
+//! Guest RAM is private anonymous memory that the host hands out on first touch, in huge pages where it
+//! can: what the guest never uses never becomes resident. Kernel and initramfs are copied in. Laying
+//! their files over guest memory as private mappings looks cheaper and is not: a kernel patches most
+//! pages of its text and unpacks all of the initramfs, and each such page then costs up to three faults
+//! (read, copy on write, and the one after KVM's mapping was withdrawn for the copy).
+//!
+//! | 128 MiB guest, 1 vCPU, to its init and reset | RAM faults | virtual ms | resident MiB |
+//! |---|---|---|---|
+//! | 4 KiB pages, files mapped  | 6895 | 89 | 21 |
+//! | 4 KiB pages, files copied  | 4329 | 63 | 22 |
+//! | 2 MiB pages, files mapped  | 4776 | 74 | 27 |
+//! | 2 MiB pages, files copied  |   16 | 37 | 31 |
 
 mod mapping;
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek, SeekFrom};
 
 use vm_memory::mmap::MmapRegionError;
 use vm_memory::{
-    Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryMmap,
-    GuestMemoryRegion, GuestRegionCollectionError, GuestRegionMmap, GuestUsize,
-    atomic::GuestMemoryAtomic,
+    Address, Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap, GuestRegionCollectionError,
+    GuestRegionMmap, atomic::GuestMemoryAtomic,
 };
 
 pub use mapping::HostPages;
@@ -30,8 +38,8 @@ pub const PAGE_SIZE: u64 = 4096;
 /// How the host backs the guest's anonymous memory: the one switch to measure either way.
 ///
 /// Huge pages save page faults (one for 2 MiB instead of 512) and TLB misses, and cost resident
-/// memory: touching one byte makes 2 MiB resident.
-pub const GUEST_PAGES: HostPages = HostPages::Small;
+/// memory: touching one byte makes 2 MiB resident. A host that has none left gives small ones.
+pub const GUEST_PAGES: HostPages = HostPages::Huge;
 
 /// Guest memory cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -60,17 +68,6 @@ pub enum MemoryError {
         at: u64,
         /// Number of bytes.
         size: u64,
-    },
-    /// The host refused to map the file.
-    #[error("mapping {size} bytes of a file at guest address {at:#x}")]
-    MapFile {
-        /// Guest address.
-        at: u64,
-        /// Number of bytes.
-        size: u64,
-        /// Why.
-        #[source]
-        source: rustix::io::Errno,
     },
     /// The file could not be read.
     #[error("reading a file to guest address {at:#x}")]
@@ -115,17 +112,14 @@ pub fn allocate(ranges: &[(GuestAddress, u64)]) -> Result<GuestRam, MemoryError>
     GuestRam::from_regions(regions).map_err(MemoryError::Arrange)
 }
 
-/// Puts `size` bytes of `file`, from `offset` on, at guest address `at`.
-///
-/// Whole pages are mapped privately from the file where file offset and address allow it; the rest is
-/// copied. The file must not shrink while the machine lives: the host would end it with SIGBUS.
+/// Copies `size` bytes of `file`, from `offset` on, to guest address `at`.
 ///
 /// # Errors
-/// When the place is not in guest memory, or the host cannot map or read the file.
+/// When the place is not in guest memory, or the file cannot be read or ends early.
 pub fn place_file(
     ram: &GuestRam,
     at: GuestAddress,
-    file: &File,
+    mut file: &File,
     offset: u64,
     size: u64,
 ) -> Result<(), MemoryError> {
@@ -133,27 +127,23 @@ pub fn place_file(
         at: at.raw_value(),
         size,
     };
-    let end = at.checked_add(size).ok_or_else(out_of_range)?;
-    let file_end = offset.checked_add(size).ok_or_else(out_of_range)?;
-    if offset % PAGE_SIZE != at.raw_value() % PAGE_SIZE {
-        return copy_file(ram, at, file, offset, size);
+    let failed = |source| MemoryError::ReadFile {
+        at: at.raw_value(),
+        source,
+    };
+    file.seek(SeekFrom::Start(offset)).map_err(failed)?;
+    let mut done = 0;
+    while done < size {
+        let to = at.checked_add(done).ok_or_else(out_of_range)?;
+        let left = usize::try_from(size - done).map_err(|_| out_of_range())?;
+        match ram.read_volatile_from(to, &mut file, left) {
+            Ok(0) => return Err(failed(io::ErrorKind::UnexpectedEof.into())),
+            Ok(read) => done += read as u64,
+            Err(GuestMemoryError::IOError(error)) => return Err(failed(error)),
+            Err(_) => return Err(out_of_range()),
+        }
     }
-    let first_page = at
-        .raw_value()
-        .next_multiple_of(PAGE_SIZE)
-        .min(end.raw_value());
-    let after_pages = (end.raw_value() & !(PAGE_SIZE - 1)).max(first_page);
-    let (head, pages) = (first_page - at.raw_value(), after_pages - first_page);
-    copy_file(ram, at, file, offset, head)?;
-    if pages > 0 {
-        check_length(file, file_end).map_err(|source| MemoryError::ReadFile {
-            at: at.raw_value(),
-            source,
-        })?;
-        mapping::overlay(ram, GuestAddress(first_page), file, offset + head, pages)?;
-    }
-    let tail = end.raw_value() - after_pages;
-    copy_file(ram, GuestAddress(after_pages), file, file_end - tail, tail)
+    Ok(())
 }
 
 /// Writes bytes to guest memory.
@@ -166,52 +156,6 @@ pub fn write(ram: &GuestRam, at: GuestAddress, bytes: &[u8]) -> Result<(), Memor
             at: at.raw_value(),
             source,
         })
-}
-
-/// A mapping beyond the end of its file would end the VMM on first touch; reading only fails.
-fn check_length(file: &File, needed: u64) -> io::Result<()> {
-    if file.metadata()?.len() < needed {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    Ok(())
-}
-
-fn copy_file(
-    ram: &GuestRam,
-    at: GuestAddress,
-    file: &File,
-    offset: u64,
-    size: u64,
-) -> Result<(), MemoryError> {
-    use std::os::unix::fs::FileExt;
-
-    const CHUNK: u64 = 256 * 1024;
-    let mut buffer = Vec::new();
-    let mut done = 0;
-    while done < size {
-        let now = CHUNK.min(size - done);
-        buffer.resize(usize::try_from(now).unwrap_or_default(), 0);
-        let to = at.checked_add(done).ok_or(MemoryError::OutOfRange {
-            at: at.raw_value(),
-            size,
-        })?;
-        file.read_exact_at(&mut buffer, offset + done)
-            .map_err(|source| MemoryError::ReadFile {
-                at: to.raw_value(),
-                source,
-            })?;
-        write(ram, to, &buffer)?;
-        done += now;
-    }
-    Ok(())
-}
-
-/// The number of bytes of RAM from `at` to the end of its region.
-#[must_use]
-pub fn room_at(ram: &GuestRam, at: GuestAddress) -> GuestUsize {
-    ram.find_region(at)
-        .and_then(|region| region.last_addr().checked_offset_from(at))
-        .map_or(0, |last| last + 1)
 }
 
 #[cfg(test)]
@@ -254,32 +198,6 @@ mod tests {
     }
 
     #[test]
-    fn congruent_but_unaligned_part_of_a_file_is_placed_whole() {
-        let content: Vec<u8> = (0..5 * 4096_u32).map(|i| i.to_le_bytes()[0]).collect();
-        let (ram, file) = (ram(), file_of(&content));
-
-        place_file(&ram, GuestAddress(0x10_0010), &file, 0x10, 3 * 4096).unwrap();
-
-        assert_eq!(
-            read(&ram, 0x10_0010, 3 * 4096),
-            content[0x10..0x10 + 3 * 4096]
-        );
-        assert_eq!(read(&ram, 0x10_0000, 0x10), [0; 0x10]);
-    }
-
-    #[test]
-    fn guest_writes_do_not_reach_the_file() {
-        let (ram, file) = (ram(), file_of(&[7; 4096]));
-        place_file(&ram, GuestAddress(0x1000), &file, 0, 4096).unwrap();
-
-        ram.write_slice(&[1; 16], GuestAddress(0x1000)).unwrap();
-
-        let mut first = [0; 16];
-        std::os::unix::fs::FileExt::read_exact_at(&file, &mut first, 0).unwrap();
-        assert_eq!(first, [7; 16]);
-    }
-
-    #[test]
     fn file_beyond_memory_is_refused() {
         let (ram, file) = (ram(), file_of(&[7; 8192]));
         let end = GuestAddress((4 << 20) - 4096);
@@ -296,12 +214,5 @@ mod tests {
             place_file(&ram, GuestAddress(0x1000), &file, 0, 100),
             Err(MemoryError::ReadFile { .. })
         ));
-    }
-
-    #[test]
-    fn room_ends_with_the_region() {
-        let ram = ram();
-        assert_eq!(room_at(&ram, GuestAddress(0x1000)), (4 << 20) - 0x1000);
-        assert_eq!(room_at(&ram, GuestAddress(8 << 20)), 0);
     }
 }

@@ -1,7 +1,7 @@
 //! From files to a guest that is ready to run: kernel, initramfs, command line, start information.
 //!
 //! Two kinds of kernel are taken. An ELF `vmlinux` is entered by PVH, which needs nothing but a memory
-//! map and lets the file be mapped as it is. A `bzImage`, which distributions ship, unpacks itself and
+//! map and has nothing to unpack. A `bzImage`, which distributions ship, unpacks itself and
 //! is entered by the 64-bit Linux/x86 boot protocol. Kernels come from outside: every number in them is
 //! an allegation.
 
