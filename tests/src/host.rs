@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -206,47 +207,77 @@ pub fn open_descriptors(pid: u32) -> Result<usize> {
 
 /// Returns the private memory of a VMM in KiB, guest memory left out.
 ///
-/// Guest memory are the mappings of at least `guest_kib`/2 that no file backs, and whatever maps a
-/// guest's kernel file: that lies inside guest memory too.
+/// Guest memory is the one unbroken run of writable mappings that is as long as the guest's memory:
+/// some of its pieces are the kernel's and the initramfs' own files.
 ///
 /// # Errors
 ///
-/// If the process is gone or not ours.
+/// If the process is gone or not ours, or has no such run.
 pub fn private_kib(pid: u32, guest_kib: u64) -> Result<u64> {
     let file = format!("/proc/{pid}/smaps");
     let text = fs::read_to_string(&file).with_context(|| format!("cannot read {file}"))?;
-    Ok(private_of_smaps(&text, guest_kib))
+    let mut mappings = parse_smaps(&text);
+    let guest = guest_memory(&mappings, guest_kib * 1024)
+        .with_context(|| format!("{file} has no guest memory of {guest_kib} KiB"))?;
+    mappings.drain(guest);
+    Ok(mappings.iter().map(|mapping| mapping.private_kib).sum())
 }
 
-fn private_of_smaps(smaps: &str, guest_kib: u64) -> u64 {
-    let mut total = 0;
-    let mut counts = true;
-    for line in smaps.lines() {
-        if let Some(range) = address_range(line) {
-            let kib = (range.1 - range.0) / 1024;
-            let file = line.split_whitespace().nth(5).unwrap_or_default();
-            let is_guest = (kib >= guest_kib / 2 && !file.starts_with('/'))
-                || file.contains("/blobs/")
-                || file.contains("guest");
-            counts = !is_guest;
-        } else if counts
-            && (line.starts_with("Private_Clean:") || line.starts_with("Private_Dirty:"))
+/// A mapping of a process, as `/proc/PID/smaps` tells it.
+#[derive(Debug)]
+struct Mapping {
+    start: u64,
+    end: u64,
+    writable: bool,
+    private_kib: u64,
+}
+
+fn parse_smaps(text: &str) -> Vec<Mapping> {
+    let mut mappings: Vec<Mapping> = Vec::new();
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        let (Some(first), second) = (words.next(), words.next().unwrap_or_default()) else {
+            continue;
+        };
+        if let Some((start, end)) = address_range(first) {
+            let writable = second.starts_with("rw");
+            mappings.push(Mapping {
+                start,
+                end,
+                writable,
+                private_kib: 0,
+            });
+        } else if ["Private_Clean:", "Private_Dirty:"].contains(&first)
+            && let (Some(mapping), Ok(kib)) = (mappings.last_mut(), second.parse::<u64>())
         {
-            let kib = line
-                .split_whitespace()
-                .nth(1)
-                .and_then(|kib| kib.parse::<u64>().ok());
-            total += kib.unwrap_or(0);
+            mapping.private_kib += kib;
         }
     }
-    total
+    mappings
 }
 
-/// Returns the addresses of a mapping, if the line is a mapping's first.
-fn address_range(line: &str) -> Option<(u64, u64)> {
-    let (start, end) = line.split_whitespace().next()?.split_once('-')?;
+fn address_range(word: &str) -> Option<(u64, u64)> {
+    let (start, end) = word.split_once('-')?;
     let number = |text| u64::from_str_radix(text, 16).ok();
     Some((number(start)?, number(end)?))
+}
+
+/// Finds the unbroken run of writable mappings of exactly this length.
+fn guest_memory(mappings: &[Mapping], length: u64) -> Option<Range<usize>> {
+    (0..mappings.len()).find_map(|first| {
+        let start = mappings.get(first)?.start;
+        let mut next = start;
+        for (index, mapping) in mappings.iter().enumerate().skip(first) {
+            if mapping.start != next || !mapping.writable || mapping.end - start > length {
+                return None;
+            }
+            if mapping.end - start == length {
+                return Some(first..index + 1);
+            }
+            next = mapping.end;
+        }
+        None
+    })
 }
 
 #[cfg(test)]
@@ -258,10 +289,10 @@ mod tests {
 Size:               1024 kB
 Private_Clean:       100 kB
 Private_Dirty:         8 kB
-7f0000000000-7f0008000000 rw-p 00000000 00:00 0
+7f0000000000-7f0000100000 rw-p 00000000 00:00 0
 Private_Clean:         0 kB
-Private_Dirty:     50000 kB
-7f0008000000-7f0008100000 rw-p 00000000 103:01 7 /home/u/.local/share/sovereign/blobs/sha256/ab
+Private_Dirty:       500 kB
+7f0000100000-7f0000200000 rw-p 00000000 103:01 7 /home/u/.local/share/sovereign/blobs/sha256/ab
 Private_Clean:         4 kB
 Private_Dirty:       600 kB
 7f0009000000-7f0009010000 rw-p 00000000 00:00 0   [stack]
@@ -270,8 +301,20 @@ Private_Dirty:        12 kB
 ";
 
     #[test]
-    fn private_memory_leaves_out_guest_memory_and_its_kernel() {
-        assert_eq!(private_of_smaps(SMAPS, 128 * 1024), 120);
+    fn private_memory_leaves_out_guest_memory_and_its_files() {
+        let mut mappings = parse_smaps(SMAPS);
+        assert_eq!(guest_memory(&mappings, 1 << 20), Some(1..2));
+        assert_eq!(guest_memory(&mappings, 3 << 20), None);
+        let guest = guest_memory(&mappings, 2 << 20).unwrap();
+        assert_eq!(guest, 1..3);
+        mappings.drain(guest);
+        assert_eq!(
+            mappings
+                .iter()
+                .map(|mapping| mapping.private_kib)
+                .sum::<u64>(),
+            120
+        );
     }
 
     #[test]

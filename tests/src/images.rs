@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
-use sandbox_image::manifest::Discovery;
+use anyhow::{Context, Result};
+use sandbox_image::manifest::Blob;
 use sandbox_image::progress::{Silent, Step};
 use sandbox_image::store::{Content, Description, Parts};
 use sandbox_image::{DEFAULT_IMAGE, Image};
@@ -14,10 +14,6 @@ pub const STOCK: &str = "stock-debian";
 
 /// The image whose initramfs holds nothing that could run: its kernel panics.
 pub const NO_INIT: &str = "no-init";
-
-/// What a stock kernel wants on its command line: as quiet as ours. Where its modules are is said
-/// to the agent (`sandbox_image::initramfs`).
-const STOCK_CMDLINE: &str = "console=ttyS0 quiet panic=-1 reboot=k sovereign.modules=/modules";
 
 /// A folder with images.
 #[derive(Debug)]
@@ -97,68 +93,42 @@ impl Store {
         })
     }
 
-    /// Makes `target` a store with the default image and those that only tests want.
+    /// Makes `target` a store with the default image and the one whose guest has no init.
     ///
     /// # Errors
     ///
     /// If there is no default image, or files cannot be read or written.
-    pub fn prepare_for_tests(&self, target: &Path, extra: &Extra<'_>) -> Result<()> {
+    pub fn prepare_for_tests(&self, target: &Path) -> Result<Self> {
         let image = self.store.find(DEFAULT_IMAGE)?;
         if target.exists() {
             fs::remove_dir_all(target).context("cannot remove the tests' old store")?;
         }
         let made = self.copy_default_to(target)?;
-        made.publish(
-            STOCK,
-            extra.stock_kernel,
-            extra.stock_initramfs,
-            &image,
-            true,
-        )?;
-        made.publish(NO_INIT, &image.kernel, &empty_archive(), &image, false)?;
-        let copied = made.store.find(DEFAULT_IMAGE)?;
-        ensure!(copied.id == image.id, "the copy is another image");
-        Ok(())
+        made.publish_without_init(&image)?;
+        Ok(made)
     }
 
-    fn publish(
-        &self,
-        name: &str,
-        kernel: &Path,
-        initramfs: &[u8],
-        like: &Image,
-        stock: bool,
-    ) -> Result<()> {
+    fn publish_without_init(&self, image: &Image) -> Result<()> {
         let manifest = self.store.inspect(DEFAULT_IMAGE)?;
+        let file = |path, blob: &Blob| Content::File {
+            path,
+            digest: Some(blob.digest),
+        };
         let parts = Parts {
-            kernel: Content::File {
-                path: kernel,
-                digest: None,
-            },
-            initramfs: Content::Bytes(initramfs),
-            rootfs: Content::File {
-                path: &like.rootfs,
-                digest: Some(manifest.rootfs.blob.digest),
-            },
+            kernel: file(&image.kernel, &manifest.kernel.blob),
+            initramfs: Content::Bytes(&empty_archive()),
+            rootfs: file(&image.rootfs, &manifest.rootfs.blob),
             description: Description {
-                kernel_release: None,
-                cmdline: if stock {
-                    STOCK_CMDLINE.to_owned()
-                } else {
-                    like.cmdline.clone()
-                },
-                discovery: if stock {
-                    Discovery::Acpi
-                } else {
-                    manifest.kernel.discovery
-                },
-                agent_release: manifest.initramfs.agent_release.clone(),
+                kernel_release: manifest.kernel.release,
+                cmdline: image.cmdline.clone(),
+                discovery: manifest.kernel.discovery,
+                agent_release: manifest.initramfs.agent_release,
                 agent_protocol: manifest.initramfs.agent_protocol,
-                contents: manifest.rootfs.contents.clone(),
+                contents: manifest.rootfs.contents,
             },
         };
         let step = Step::begin(&Silent, "storing a test image");
-        self.store.publish(name, &parts, &step)?;
+        self.store.publish(NO_INIT, &parts, &step)?;
         Ok(())
     }
 }
@@ -172,15 +142,6 @@ pub struct Files {
     pub initramfs: std::path::PathBuf,
     /// The root file system.
     pub rootfs: std::path::PathBuf,
-}
-
-/// What images for tests are made of besides the default image.
-#[derive(Debug)]
-pub struct Extra<'a> {
-    /// A distribution's kernel.
-    pub stock_kernel: &'a Path,
-    /// An initramfs with the agent and the modules of that kernel.
-    pub stock_initramfs: &'a [u8],
 }
 
 /// A cpio archive (format newc) with nothing in it.

@@ -3,16 +3,14 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use sandbox_image::initramfs;
 use sovereign_lab::{Job, Parts};
 use sovereign_tests::call::Sovereign;
-use sovereign_tests::images::{Extra, Store};
+use sovereign_tests::images::{STOCK, Store};
 
 use self::events::Events;
 use crate::cargo::{cargo, merged, print_line, show};
@@ -156,18 +154,35 @@ fn build_image(programs: &Programs) -> Result<()> {
     Ok(())
 }
 
-/// Makes the tests' own image store, and returns where it is.
+/// Makes the tests' own image store, and returns where it is: the default image, one with Debian's
+/// stock kernel, and one whose guest has no init.
 fn prepare_images(programs: &Programs) -> Result<PathBuf> {
-    let parts = Parts::ensure()?;
-    let agent = programs.agent();
-    let agent = fs::read(&agent).with_context(|| format!("cannot read {}", agent.display()))?;
-    let archive = initramfs::pack(&agent, &parts.guest_modules())?;
-    let extra = Extra {
-        stock_kernel: &parts.kernel(),
-        stock_initramfs: &archive,
-    };
     let target = sovereign_lab::cache_dir()?.join("test-images");
-    Store::of_this_user()?.prepare_for_tests(&target, &extra)?;
+    let store = Store::of_this_user()?.prepare_for_tests(&target)?;
+    let parts = Parts::ensure()?;
+    let mut command = merged(programs.sovereign().as_os_str());
+    command
+        .args([
+            "image",
+            "build",
+            "--progress",
+            "plain",
+            "--name",
+            STOCK,
+            "--kernel",
+        ])
+        .arg(parts.kernel())
+        .arg("--rootfs")
+        .arg(store.default_parts()?.rootfs)
+        .env("SOVEREIGN_DATA_DIR", &target);
+    for module in parts.guest_modules() {
+        command.arg("--module").arg(module);
+    }
+    let transcript = show(&mut command, &mut print_line)?;
+    ensure!(
+        transcript.success,
+        "the stock kernel's image cannot be made"
+    );
     Ok(target)
 }
 

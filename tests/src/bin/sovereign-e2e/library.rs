@@ -31,7 +31,7 @@ pub(crate) fn add(suite: &mut Suite) {
 
 fn start() -> Result<Sandbox> {
     let spec = SandboxSpec {
-        memory_mib: 128,
+        memory_mib: Some(128),
         ..SandboxSpec::default()
     };
     let launch = Launch {
