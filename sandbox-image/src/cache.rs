@@ -31,9 +31,10 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 /// and forth between two versions.
 const KEPT: usize = 2;
 
-/// How folders with scratch folders end, and entries being made.
+/// How the names of things end: folders with scratch folders, entries being made, locks.
 const WORK: &str = "-work";
 const PARTIAL: &str = ".partial";
+const LOCK: &str = ".lock";
 
 /// Tells backup programs, and [`Cache::prune`], that a folder is a cache (Cache Directory Tagging
 /// Specification).
@@ -167,7 +168,7 @@ impl Cache {
         if Digest::from_hex(key).is_none() {
             return 0;
         }
-        let lock = self.root.join(kind).join(format!("{key}.lock"));
+        let lock = self.root.join(kind).join(format!("{key}{LOCK}"));
         let lock = Lock::acquire(
             &lock,
             Sharing::Exclusive,
@@ -199,11 +200,36 @@ impl Cache {
             return Ok(entry);
         }
         let _lock = self.lock(kind, key, step)?;
-        if let Some(entry) = self.find(kind, key) {
-            return Ok(entry);
+        match self.find(kind, key) {
+            Some(entry) => Ok(entry),
+            None => self.fill(kind, key, make),
         }
+    }
+
+    /// Makes an entry in any case; one that is there is replaced when the new one is complete.
+    ///
+    /// # Errors
+    /// As [`Cache::find_or_make`]; the old entry stays then.
+    pub fn make_anew<E: From<CacheError>>(
+        &self,
+        kind: &str,
+        key: &Key,
+        step: &Step<'_>,
+        make: impl FnOnce(&Path) -> Result<(), E>,
+    ) -> Result<PathBuf, E> {
+        let _lock = self.lock(kind, key, step)?;
+        self.fill(kind, key, make)
+    }
+
+    /// Makes an entry. The caller holds its lock.
+    fn fill<E: From<CacheError>>(
+        &self,
+        kind: &str,
+        key: &Key,
+        make: impl FnOnce(&Path) -> Result<(), E>,
+    ) -> Result<PathBuf, E> {
         let entry = self.entry(kind, key);
-        let partial = self.beside(kind, key, "partial");
+        let partial = self.beside(kind, key, PARTIAL);
         remove_folder(&partial)?;
         fs::create_dir_all(&partial).map_err(failed("create", &partial))?;
         self.tag()?;
@@ -212,17 +238,9 @@ impl Cache {
             let _ = fs::remove_dir_all(&partial);
             return Err(error);
         }
+        remove_folder(&entry)?;
         fs::rename(&partial, &entry).map_err(failed("publish", &entry))?;
         Ok(entry)
-    }
-
-    /// Removes an entry, as when it turned out to be damaged.
-    ///
-    /// # Errors
-    /// If it is being made, or cannot be removed.
-    pub fn remove(&self, kind: &str, key: &Key, step: &Step<'_>) -> Result<(), CacheError> {
-        let _lock = self.lock(kind, key, step)?;
-        remove_folder(&self.entry(kind, key))
     }
 
     fn tag(&self) -> Result<(), CacheError> {
@@ -235,7 +253,7 @@ impl Cache {
 
     fn lock(&self, kind: &str, key: &Key, step: &Step<'_>) -> Result<Lock, CacheError> {
         let lock = Lock::acquire(
-            &self.beside(kind, key, "lock"),
+            &self.beside(kind, key, LOCK),
             Sharing::Exclusive,
             kind,
             PATIENCE,
@@ -249,7 +267,7 @@ impl Cache {
     }
 
     fn beside(&self, kind: &str, key: &Key, suffix: &str) -> PathBuf {
-        self.root.join(kind).join(format!("{}.{suffix}", key.0))
+        self.root.join(kind).join(format!("{}{suffix}", key.0))
     }
 }
 
@@ -397,14 +415,36 @@ mod tests {
         });
         assert!(result.is_err());
         assert_eq!(cache.find("thing", &key("a")), None);
-        assert!(!cache.beside("thing", &key("a"), "partial").exists());
+        assert!(!cache.beside("thing", &key("a"), PARTIAL).exists());
+    }
+
+    #[test]
+    fn entry_made_anew_replaces_the_old_one_only_if_it_is_complete() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(folder.path().to_owned());
+        let step = Step::begin(&Silent, "making");
+        let write = |text: &'static str| {
+            move |folder: &Path| {
+                fs::write(folder.join("file"), text).map_err(failed("write", folder))
+            }
+        };
+        let entry = cache
+            .find_or_make("thing", &key("a"), &step, write("old"))
+            .unwrap();
+        let broken = cache.make_anew("thing", &key("a"), &step, |_| Err(CacheError::NoPlace));
+        assert!(broken.is_err());
+        assert_eq!(fs::read(entry.join("file")).unwrap(), b"old");
+        cache
+            .make_anew("thing", &key("a"), &step, write("new"))
+            .unwrap();
+        assert_eq!(fs::read(entry.join("file")).unwrap(), b"new");
     }
 
     #[test]
     fn leftovers_of_a_killed_build_do_not_reach_the_entry() {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::open(folder.path().to_owned());
-        let partial = cache.beside("thing", &key("a"), "partial");
+        let partial = cache.beside("thing", &key("a"), PARTIAL);
         fs::create_dir_all(&partial).unwrap();
         fs::write(partial.join("stale"), "half").unwrap();
         let step = Step::begin(&Silent, "making");
@@ -429,7 +469,7 @@ mod tests {
         }
         // Found again, the first one is of use again.
         cache.find("thing", &key("a")).unwrap();
-        let half = cache.beside("thing", &key("d"), "partial");
+        let half = cache.beside("thing", &key("d"), PARTIAL);
         fs::create_dir_all(&half).unwrap();
         let made = cache.lock("thing", &key("d"), &step).unwrap();
         assert_eq!(cache.prune().unwrap(), 4);

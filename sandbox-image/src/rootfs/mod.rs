@@ -14,6 +14,7 @@
 mod apt;
 mod contract;
 mod elevate;
+mod scratch;
 
 use std::fs;
 use std::io;
@@ -30,10 +31,11 @@ use crate::digest::Digest;
 use crate::erofs::{self, ErofsError};
 use crate::manifest::{User, Userland};
 use crate::progress::{Progress, Step};
-use crate::space::{self, NoSpace};
+use crate::space::NoSpace;
 use crate::tool::{self, Tool, ToolError};
 
 use apt::Archive;
+use scratch::Scratch;
 
 /// The recipe, as data.
 const PACKAGES: &str = include_str!("../../rootfs/packages");
@@ -74,11 +76,6 @@ const UUID: &str = "736f7665-7265-4967-8e73-616e64626f78";
 
 /// How long the download and the installation of some 80 packages (35 MB) may take.
 const BOOTSTRAP_LIMIT: Duration = Duration::from_secs(1800);
-
-/// What a build takes: the archive, the tree and the image below the cache; the tree and the packages
-/// below mmdebstrap's temporary folder. Each with some room for growth.
-const CACHE_BYTES: u64 = 500 << 20;
-const TEMPORARY_BYTES: u64 = 350 << 20;
 
 /// How long each later step may take.
 const STEP_LIMIT: Duration = Duration::from_secs(300);
@@ -191,23 +188,23 @@ pub fn build(
         .finish();
     let name = format!("building the root file system (Debian {})", archive.suite);
     let step = Step::begin(progress, &name);
-    if fresh {
-        cache.remove(KIND, &key, &step)?;
-    } else if let Some(entry) = cache.find(KIND, &key) {
+    if let Some(entry) = cache.find(KIND, &key).filter(|_| !fresh) {
         step.up_to_date();
         return describe(&entry);
     }
     tool::require(TOOLS)?;
     elevate::check()?;
-    // Outside the entry: its files may belong to subordinate users, whom the cache cannot clean up
-    // after. The entry's lock guards it as well.
-    let work = cache.root().join("rootfs-work").join(key.as_str());
-    let entry = cache.find_or_make(KIND, &key, &step, |entry| {
-        elevate::remove_folder(&work)?;
-        let made = make(&archive, &work, entry, &step);
-        elevate::remove_folder(&work)?;
+    let make = |entry: &Path| {
+        let scratch = Scratch::make(cache, &key)?;
+        let made = make(&archive, &scratch, entry, &step);
+        scratch.remove()?;
         made
-    })?;
+    };
+    let entry = if fresh {
+        cache.make_anew(KIND, &key, &step, make)?
+    } else {
+        cache.find_or_make(KIND, &key, &step, make)?
+    };
     step.done();
     describe(&entry)
 }
@@ -236,13 +233,15 @@ fn describe(entry: &Path) -> Result<BuiltRootfs, RootfsError> {
     })
 }
 
-fn make(archive: &Archive, work: &Path, entry: &Path, step: &Step<'_>) -> Result<(), RootfsError> {
-    space::check(work, CACHE_BYTES).map_err(RootfsError::NoSpace)?;
-    space::check(&temporary_folder(), TEMPORARY_BYTES).map_err(RootfsError::NoSpace)?;
-    fs::create_dir_all(work).map_err(failed("create", work))?;
+fn make(
+    archive: &Archive,
+    scratch: &Scratch,
+    entry: &Path,
+    step: &Step<'_>,
+) -> Result<(), RootfsError> {
     let tar = entry.join(TAR);
-    bootstrap(archive, work, &tar, step)?;
-    let tree = work.join("tree");
+    bootstrap(archive, scratch, &tar, step)?;
+    let tree = scratch.work.join("tree");
     step.log("unpacking");
     unpack(&tar, &tree, step)?;
     step.log("checking what is in it");
@@ -265,13 +264,13 @@ fn make(archive: &Archive, work: &Path, entry: &Path, step: &Step<'_>) -> Result
 /// Installs the packages into a tar archive.
 fn bootstrap(
     archive: &Archive,
-    work: &Path,
+    scratch: &Scratch,
     tar: &Path,
     step: &Step<'_>,
 ) -> Result<(), RootfsError> {
     let mut command = Command::new("mmdebstrap");
     command
-        .env("TMPDIR", temporary_folder())
+        .env("TMPDIR", &scratch.temporary)
         .env("SOURCE_DATE_EPOCH", FILE_TIME)
         .env("SOVEREIGN_CUSTOMIZE", CUSTOMIZE)
         .args(["--variant=essential", "--format=tar"])
@@ -293,7 +292,7 @@ fn bootstrap(
     }
     command.arg(&archive.suite).arg(tar);
     if !archive.sources.is_empty() {
-        let sources = work.join("host.sources");
+        let sources = scratch.work.join("host.sources");
         fs::write(&sources, &archive.sources).map_err(failed("write", &sources))?;
         command.arg(sources);
     }
@@ -301,11 +300,6 @@ fn bootstrap(
         suite: archive.suite.clone(),
         source,
     })
-}
-
-/// Where mmdebstrap installs: `/tmp` is often memory, and too small.
-fn temporary_folder() -> PathBuf {
-    std::env::var_os("TMPDIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from)
 }
 
 /// Unpacks the archive. Devices stay out: every guest gets its own `/dev`, and a user cannot make
