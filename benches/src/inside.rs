@@ -134,7 +134,7 @@ fn private_memory(sovereign: &Sovereign) -> Result<f64> {
 /// Times `/bin/true` in one sandbox that is up already, by the engine as a library.
 fn exec_round_trips(runs: u32) -> Result<Vec<f64>> {
     let spec = SandboxSpec {
-        memory_mib: MEMORY_MIB,
+        memory_mib: Some(MEMORY_MIB),
         ..SandboxSpec::default()
     };
     let policy = Policy::default();

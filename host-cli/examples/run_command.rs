@@ -16,7 +16,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         ..Policy::default()
     };
     let spec = SandboxSpec {
-        memory_mib: 128,
+        memory_mib: Some(128),
         ..SandboxSpec::default()
     };
     let (mut sandbox, _) =

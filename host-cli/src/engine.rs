@@ -5,13 +5,11 @@ use agent_client::Exec;
 use crate::error::chain;
 use crate::policy::Policy;
 use crate::sandbox::Sandbox;
-use crate::spec::{Launch, SpecError, host_memory_mib};
-use crate::tier::Tier;
+use crate::spec::{Launch, SandboxSpec, SpecError, Unsupported, host_memory_mib};
 use crate::tier::choose::{Choice, ChooseError, choose};
 use crate::tier::facts::{Facts, Finding, Unavailable};
-use crate::tier::microvm::Microvm;
-use crate::tier::microvm::error::MicrovmError;
 use crate::tier::probe::{self, Probed};
+use crate::tier::started::TierError;
 use crate::timeline::Timeline;
 
 /// Starts sandboxes on this machine.
@@ -29,13 +27,16 @@ pub enum StartError {
     /// There is no tier to take.
     #[error(transparent)]
     Choose(#[from] ChooseError),
+    /// The tier that was taken cannot be as it was asked for.
+    #[error(transparent)]
+    Unsupported(#[from] Unsupported),
     /// The tier that was taken did not come up.
     #[error("the {tier} sandbox did not start", tier = choice.tier)]
-    Microvm {
+    Tier {
         /// The tier, and what was passed over for it.
-        choice: Choice,
+        choice: Box<Choice>,
         /// Why it did not come up.
-        source: MicrovmError,
+        source: TierError,
     },
 }
 
@@ -50,7 +51,9 @@ impl Engine {
     /// does: it makes a virtual machine and throws it away.
     #[must_use]
     pub fn probe(self, image: &str) -> Facts {
-        probe::everything(image).facts
+        let mut spec = SandboxSpec::default();
+        image.clone_into(&mut spec.image.name);
+        probe::everything(&spec).facts
     }
 
     /// Starts a sandbox on the strongest tier that the policy allows and this machine has.
@@ -61,8 +64,8 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// If the spec is impossible, no tier can be had, or the one that was taken does not come up. A
-    /// tier that passed its probe and does not come up is passed over like any other, unless the
+    /// If the spec is impossible, no tier can be had, or the one that was taken cannot be like the
+    /// spec or does not come up. A tier that passed its probe and does not come up is passed over like any other, unless the
     /// policy names it.
     pub fn start(
         self,
@@ -75,31 +78,30 @@ impl Engine {
         let mut probed = Probed::default();
         let mut failed = None;
         loop {
-            probed.look_until_one_passes(policy, &spec.image.name, timeline);
+            probed.look_until_one_passes(policy, spec, timeline);
             let choice = match (choose(policy, &probed.facts), failed) {
                 (Ok(choice), _) => choice,
                 (Err(_), Some(failed)) => return Err(failed),
                 (Err(error), None) => return Err(error.into()),
             };
             let tier = choice.tier;
-            let (Tier::Microvm, Some(ready)) = (tier, probed.microvm.take()) else {
-                let reason = Unavailable::not_built();
-                return Err(ChooseError::Unavailable { tier, reason }.into());
-            };
-            match Microvm::start(ready, launch, timeline) {
-                Ok((machine, exec)) => return Ok((Sandbox::new(choice, machine), exec)),
+            if let Some(refusal) = tier.refusal(spec, choice.isolation) {
+                return Err(refusal.into());
+            }
+            match probed.start(tier, launch, timeline) {
+                Ok((started, exec)) => return Ok((Sandbox::new(choice, started), exec)),
                 Err(source) => {
                     let reason = Unavailable::start_failed(chain(&source), source.hint());
                     let last =
                         policy.tier.is_some() || !source.blames_the_tier() || spec.image.is_own();
-                    let error = StartError::Microvm { choice, source };
+                    let error = StartError::Tier {
+                        choice: Box::new(choice),
+                        source,
+                    };
                     if last {
                         return Err(error);
                     }
-                    probed.facts.set(Finding {
-                        tier,
-                        outcome: Err(reason),
-                    });
+                    probed.facts.set(Finding::new(tier, Err(reason)));
                     failed = Some(error);
                 }
             }

@@ -7,15 +7,15 @@ use agent_protocol::message::{ExecRequest, ExitReport};
 
 use crate::error::chain;
 use crate::orphans;
+use crate::tier::Isolation;
 use crate::tier::choose::Choice;
-use crate::tier::microvm::Microvm;
-use crate::tier::microvm::error::MicrovmError;
+use crate::tier::started::{Started, TierError};
 
 /// A running sandbox. It ends with this value: dropped, nothing of it is left.
 #[derive(Debug)]
 pub struct Sandbox {
     choice: Choice,
-    machine: Microvm,
+    started: Started,
 }
 
 /// A command that has no result.
@@ -26,15 +26,15 @@ pub enum ExecError {
     Client(#[from] ClientError),
     /// The sandbox ended under the command.
     #[error("the sandbox ended: {}", chain(source))]
-    Machine {
+    Ended {
         /// Why.
-        source: MicrovmError,
+        source: TierError,
     },
 }
 
 impl Sandbox {
-    pub(crate) const fn new(choice: Choice, machine: Microvm) -> Self {
-        Self { choice, machine }
+    pub(crate) const fn new(choice: Choice, started: Started) -> Self {
+        Self { choice, started }
     }
 
     /// The tier that was taken, the isolation that it reaches, and what was passed over for it.
@@ -46,7 +46,7 @@ impl Sandbox {
     /// The process that holds the sandbox.
     #[must_use]
     pub fn process_id(&self) -> i32 {
-        self.machine.vmm_id()
+        self.started.process_id()
     }
 
     /// Asks for a command to be run, without waiting for anything.
@@ -56,9 +56,9 @@ impl Sandbox {
     /// If the sandbox has ended, or the request is too large.
     pub fn exec(&mut self, request: ExecRequest) -> Result<Exec, ExecError> {
         let stream = self
-            .machine
+            .started
             .connect()
-            .map_err(|source| ExecError::Machine { source })?;
+            .map_err(|source| ExecError::Ended { source })?;
         Ok(Session::new(stream, SessionOptions::default()).exec(request)?)
     }
 
@@ -89,14 +89,15 @@ impl Sandbox {
 
     /// Ends the sandbox for a program that is about to end itself.
     ///
-    /// The VMM is sent SIGKILL, which it cannot survive, and the kernel then needs some milliseconds
-    /// to take the virtual machine apart. Nobody needs to wait for that where the first process of
-    /// the system reaps orphans; where it is not known to (an application that is the first process
-    /// of a container), this waits and reaps, so that no zombie is left. Dropping a sandbox always
-    /// waits and reaps.
-    pub fn abandon(self) {
-        self.machine.kill();
-        if orphans::are_reaped() {
+    /// Its process is told to end in a way that it cannot survive, and the kernel then needs some
+    /// milliseconds to take the sandbox apart. Nobody needs to wait for that where the first process
+    /// of the system reaps orphans; where it is not known to (an application that is the first
+    /// process of a container), this waits and reaps, so that no zombie is left. So it does with a
+    /// sandbox that isolates nothing, which has files to remove. Dropping a sandbox always waits and
+    /// reaps.
+    pub fn abandon(mut self) {
+        self.started.begin_end();
+        if self.choice.isolation != Isolation::None && orphans::are_reaped() {
             std::mem::forget(self);
         }
     }
@@ -104,8 +105,8 @@ impl Sandbox {
     /// A conversation that breaks off has a reason, and the sandbox knows it.
     fn explain(&mut self, error: ClientError) -> ExecError {
         match error {
-            ClientError::Disconnected(_) => ExecError::Machine {
-                source: self.machine.why_gone(),
+            ClientError::Disconnected(_) => ExecError::Ended {
+                source: self.started.why_gone(),
             },
             error => ExecError::Client(error),
         }

@@ -7,16 +7,18 @@ use agent_protocol::message::ExecRequest;
 use sandbox_image::{DEFAULT_IMAGE, Overrides};
 use vmm::config::{MAX_VCPUS, MIN_MEMORY_MIB};
 
-/// What a sandbox is to be made of.
+use crate::tier::Tier;
+
+/// What a sandbox is to be made of. A tier that cannot honour what was asked for refuses to start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SandboxSpec {
     /// What it runs on.
     pub image: ImageChoice,
-    /// Number of CPUs.
-    pub cpus: u8,
-    /// Memory in MiB.
-    pub memory_mib: u32,
-    /// The name that it has for itself.
+    /// Number of CPUs; one without it.
+    pub cpus: Option<u8>,
+    /// Memory in MiB; 512 without it.
+    pub memory_mib: Option<u32>,
+    /// The name that it has for itself; `sandbox` without it.
     pub hostname: Option<String>,
     /// How much may be written to its root file system, in MiB; half of its memory without it.
     pub overlay_mib: Option<u32>,
@@ -28,8 +30,8 @@ impl Default for SandboxSpec {
     fn default() -> Self {
         Self {
             image: ImageChoice::default(),
-            cpus: 1,
-            memory_mib: 512,
+            cpus: None,
+            memory_mib: None,
             hostname: None,
             overlay_mib: None,
             boot_timeout: Duration::from_secs(30),
@@ -68,6 +70,8 @@ impl<'a> Launch<'a> {
 pub struct ImageChoice {
     /// The image's name.
     pub name: String,
+    /// Whether it was asked for by this name: then a tier that runs no image refuses to start.
+    pub is_named: bool,
     /// Files in place of the image's.
     pub overrides: Overrides,
 }
@@ -84,6 +88,7 @@ impl Default for ImageChoice {
     fn default() -> Self {
         Self {
             name: DEFAULT_IMAGE.to_owned(),
+            is_named: false,
             overrides: Overrides::default(),
         }
     }
@@ -114,13 +119,13 @@ pub enum SpecError {
     },
     /// No writable layer at all, or one that memory cannot hold.
     #[error(
-        "a writable layer of {overlay_mib} MiB: it lives in the sandbox's memory, so 1 to {memory_mib} MiB"
+        "a writable layer of {overlay_mib} MiB: it lives in memory, so it has 1 to {memory_mib} MiB"
     )]
     Overlay {
         /// What was asked for.
         overlay_mib: u64,
-        /// The sandbox's memory.
-        memory_mib: u32,
+        /// The memory that there is.
+        memory_mib: u64,
     },
     /// A name that is not one.
     #[error("host name {name:?}: 1 to 63 letters, digits and hyphens, not at the ends a hyphen")]
@@ -130,20 +135,86 @@ pub enum SpecError {
     },
 }
 
+/// Something that was asked for and that the tier that was taken cannot honour.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("tier {tier} cannot honour {flag}: {reason}")]
+pub struct Unsupported {
+    /// The tier.
+    pub tier: Tier,
+    /// The flag of `sovereign run` that asks for it.
+    pub flag: &'static str,
+    /// Why it cannot.
+    pub reason: &'static str,
+}
+
 impl SandboxSpec {
-    /// Checks that a sandbox can be like this, on a machine with this much memory.
+    /// Number of CPUs.
+    #[must_use]
+    pub const fn cpus(&self) -> u8 {
+        match self.cpus {
+            Some(cpus) => cpus,
+            None => 1,
+        }
+    }
+
+    /// Memory in MiB.
+    #[must_use]
+    pub const fn memory_mib(&self) -> u32 {
+        match self.memory_mib {
+            Some(mib) => mib,
+            None => 512,
+        }
+    }
+
+    /// How much may be written to its root file system, in MiB.
+    #[must_use]
+    pub const fn overlay_mib(&self) -> u32 {
+        match self.overlay_mib {
+            Some(mib) => mib,
+            None => self.memory_mib() / 2,
+        }
+    }
+
+    /// The name that it has for itself.
+    #[must_use]
+    pub fn hostname(&self) -> &str {
+        self.hostname.as_deref().unwrap_or("sandbox")
+    }
+
+    /// Checks that some sandbox can be as it was asked for, on a machine with this much memory.
     ///
     /// # Errors
     ///
     /// The first thing that is out of its limits.
     pub fn check(&self, host_memory_mib: u64) -> Result<(), SpecError> {
-        let mib = u64::from(self.memory_mib);
-        if self.cpus == 0 || self.cpus > MAX_VCPUS {
-            return Err(SpecError::Cpus {
-                cpus: self.cpus.into(),
+        if let Some(cpus) = self.cpus.filter(|cpus| *cpus == 0 || *cpus > MAX_VCPUS) {
+            return Err(SpecError::Cpus { cpus: cpus.into() });
+        }
+        if self.memory_mib.is_some() {
+            self.check_as_machine(host_memory_mib)?;
+        }
+        if let Some(overlay_mib) = self.overlay_mib.map(u64::from)
+            && (overlay_mib == 0 || overlay_mib > host_memory_mib)
+        {
+            return Err(SpecError::Overlay {
+                overlay_mib,
+                memory_mib: host_memory_mib,
             });
         }
-        if self.memory_mib < MIN_MEMORY_MIB {
+        match &self.hostname {
+            Some(name) if !is_hostname(name) => Err(SpecError::Hostname { name: name.clone() }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks that a virtual machine can have the memory that this sandbox has, asked for or not.
+    ///
+    /// # Errors
+    ///
+    /// What is out of its limits.
+    pub fn check_as_machine(&self, host_memory_mib: u64) -> Result<(), SpecError> {
+        let mib = u64::from(self.memory_mib());
+        if self.memory_mib() < MIN_MEMORY_MIB {
             return Err(SpecError::TooLittleMemory { mib });
         }
         if mib > host_memory_mib {
@@ -152,17 +223,11 @@ impl SandboxSpec {
                 host_mib: host_memory_mib,
             });
         }
-        if let Some(overlay_mib) = self.overlay_mib
-            && (overlay_mib == 0 || overlay_mib > self.memory_mib)
-        {
-            let overlay_mib = overlay_mib.into();
-            return Err(SpecError::Overlay {
+        match self.overlay_mib.map(u64::from) {
+            Some(overlay_mib) if overlay_mib == 0 || overlay_mib > mib => Err(SpecError::Overlay {
                 overlay_mib,
-                memory_mib: self.memory_mib,
-            });
-        }
-        match &self.hostname {
-            Some(name) if !is_hostname(name) => Err(SpecError::Hostname { name: name.clone() }),
+                memory_mib: mib,
+            }),
             _ => Ok(()),
         }
     }
@@ -202,26 +267,26 @@ mod tests {
 
     #[test]
     fn cpus_have_limits() {
-        assert_eq!(check(|spec| spec.cpus = 32), Ok(()));
+        assert_eq!(check(|spec| spec.cpus = Some(32)), Ok(()));
         assert_eq!(
-            check(|spec| spec.cpus = 33),
+            check(|spec| spec.cpus = Some(33)),
             Err(SpecError::Cpus { cpus: 33 })
         );
         assert_eq!(
-            check(|spec| spec.cpus = 0),
+            check(|spec| spec.cpus = Some(0)),
             Err(SpecError::Cpus { cpus: 0 })
         );
     }
 
     #[test]
     fn memory_has_limits() {
-        assert_eq!(check(|spec| spec.memory_mib = 32), Ok(()));
-        let error = check(|spec| spec.memory_mib = 16).unwrap_err();
+        assert_eq!(check(|spec| spec.memory_mib = Some(32)), Ok(()));
+        let error = check(|spec| spec.memory_mib = Some(16)).unwrap_err();
         assert_eq!(
             error.to_string(),
             "16 MiB of memory: a sandbox needs at least 32 MiB"
         );
-        let error = check(|spec| spec.memory_mib = 4097).unwrap_err();
+        let error = check(|spec| spec.memory_mib = Some(4097)).unwrap_err();
         assert_eq!(
             error,
             SpecError::TooMuchMemory {
@@ -233,9 +298,26 @@ mod tests {
 
     #[test]
     fn the_writable_layer_has_limits() {
-        assert_eq!(check(|spec| spec.overlay_mib = Some(512)), Ok(()));
-        assert!(check(|spec| spec.overlay_mib = Some(513)).is_err());
+        assert_eq!(check(|spec| spec.overlay_mib = Some(4096)), Ok(()));
+        assert!(check(|spec| spec.overlay_mib = Some(4097)).is_err());
         assert!(check(|spec| spec.overlay_mib = Some(0)).is_err());
+        let with_memory = |spec: &mut SandboxSpec| {
+            spec.memory_mib = Some(128);
+            spec.overlay_mib = Some(129);
+        };
+        assert!(check(with_memory).is_err());
+    }
+
+    #[test]
+    fn what_a_machine_has_by_default_has_limits_too() {
+        let spec = SandboxSpec {
+            overlay_mib: Some(513),
+            ..SandboxSpec::default()
+        };
+        assert_eq!(spec.check(4096), Ok(()));
+        assert!(spec.check_as_machine(4096).is_err());
+        assert!(SandboxSpec::default().check_as_machine(511).is_err());
+        assert_eq!(SandboxSpec::default().check(511), Ok(()));
     }
 
     #[test]

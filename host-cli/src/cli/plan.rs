@@ -154,6 +154,7 @@ fn spec(choice: ChoiceArgs, default_image: Option<String>, sandbox: SandboxArgs)
     let image = ImageChoice::default();
     SandboxSpec {
         image: ImageChoice {
+            is_named: choice.image.is_some(),
             name: choice.image.or(default_image).unwrap_or(image.name),
             overrides: Overrides {
                 kernel: choice.kernel,
@@ -242,7 +243,8 @@ mod tests {
     #[test]
     fn the_defaults_are_modest() {
         let plan = plan(&["--", "true"]).unwrap();
-        assert_eq!((plan.spec.cpus, plan.spec.memory_mib), (1, 512));
+        assert_eq!((plan.spec.cpus, plan.spec.memory_mib), (None, None));
+        assert_eq!((plan.spec.cpus(), plan.spec.memory_mib()), (1, 512));
         assert_eq!(plan.policy.min_isolation, Isolation::None);
         assert_eq!(plan.output, OutputPlan::Live);
         assert_eq!(plan.request, ExecRequest::new(["true"]));
@@ -271,7 +273,7 @@ mod tests {
         .unwrap();
         assert_eq!(plan.policy.tier, Some(Tier::Microvm));
         assert_eq!(plan.policy.min_isolation, Isolation::Vm);
-        assert_eq!((plan.spec.cpus, plan.spec.memory_mib), (2, 256));
+        assert_eq!((plan.spec.cpus(), plan.spec.memory_mib()), (2, 256));
         assert_eq!(plan.spec.overlay_mib, Some(64));
         assert!(plan.request.stdin);
         assert_eq!(plan.request.tty, Some(SIZE));

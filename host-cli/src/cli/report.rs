@@ -8,7 +8,7 @@ use super::plan::PlanError;
 use crate::engine::StartError;
 use crate::error::chain;
 use crate::sandbox::ExecError;
-use crate::tier::choose::PassedOver;
+use crate::tier::choose::{Choice, PassedOver};
 use crate::tier::facts::Unavailable;
 use crate::tier::{Isolation, Tier};
 
@@ -85,7 +85,15 @@ impl From<StartError> for Failure {
                 passed_over: error.passed_over().to_vec(),
                 ..Self::of(error.code(), &error)
             },
-            StartError::Microvm {
+            StartError::Unsupported(ref refusal) => Self {
+                hint: Some(format!(
+                    "leave {} out, or take a tier that can honour it",
+                    refusal.flag
+                )),
+                tier: Some(refusal.tier),
+                ..Self::of("unsupported-flag", &error)
+            },
+            StartError::Tier {
                 ref choice,
                 ref source,
             } => Self {
@@ -106,7 +114,7 @@ impl From<ExecError> for Failure {
                 exit_code: client.exit_code(),
                 ..Self::of(client_code(client), &error)
             },
-            ExecError::Machine { source } => Self {
+            ExecError::Ended { source } => Self {
                 hint: source.hint(),
                 console: source.console().to_vec(),
                 // The error's own text has its cause already.
@@ -144,9 +152,21 @@ fn client_code(error: &agent_client::ClientError) -> &'static str {
 }
 
 /// The line that names the tier, and why each stronger one was passed over.
-pub(super) fn announcement(tier: Tier, isolation: Isolation, passed_over: &[PassedOver]) -> String {
+pub(super) fn announcement(choice: &Choice) -> String {
+    let Choice {
+        tier, isolation, ..
+    } = choice;
     let mut line = format!("sovereign: tier {tier}, isolation {isolation}");
-    let relevant = passed_over
+    line.push_str(match isolation {
+        Isolation::None => ": the command can do what you can",
+        Isolation::Process => " (shares this machine's kernel)",
+        Isolation::Container | Isolation::Vm => "",
+    });
+    if let Some(shortfall) = &choice.shortfall {
+        line.push_str(&format!(" ({})", shortfall.cause));
+    }
+    let relevant = choice
+        .passed_over
         .iter()
         .filter(|over| over.reason.code != Unavailable::OTHER_SYSTEM);
     for (index, PassedOver { tier, reason }) in relevant.enumerate() {
@@ -210,10 +230,10 @@ mod tests {
     #[test]
     fn the_tier_is_announced_with_what_was_passed_over() {
         assert_eq!(
-            announcement(Tier::Microvm, Isolation::Vm, &[]),
+            announcement(&choice(Tier::Microvm, Isolation::Vm)),
             "sovereign: tier microvm, isolation vm\n"
         );
-        let passed = [
+        let passed_over = vec![
             over(Tier::Microvm, "kvm-missing", "there is no /dev/kvm"),
             over(Tier::Docker, "not-running", "the daemon is not running"),
             over(
@@ -222,11 +242,37 @@ mod tests {
                 "needs Windows",
             ),
         ];
+        let choice = Choice {
+            passed_over,
+            ..choice(Tier::Local, Isolation::Process)
+        };
         assert_eq!(
-            announcement(Tier::Local, Isolation::None, &passed),
-            "sovereign: tier local, isolation none; passed over microvm (there is no /dev/kvm), \
-             docker (the daemon is not running)\n"
+            announcement(&choice),
+            "sovereign: tier local, isolation process (shares this machine's kernel); passed over \
+             microvm (there is no /dev/kvm), docker (the daemon is not running)\n"
         );
+    }
+
+    #[test]
+    fn what_is_not_isolated_is_told_in_plain_words() {
+        let choice = Choice {
+            shortfall: Some(over(Tier::Local, "userns-off", "user namespaces are off").reason),
+            ..choice(Tier::Local, Isolation::None)
+        };
+        assert_eq!(
+            announcement(&choice),
+            "sovereign: tier local, isolation none: the command can do what you can (user \
+             namespaces are off)\n"
+        );
+    }
+
+    fn choice(tier: Tier, isolation: Isolation) -> Choice {
+        Choice {
+            tier,
+            isolation,
+            shortfall: None,
+            passed_over: Vec::new(),
+        }
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub struct Choice {
     pub tier: Tier,
     /// The isolation that it reaches on this machine.
     pub isolation: Isolation,
+    /// If that is less than the tier reaches elsewhere: why.
+    pub shortfall: Option<Unavailable>,
     /// The stronger tiers that were not taken, strongest first.
     pub passed_over: Vec<PassedOver>,
 }
@@ -47,7 +49,7 @@ pub enum ChooseError {
         reason: Unavailable,
     },
     /// The tier that was named is weaker than the floor.
-    #[error("tier {tier} gives isolation {reached}, and at least {floor} is demanded")]
+    #[error("tier {tier} {}", below(*reached, *floor, shortfall.as_ref()))]
     BelowFloor {
         /// The tier that was named.
         tier: Tier,
@@ -55,6 +57,8 @@ pub enum ChooseError {
         reached: Isolation,
         /// What is demanded.
         floor: Isolation,
+        /// Why it does not reach more, if it could elsewhere.
+        shortfall: Option<Unavailable>,
     },
     /// No tier passed.
     #[error("no sandbox can be had on this machine{}", list(passed_over))]
@@ -93,9 +97,14 @@ impl ChooseError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Unavailable { reason, .. } => reason.remedy.clone(),
-            Self::BelowFloor { floor, .. } => Some(format!(
-                "leave --tier out to get the strongest tier, or lower --min-isolation {floor}"
-            )),
+            Self::BelowFloor {
+                floor, shortfall, ..
+            } => Some(match shortfall.as_ref().and_then(|s| s.remedy.as_ref()) {
+                Some(remedy) => format!("{remedy}; or lower --min-isolation {floor}"),
+                None => format!(
+                    "leave --tier out to get the strongest tier, or lower --min-isolation {floor}"
+                ),
+            }),
             Self::NothingLeft { passed_over } => remedies(passed_over),
             Self::ConsentNeeded { passed_over, .. } => {
                 let allow = "to run on the host itself, without a sandbox, say --tier local or \
@@ -133,20 +142,22 @@ pub fn choose(policy: &Policy, facts: &Facts) -> Result<Choice, ChooseError> {
 }
 
 fn take_named(tier: Tier, floor: Isolation, facts: &Facts) -> Result<Choice, ChooseError> {
-    let below = |reached| ChooseError::BelowFloor {
+    let below = |reached, shortfall| ChooseError::BelowFloor {
         tier,
         reached,
         floor,
+        shortfall,
     };
     // A contradiction between two flags is told as such, whatever this machine has.
     if tier.strongest_isolation() < floor {
-        return Err(below(tier.strongest_isolation()));
+        return Err(below(tier.strongest_isolation(), None));
     }
     match finding(facts, tier) {
-        Ok(isolation) if isolation < floor => Err(below(isolation)),
-        Ok(isolation) => Ok(Choice {
+        Ok((isolation, shortfall)) if isolation < floor => Err(below(isolation, shortfall)),
+        Ok((isolation, shortfall)) => Ok(Choice {
             tier,
             isolation,
+            shortfall,
             passed_over: Vec::new(),
         }),
         Err(reason) => Err(ChooseError::Unavailable { tier, reason }),
@@ -158,20 +169,23 @@ fn take_strongest(policy: &Policy, facts: &Facts) -> Result<Choice, ChooseError>
     let mut passed_over = Vec::new();
     for tier in Tier::ALL {
         let reason = if tier.strongest_isolation() < floor {
-            below_floor(tier.strongest_isolation(), floor)
+            below_floor(tier.strongest_isolation(), floor, None)
         } else {
             match finding(facts, tier) {
-                Ok(isolation) if isolation < floor => below_floor(isolation, floor),
-                Ok(isolation) if tier == Tier::Local && !policy.allow_local => {
+                Ok((isolation, shortfall)) if isolation < floor => {
+                    below_floor(isolation, floor, shortfall)
+                }
+                Ok((isolation, _)) if tier == Tier::Local && !policy.allow_local => {
                     return Err(ChooseError::ConsentNeeded {
                         isolation,
                         passed_over,
                     });
                 }
-                Ok(isolation) => {
+                Ok((isolation, shortfall)) => {
                     return Ok(Choice {
                         tier,
                         isolation,
+                        shortfall,
                         passed_over,
                     });
                 }
@@ -183,25 +197,34 @@ fn take_strongest(policy: &Policy, facts: &Facts) -> Result<Choice, ChooseError>
     Err(ChooseError::NothingLeft { passed_over })
 }
 
-fn finding(facts: &Facts, tier: Tier) -> Result<Isolation, Unavailable> {
-    facts.of(tier).map_or_else(
-        || {
-            Err(Unavailable {
-                code: "not-probed",
-                cause: "not looked for".to_owned(),
-                remedy: None,
-            })
-        },
-        |finding| finding.outcome.clone(),
-    )
+/// What a tier reaches here, and why not more.
+fn finding(facts: &Facts, tier: Tier) -> Result<(Isolation, Option<Unavailable>), Unavailable> {
+    let Some(finding) = facts.of(tier) else {
+        return Err(Unavailable {
+            code: "not-probed",
+            cause: "not looked for".to_owned(),
+            remedy: None,
+        });
+    };
+    let isolation = finding.outcome.clone()?;
+    Ok((isolation, finding.shortfall.clone()))
 }
 
-fn below_floor(reached: Isolation, floor: Isolation) -> Unavailable {
+fn below_floor(
+    reached: Isolation,
+    floor: Isolation,
+    shortfall: Option<Unavailable>,
+) -> Unavailable {
     Unavailable {
         code: "below-min-isolation",
-        cause: format!("gives isolation {reached}, and at least {floor} is demanded"),
-        remedy: None,
+        cause: below(reached, floor, shortfall.as_ref()),
+        remedy: shortfall.and_then(|shortfall| shortfall.remedy),
     }
+}
+
+fn below(reached: Isolation, floor: Isolation, shortfall: Option<&Unavailable>) -> String {
+    let why = shortfall.map_or_else(String::new, |shortfall| format!(" ({})", shortfall.cause));
+    format!("gives isolation {reached}{why}, and at least {floor} is demanded")
 }
 
 /// `: microvm: why; docker: why`, without the tiers of other systems.
@@ -236,10 +259,7 @@ mod tests {
                 .iter()
                 .find(|(name, _)| *name == tier)
                 .map(|(_, level)| *level);
-            Finding {
-                tier,
-                outcome: level.ok_or_else(|| broken(tier)),
-            }
+            Finding::new(tier, level.ok_or_else(|| broken(tier)))
         };
         Facts::new(Tier::ALL.into_iter().map(finding).collect())
     }
@@ -412,10 +432,7 @@ mod tests {
     fn a_named_tier_that_cannot_be_had_is_never_replaced() {
         for tier in Tier::ALL {
             let mut facts = everything();
-            facts.set(Finding {
-                tier,
-                outcome: Err(broken(tier)),
-            });
+            facts.set(Finding::new(tier, Err(broken(tier))));
             let error = choose(&named(tier, Isolation::None), &facts).unwrap_err();
             assert_eq!(
                 error,
@@ -455,13 +472,38 @@ mod tests {
     }
 
     #[test]
+    fn a_floor_that_is_not_reached_is_told_with_the_reason_and_its_remedy() {
+        let mut facts = machine(&[]);
+        facts.set(Finding {
+            tier: Tier::Local,
+            outcome: Ok(Isolation::None),
+            shortfall: Some(Unavailable {
+                code: "userns-off",
+                cause: "user namespaces are off".to_owned(),
+                remedy: Some("switch them on".to_owned()),
+            }),
+        });
+        let error = choose(&named(Tier::Local, Isolation::Process), &facts).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "tier local gives isolation none (user namespaces are off), and at least process is \
+             demanded"
+        );
+        assert!(error.hint().unwrap().starts_with("switch them on; "));
+        let error = choose(&auto(Isolation::Process, true), &facts).unwrap_err();
+        assert!(
+            error.to_string().contains("user namespaces are off"),
+            "{error}"
+        );
+        let taken = choose(&named(Tier::Local, Isolation::None), &facts).unwrap();
+        assert_eq!(taken.shortfall.map(|s| s.code), Some("userns-off"));
+    }
+
+    #[test]
     fn tiers_of_other_systems_are_left_out_of_the_message() {
         let mut facts = machine(&[]);
         let outcome = Err(Unavailable::other_system("Windows"));
-        facts.set(Finding {
-            tier: Tier::AppContainer,
-            outcome,
-        });
+        facts.set(Finding::new(Tier::AppContainer, outcome));
         let error = choose(&auto(Isolation::None, false), &facts).unwrap_err();
         assert!(!error.to_string().contains("appcontainer"), "{error}");
         assert_eq!(error.passed_over().len(), Tier::ALL.len());

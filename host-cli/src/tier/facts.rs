@@ -42,6 +42,20 @@ pub struct Finding {
     pub tier: Tier,
     /// The isolation that it would reach here, or why it cannot be had.
     pub outcome: Result<Isolation, Unavailable>,
+    /// If it can be had, but reaches less than it could elsewhere: why.
+    pub shortfall: Option<Unavailable>,
+}
+
+impl Finding {
+    /// The finding that a tier is what it is, or is not to be had.
+    #[must_use]
+    pub const fn new(tier: Tier, outcome: Result<Isolation, Unavailable>) -> Self {
+        Self {
+            tier,
+            outcome,
+            shortfall: None,
+        }
+    }
 }
 
 /// Why a tier cannot be had.
@@ -96,15 +110,10 @@ mod tests {
 
     #[test]
     fn a_newer_finding_takes_the_place_of_the_older() {
-        let mut facts = Facts::new(vec![Finding {
-            tier: Tier::Microvm,
-            outcome: Ok(Isolation::Vm),
-        }]);
+        let found = Finding::new(Tier::Microvm, Ok(Isolation::Vm));
+        let mut facts = Facts::new(vec![found]);
         let failed = Unavailable::start_failed("no answer".to_owned(), None);
-        facts.set(Finding {
-            tier: Tier::Microvm,
-            outcome: Err(failed.clone()),
-        });
+        facts.set(Finding::new(Tier::Microvm, Err(failed.clone())));
         assert_eq!(
             facts.of(Tier::Microvm).map(|f| f.outcome.clone()),
             Some(Err(failed))
@@ -114,10 +123,7 @@ mod tests {
 
     #[test]
     fn findings_come_strongest_first() {
-        let finding = |tier| Finding {
-            tier,
-            outcome: Ok(Isolation::None),
-        };
+        let finding = |tier| Finding::new(tier, Ok(Isolation::None));
         let facts = Facts::new(vec![finding(Tier::Local), finding(Tier::Microvm)]);
         let order: Vec<_> = facts.iter().map(|f| f.tier).collect();
         assert_eq!(order, [Tier::Microvm, Tier::Local]);

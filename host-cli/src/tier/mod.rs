@@ -7,13 +7,25 @@
 pub mod choose;
 pub mod facts;
 #[cfg(target_os = "linux")]
+pub mod local;
+#[cfg(target_os = "linux")]
 pub mod microvm;
+#[cfg(target_os = "linux")]
+mod packets;
 pub mod probe;
+#[cfg(target_os = "linux")]
+mod process;
+#[cfg(target_os = "linux")]
+mod spawn;
+#[cfg(target_os = "linux")]
+pub mod started;
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::Serialize;
+
+use crate::spec::{SandboxSpec, Unsupported};
 
 /// A way to isolate a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -48,6 +60,15 @@ impl Tier {
             Self::Microvm => Isolation::Vm,
             Self::Docker | Self::Podman => Isolation::Container,
             Self::AppContainer | Self::Local => Isolation::Process,
+        }
+    }
+
+    /// What of this spec the tier cannot honour, where it reaches this isolation.
+    #[must_use]
+    pub fn refusal(self, spec: &SandboxSpec, isolation: Isolation) -> Option<Unsupported> {
+        match self {
+            Self::Local => local::refusal(spec, isolation),
+            Self::Microvm | Self::Docker | Self::Podman | Self::AppContainer => None,
         }
     }
 

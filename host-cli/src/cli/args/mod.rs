@@ -147,7 +147,7 @@ mod tests {
             run_args(&["-m", "1G", "--", "sh", "-c", "exit 3", "--json", "--", "-i"]).unwrap();
         assert_eq!(run.command, ["sh", "-c", "exit 3", "--json", "--", "-i"]);
         assert!(!run.exec.interactive);
-        assert_eq!(run.sandbox.memory, 1024);
+        assert_eq!(run.sandbox.memory, Some(1024));
     }
 
     #[test]
@@ -183,7 +183,7 @@ mod tests {
     fn values_may_stick_to_their_flags() {
         for words in [["-m=256M", "-i"], ["-m256M", "-i"], ["--memory=256M", "-i"]] {
             let run = run_args(&[words[0], words[1], "ls", "-m1G"]).unwrap();
-            assert_eq!(run.sandbox.memory, 256, "{words:?}");
+            assert_eq!(run.sandbox.memory, Some(256), "{words:?}");
             assert_eq!(run.command, ["ls", "-m1G"]);
         }
     }

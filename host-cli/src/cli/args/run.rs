@@ -74,13 +74,14 @@ pub struct ChoiceArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "What it is made of")]
 pub struct SandboxArgs {
-    /// Number of CPUs, 1 to 32
-    #[arg(long, value_name = "N", default_value = "1", value_parser = parse_cpus)]
-    pub cpus: u8,
+    /// Number of CPUs, 1 to 32 [default: 1]
+    #[arg(long, value_name = "N", value_parser = parse_cpus)]
+    pub cpus: Option<u8>,
 
-    /// Memory, at least 32M; what the sandbox never touches is not taken from this machine
-    #[arg(short, long, value_name = "SIZE", default_value = "512M", value_parser = parse_memory)]
-    pub memory: u32,
+    /// Memory, at least 32M; what the sandbox never touches is not taken from this machine [default:
+    /// 512M]
+    #[arg(short, long, value_name = "SIZE", value_parser = parse_memory)]
+    pub memory: Option<u32>,
 
     /// How much may be written to the root file system; it lives in the sandbox's memory [default:
     /// half of it]

@@ -70,6 +70,7 @@ fn rows(facts: &Facts) -> Vec<Row<'_>> {
         .map(|finding| {
             let (isolation, available) = row(finding);
             let reason = finding.outcome.as_ref().err();
+            let reason = reason.or(finding.shortfall.as_ref());
             Row {
                 tier: finding.tier,
                 isolation,
@@ -124,14 +125,8 @@ mod tests {
 
     fn facts(microvm: Result<Isolation, Unavailable>) -> Facts {
         Facts::new(vec![
-            Finding {
-                tier: Tier::Microvm,
-                outcome: microvm,
-            },
-            Finding {
-                tier: Tier::Docker,
-                outcome: Err(Unavailable::not_built()),
-            },
+            Finding::new(Tier::Microvm, microvm),
+            Finding::new(Tier::Docker, Err(Unavailable::not_built())),
         ])
     }
 

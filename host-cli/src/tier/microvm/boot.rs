@@ -13,8 +13,8 @@ use vmm::control::{Command, Event, TracePoint};
 use super::console::last_lines;
 use super::control::{Control, ControlError};
 use super::error::{MicrovmError, why_it_stopped};
-use super::process::VmmProcess;
 use crate::deadline::remaining;
+use crate::tier::process::ChildProcess;
 
 /// How long a VMM may take to tell why it ends, after the first sign that it does.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -23,7 +23,7 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) struct Owned {
     pub(super) control: Control,
-    pub(super) process: VmmProcess,
+    pub(super) process: ChildProcess,
 }
 
 impl Owned {
@@ -169,7 +169,7 @@ mod tests {
     use vmm::control::StopReason;
 
     use super::*;
-    use crate::tier::microvm::process::tests::start;
+    use crate::tier::process::tests::start;
 
     /// A machine whose VMM is played by the test.
     struct Play {
@@ -181,7 +181,8 @@ mod tests {
 
     impl Play {
         fn new() -> Self {
-            let (control, theirs, process) = start("sleeps");
+            let (socket, theirs, process) = start("sleeps");
+            let control = Control { socket };
             let (stream, agent) = UnixStream::pair().unwrap();
             Self {
                 owned: Owned { control, process },

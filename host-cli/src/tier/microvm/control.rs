@@ -1,19 +1,17 @@
 //! Our end of the control socket: one JSON message a packet, and with some a descriptor.
 
-use std::io::{self, IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
+use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
-};
+use rustix::net::{RecvAncillaryBuffer, RecvFlags, recvmsg};
 use vmm::control::{Command, Event, MAX_MESSAGE};
+
+use crate::tier::packets;
 
 /// The owner's end of a VMM process's control socket.
 #[derive(Debug)]
 pub(super) struct Control {
-    socket: OwnedFd,
+    pub(super) socket: OwnedFd,
 }
 
 /// What can go wrong on the control socket.
@@ -40,12 +38,7 @@ impl Control {
     ///
     /// The system's.
     pub(super) fn pair() -> io::Result<(Self, OwnedFd)> {
-        let (socket, theirs) = socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )?;
+        let (socket, theirs) = packets::pair()?;
         Ok((Self { socket }, theirs))
     }
 
@@ -65,20 +58,7 @@ impl Control {
                 size: message.len(),
             });
         }
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        let descriptors = descriptor.map(|descriptor| [descriptor]);
-        if let Some(descriptors) = &descriptors
-            && !ancillary.push(SendAncillaryMessage::ScmRights(descriptors))
-        {
-            return Err(io::Error::other("no room for a descriptor").into());
-        }
-        let iov = [IoSlice::new(&message)];
-        rustix::io::retry_on_intr(|| {
-            sendmsg(&self.socket, &iov, &mut ancillary, SendFlags::NOSIGNAL)
-        })
-        .map_err(io::Error::from)?;
-        Ok(())
+        Ok(packets::send(&self.socket, &message, descriptor)?)
     }
 
     /// Takes the next event that has arrived; `None` at the end of the conversation.
@@ -118,9 +98,10 @@ impl AsFd for Control {
 #[cfg(test)]
 mod tests {
     use std::io::Read;
+    use std::mem::MaybeUninit;
     use std::os::unix::net::UnixStream;
 
-    use rustix::net::{RecvAncillaryMessage, recv, send};
+    use rustix::net::{RecvAncillaryMessage, SendFlags, recv, send};
     use vmm::control::StopReason;
 
     use super::*;

@@ -8,7 +8,8 @@ use vmm::control::StopReason;
 
 use super::console::{last_lines, panic_message};
 use super::control::ControlError;
-use super::process::Ending;
+use crate::spec::SpecError;
+use crate::tier::process::Ending;
 
 /// Why there is no machine, or no longer one.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +17,9 @@ pub enum MicrovmError {
     /// A file of the user's own cannot be booted from.
     #[error(transparent)]
     Override(#[from] OverrideError),
+    /// No virtual machine can be like this.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
     /// Something cannot be said on a kernel command line.
     #[error("guest's command line")]
     CommandLine(#[from] agent_protocol::boot::BootError),
@@ -96,6 +100,7 @@ impl MicrovmError {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::Override(_) => "bad-file",
+            Self::Spec(_) => "usage",
             Self::CommandLine(_) => "command-line",
             Self::Sockets(_) => "sockets",
             Self::Spawn { .. } => "vmm-spawn",
@@ -118,7 +123,11 @@ impl MicrovmError {
     pub const fn blames_the_tier(&self) -> bool {
         !matches!(
             self,
-            Self::Cancelled | Self::Override(_) | Self::CommandLine(_) | Self::Request(_)
+            Self::Cancelled
+                | Self::Override(_)
+                | Self::Spec(_)
+                | Self::CommandLine(_)
+                | Self::Request(_)
         )
     }
 

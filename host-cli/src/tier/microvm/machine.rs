@@ -5,7 +5,7 @@ use sandbox_image::Image;
 use vmm::config::{DeviceDiscovery, DiskConfig, MachineConfig, VsockConfig};
 
 use super::error::MicrovmError;
-use crate::spec::SandboxSpec;
+use crate::spec::{SandboxSpec, host_memory_mib};
 
 /// The guest's address on its own socket device; each machine has one of its own.
 const GUEST_CID: u32 = 3;
@@ -23,24 +23,21 @@ pub(super) fn describe(
     image: Image,
     trace: bool,
 ) -> Result<MachineConfig, MicrovmError> {
+    spec.check_as_machine(host_memory_mib())?;
     let boot = BootParameters {
         root: Some(RootDisk {
             device: "/dev/vda".to_owned(),
             fstype: "erofs".to_owned(),
         }),
-        overlay_mib: Some(spec.overlay_mib.unwrap_or(spec.memory_mib / 2)),
-        hostname: Some(
-            spec.hostname
-                .clone()
-                .unwrap_or_else(|| "sandbox".to_owned()),
-        ),
+        overlay_mib: Some(spec.overlay_mib()),
+        hostname: Some(spec.hostname().to_owned()),
         trace,
         ..BootParameters::default()
     };
     let image = image.with_overrides(&spec.image.overrides)?;
     Ok(MachineConfig {
-        vcpus: spec.cpus,
-        memory_mib: spec.memory_mib,
+        vcpus: spec.cpus(),
+        memory_mib: spec.memory_mib(),
         kernel: image.kernel,
         initramfs: Some(image.initramfs),
         cmdline: format!("{} {}", image.cmdline, boot.encode()?),
@@ -90,8 +87,8 @@ mod tests {
     #[test]
     fn an_image_becomes_a_machine() {
         let spec = SandboxSpec {
-            cpus: 2,
-            memory_mib: 256,
+            cpus: Some(2),
+            memory_mib: Some(256),
             ..SandboxSpec::default()
         };
         let config = describe(&spec, image(), false).unwrap();

@@ -19,8 +19,6 @@ mod cpu;
 pub mod error;
 pub mod kvm;
 mod machine;
-mod process;
-mod spawn;
 
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -37,8 +35,8 @@ use self::boot::Owned;
 use self::control::{Control, ControlError};
 use self::error::MicrovmError;
 use self::kvm::Depth;
-use self::process::VmmProcess;
 use super::facts::Unavailable;
+use super::process::ChildProcess;
 use crate::installation::{MissingProgram, Program};
 use crate::spec::Launch;
 use crate::timeline::{AGENT_HEARD, Actor, Timeline};
@@ -95,9 +93,11 @@ impl Microvm {
         let Ready { vmm, image } = ready;
         let config = Box::new(machine::describe(spec, image, trace)?);
         let (control, theirs) = Control::pair().map_err(MicrovmError::Sockets)?;
-        let process = VmmProcess::start(&vmm, theirs).map_err(|source| MicrovmError::Spawn {
-            program: vmm,
-            source,
+        let process = ChildProcess::start(&vmm, &[c"sovereign-vmm"], theirs).map_err(|source| {
+            MicrovmError::Spawn {
+                program: vmm,
+                source,
+            }
         })?;
         timeline.mark("VMM spawned");
         let mut owned = Owned { control, process };

@@ -4,14 +4,14 @@
 // pointers.
 #![expect(unsafe_code, reason = "posix_spawn is a C interface of raw pointers")]
 
-//! Starting the VMM process.
+//! Starting the process that holds a sandbox.
 //!
 //! The child gets an empty environment, a session of its own (so neither the terminal's Ctrl-C nor
-//! a compromised VMM's keystrokes pass between it and the user's terminal), no blocked signals,
+//! a compromised child's keystrokes pass between it and the user's terminal), no blocked signals,
 //! `/dev/null` as its input and output, and two descriptors of ours: its standard error and its
 //! control socket.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -22,13 +22,18 @@ use std::ptr;
 use rustix::process::Pid;
 use vmm::control::CONTROL_FD;
 
-/// Starts `program` with `control` as its descriptor [`CONTROL_FD`] and `stderr` as its standard
-/// error.
+/// Starts `program` with these arguments (its own name first), with `control` as its descriptor
+/// [`CONTROL_FD`] and `stderr` as its standard error.
 ///
 /// # Errors
 ///
 /// The system's, if the program cannot be started.
-pub(super) fn spawn(program: &Path, control: BorrowedFd, stderr: BorrowedFd) -> io::Result<Pid> {
+pub(super) fn spawn(
+    program: &Path,
+    arguments: &[&CStr],
+    control: BorrowedFd,
+    stderr: BorrowedFd,
+) -> io::Result<Pid> {
     // A descriptor that lies where another one is to be placed would be overwritten.
     let control = out_of_the_way(control)?;
     let stderr = out_of_the_way(stderr)?;
@@ -41,11 +46,15 @@ pub(super) fn spawn(program: &Path, control: BorrowedFd, stderr: BorrowedFd) -> 
     actions.place(control.as_fd(), CONTROL_FD)?;
     let attributes = Attributes::new()?;
 
-    let argv = [c"sovereign-vmm".as_ptr().cast_mut(), ptr::null_mut()];
+    let argv: Vec<_> = arguments
+        .iter()
+        .map(|argument| argument.as_ptr().cast_mut())
+        .chain([ptr::null_mut()])
+        .collect();
     let env = [ptr::null_mut()];
     let mut pid = 0;
     // SAFETY: `actions` and `attributes` were initialized by their constructors and live until
-    // after the call, as do `path` and the two arrays, which end in null pointers.
+    // after the call, as do `path` and the two lists, which end in null pointers.
     let errno = unsafe {
         libc::posix_spawn(
             &raw mut pid,
@@ -181,7 +190,7 @@ mod tests {
         let (control, mut ours) = UnixStream::pair().unwrap();
         let (mut reader, writer) = io::pipe().unwrap();
 
-        let pid = spawn(&tells, control.as_fd(), writer.as_fd()).unwrap();
+        let pid = spawn(&tells, &[c"tells"], control.as_fd(), writer.as_fd()).unwrap();
         drop((control, writer));
         ours.write_all(b"hello\n").unwrap();
         let mut output = String::new();
@@ -195,7 +204,13 @@ mod tests {
     #[test]
     fn a_program_that_is_not_there_is_an_error() {
         let (control, _ours) = UnixStream::pair().unwrap();
-        let error = spawn(Path::new("/nowhere/vmm"), control.as_fd(), control.as_fd()).unwrap_err();
+        let error = spawn(
+            Path::new("/nowhere/vmm"),
+            &[c"vmm"],
+            control.as_fd(),
+            control.as_fd(),
+        )
+        .unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }
 }

@@ -1,5 +1,7 @@
-//! The VMM process as its owner sees it: started, killed, reaped, and its last words read.
+//! The process that holds a sandbox, as its owner sees it: started, killed, reaped, and its last
+//! words read.
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -14,24 +16,24 @@ use rustix::process::{
 use super::spawn::spawn;
 use crate::deadline::remaining;
 
-/// How much of what a VMM writes to its standard error is kept.
+/// How much of what it writes to its standard error is kept.
 const STDERR_BYTES: usize = 4096;
 
 /// How long a killed process may take until it can be reaped. The kernel takes a virtual machine
 /// apart in tens of milliseconds; this is for a machine that is out of its depth.
 const REAP_DEADLINE: Duration = Duration::from_secs(10);
 
-/// A VMM process that this process started.
+/// A process that this process started.
 ///
 /// Dropped, it kills the process and waits until nothing of it is left.
 #[derive(Debug)]
-pub(super) struct VmmProcess {
+pub(super) struct ChildProcess {
     pid: Pid,
     stderr: OwnedFd,
     ended: Option<Ending>,
 }
 
-/// How a VMM process ended.
+/// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ending {
     /// By itself, with this code.
@@ -42,16 +44,16 @@ pub(super) enum Ending {
     Unknown,
 }
 
-impl VmmProcess {
-    /// Starts a VMM.
+impl ChildProcess {
+    /// Starts a program with these arguments, its own name first.
     ///
     /// # Errors
     ///
     /// The system's, if it cannot be started.
-    pub(super) fn start(program: &Path, control: OwnedFd) -> io::Result<Self> {
-        // The VMM's end never blocks: what does not fit is lost, and no VMM stalls for it.
+    pub(super) fn start(program: &Path, arguments: &[&CStr], control: OwnedFd) -> io::Result<Self> {
+        // Its end never blocks: what does not fit is lost, and nobody stalls for it.
         let (stderr, theirs) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-        let pid = spawn(program, control.as_fd(), theirs.as_fd())?;
+        let pid = spawn(program, arguments, control.as_fd(), theirs.as_fd())?;
         Ok(Self {
             pid,
             stderr,
@@ -113,7 +115,7 @@ impl VmmProcess {
     }
 }
 
-impl Drop for VmmProcess {
+impl Drop for ChildProcess {
     fn drop(&mut self) {
         self.kill();
         self.wait(Instant::now() + REAP_DEADLINE);
@@ -145,16 +147,17 @@ pub(super) mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::tier::microvm::control::Control;
+    use crate::tier::packets;
 
-    /// Starts a stand-in for a VMM, with our end of its control socket and the end that it got.
-    pub(in crate::tier::microvm) fn start(stand_in: &str) -> (Control, OwnedFd, VmmProcess) {
+    /// Starts a stand-in for a program, with our end of its control socket and the end that it got.
+    pub(in crate::tier) fn start(stand_in: &str) -> (OwnedFd, OwnedFd, ChildProcess) {
         let path = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("tests/stand-ins")
             .join(stand_in);
-        let (control, theirs) = Control::pair().unwrap();
+        let (control, theirs) = packets::pair().unwrap();
         let kept = theirs.try_clone().unwrap();
-        (control, kept, VmmProcess::start(&path, theirs).unwrap())
+        let process = ChildProcess::start(&path, &[c"stand-in"], theirs).unwrap();
+        (control, kept, process)
     }
 
     fn soon() -> Instant {
@@ -187,7 +190,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_talkative_vmm_does_not_stall() {
+    fn a_talkative_process_does_not_stall() {
         let (_control, _theirs, mut process) = start("babbles");
         assert!(process.wait(soon()).is_some());
     }

@@ -1,0 +1,272 @@
+//! Tier `local`: a process of this machine, confined as far as its kernel allows.
+//!
+//! ```text
+//!  engine                              sovereign-agent
+//!    socket pair, spawn ──────────────▶ fd 3
+//!    Setup{size, name} ───────────────▶ namespaces, root, no privileges, Landlock, filter
+//!        ◀──────────────────── Standing  confined, or plain and why
+//!    (choice: is that enough?)
+//!    a stream for each session ───────▶ commands
+//! ```
+//!
+//! The probe starts the agent: nothing less shows what a kernel, its settings and a container around
+//! it allow together. A start takes over the agent that the probe has found ready. When the control
+//! socket closes, for whatever reason, the agent ends, and with it all that it runs.
+
+pub mod error;
+mod shortfall;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use agent_client::{Exec, Session, SessionOptions};
+use agent_protocol::local::{MAX_MESSAGE, STREAM, Setup, Standing, decode, encode};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::net::{RecvFlags, recv};
+
+use self::error::LocalError;
+use super::facts::Unavailable;
+use super::process::ChildProcess;
+use super::{Isolation, Tier, packets};
+use crate::deadline::remaining;
+use crate::error::chain;
+use crate::installation::Program;
+use crate::spec::{Launch, SandboxSpec, Unsupported};
+use crate::timeline::{AGENT_HEARD, Timeline};
+
+/// How long an agent may take to tell how it ended, after the first sign that it has.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long an agent may take to end in order. Its commands get SIGKILL at once.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// An agent that serves, and how far it is confined.
+#[derive(Debug)]
+pub(crate) struct Ready {
+    local: Local,
+    /// What the commands of this agent are kept from.
+    pub(crate) isolation: Isolation,
+    /// Why that is not more.
+    pub(crate) shortfall: Option<Unavailable>,
+}
+
+/// Finds out how far this machine can confine a command, by starting an agent that does it.
+pub(crate) fn probe(
+    spec: &SandboxSpec,
+    patience: Duration,
+    timeline: &mut Timeline,
+) -> Result<Ready, Unavailable> {
+    let program = Program::Agent.find()?;
+    let unusable = |error: LocalError| Unavailable {
+        code: error.code(),
+        cause: chain(&error),
+        remedy: None,
+    };
+    let mut local = Local::spawn(&program, spec).map_err(unusable)?;
+    timeline.mark("agent spawned");
+    let standing = local.standing(patience).map_err(unusable)?;
+    timeline.mark(AGENT_HEARD);
+    let (isolation, shortfall) = match standing {
+        Standing::Confined { .. } => (Isolation::Process, None),
+        Standing::Plain(shortfall) => {
+            let read = |path: &str| std::fs::read_to_string(path).ok();
+            let shortfall = shortfall::explain(&shortfall, read);
+            (Isolation::None, Some(shortfall))
+        }
+    };
+    Ok(Ready {
+        local,
+        isolation,
+        shortfall,
+    })
+}
+
+/// What of this spec the local tier cannot honour, if there is anything.
+pub(crate) fn refusal(spec: &SandboxSpec, isolation: Isolation) -> Option<Unsupported> {
+    const MACHINE: &str = "commands run on this machine as it is";
+    let unconfined = isolation == Isolation::None;
+    let overrides = &spec.image.overrides;
+    let asked = [
+        (spec.image.is_named, "--image", MACHINE),
+        (overrides.kernel.is_some(), "--kernel", MACHINE),
+        (overrides.initramfs.is_some(), "--initramfs", MACHINE),
+        (overrides.rootfs.is_some(), "--rootfs", MACHINE),
+        (spec.cpus.is_some(), "--cpus", "it does not bound CPU time"),
+        (
+            spec.memory_mib.is_some(),
+            "--memory",
+            "it does not bound memory",
+        ),
+        (
+            unconfined && spec.overlay_mib.is_some(),
+            "--overlay-size",
+            MACHINE,
+        ),
+        (unconfined && spec.hostname.is_some(), "--hostname", MACHINE),
+    ];
+    let (_, flag, reason) = asked.into_iter().find(|(asked, _, _)| *asked)?;
+    Some(Unsupported {
+        tier: Tier::Local,
+        flag,
+        reason,
+    })
+}
+
+/// A running agent.
+///
+/// Dropped, it is ended with all that it runs, and nothing of it is left.
+#[derive(Debug)]
+pub(crate) struct Local {
+    /// Our end of the control socket; closing it ends the agent.
+    control: Option<OwnedFd>,
+    process: ChildProcess,
+}
+
+impl Local {
+    /// Takes over the agent that the probe has found ready, and asks it for the first command.
+    ///
+    /// # Errors
+    ///
+    /// If it has ended, or the request cannot be made.
+    pub(crate) fn start(
+        ready: Ready,
+        launch: Launch,
+        timeline: &mut Timeline,
+    ) -> Result<(Self, Option<Exec>), LocalError> {
+        let mut local = ready.local;
+        let Some(request) = launch.request else {
+            return Ok((local, None));
+        };
+        let session = Session::new(local.connect()?, SessionOptions::default());
+        let exec = session.exec(request.clone())?;
+        timeline.mark("request sent");
+        Ok((local, Some(exec)))
+    }
+
+    fn spawn(program: &Path, spec: &SandboxSpec) -> Result<Self, LocalError> {
+        let (control, theirs) = packets::pair().map_err(LocalError::Sockets)?;
+        let setup = Setup {
+            writable_mib: spec.overlay_mib(),
+            hostname: spec.hostname().to_owned(),
+        };
+        packets::send(&control, &encode(&setup), None).map_err(LocalError::Sockets)?;
+        let arguments = [c"sovereign-agent", c"--local", c"3"];
+        let process = ChildProcess::start(program, &arguments, theirs).map_err(|source| {
+            LocalError::Spawn {
+                program: program.to_owned(),
+                source,
+            }
+        })?;
+        Ok(Self {
+            control: Some(control),
+            process,
+        })
+    }
+
+    /// Waits until the agent says what has become of it.
+    fn standing(&mut self, patience: Duration) -> Result<Standing, LocalError> {
+        let deadline = Instant::now() + patience;
+        let Some(control) = &self.control else {
+            return Err(self.why_gone());
+        };
+        let mut fds = [PollFd::new(control, PollFlags::IN)];
+        while matches!(
+            poll(&mut fds, Some(&remaining(deadline))),
+            Err(rustix::io::Errno::INTR)
+        ) {}
+        let mut packet = [0; MAX_MESSAGE];
+        match recv(control, &mut packet[..], RecvFlags::DONTWAIT) {
+            Ok((length @ 1.., _)) => Ok(decode(packet.get(..length).unwrap_or_default())?),
+            Err(rustix::io::Errno::AGAIN) => Err(LocalError::Silent { waited: patience }),
+            Ok((0, _)) | Err(_) => Err(self.why_gone()),
+        }
+    }
+
+    /// A stream to the agent, for one session.
+    ///
+    /// # Errors
+    ///
+    /// If the agent has ended.
+    pub(crate) fn connect(&mut self) -> Result<UnixStream, LocalError> {
+        let (stream, passed) = UnixStream::pair().map_err(LocalError::Sockets)?;
+        let sent = self
+            .control
+            .as_ref()
+            .map(|control| packets::send(control, &[STREAM], Some(passed.as_fd())));
+        match sent {
+            Some(Ok(())) => Ok(stream),
+            Some(Err(_)) | None => Err(self.why_gone()),
+        }
+    }
+
+    /// Why the agent is gone, after a stream to it has ended unexpectedly.
+    pub(crate) fn why_gone(&mut self) -> LocalError {
+        let ending = self.process.wait(Instant::now() + LAST_WORDS);
+        LocalError::died(ending, self.process.last_words())
+    }
+
+    /// Has the agent end, with all that it runs.
+    pub(crate) fn begin_end(&mut self) {
+        self.control = None;
+    }
+
+    /// The id of the agent's process.
+    pub(crate) fn process_id(&self) -> i32 {
+        self.process.id()
+    }
+}
+
+impl Drop for Local {
+    fn drop(&mut self) {
+        self.begin_end();
+        // Killed, it could not clean up after itself.
+        self.process.wait(Instant::now() + END_TIMEOUT);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(
+        change: impl FnOnce(&mut SandboxSpec),
+        isolation: Isolation,
+    ) -> Option<&'static str> {
+        let mut spec = SandboxSpec::default();
+        change(&mut spec);
+        refusal(&spec, isolation).map(|refusal| refusal.flag)
+    }
+
+    #[test]
+    fn what_nobody_asked_for_is_not_refused() {
+        assert_eq!(refused(|_| (), Isolation::None), None);
+        assert_eq!(refused(|_| (), Isolation::Process), None);
+    }
+
+    #[test]
+    fn what_cannot_be_honoured_is_refused_by_its_flag() {
+        let process = Isolation::Process;
+        assert_eq!(refused(|spec| spec.cpus = Some(1), process), Some("--cpus"));
+        assert_eq!(
+            refused(|spec| spec.memory_mib = Some(512), process),
+            Some("--memory")
+        );
+        assert_eq!(
+            refused(|spec| spec.image.is_named = true, process),
+            Some("--image")
+        );
+        let kernel = |spec: &mut SandboxSpec| spec.image.overrides.kernel = Some("/k".into());
+        assert_eq!(refused(kernel, process), Some("--kernel"));
+    }
+
+    #[test]
+    fn a_confined_process_has_a_name_and_a_size_and_a_plain_one_has_not() {
+        let name = |spec: &mut SandboxSpec| spec.hostname = Some("box".to_owned());
+        let size = |spec: &mut SandboxSpec| spec.overlay_mib = Some(64);
+        assert_eq!(refused(name, Isolation::Process), None);
+        assert_eq!(refused(size, Isolation::Process), None);
+        assert_eq!(refused(name, Isolation::None), Some("--hostname"));
+        assert_eq!(refused(size, Isolation::None), Some("--overlay-size"));
+    }
+}

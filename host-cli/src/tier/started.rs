@@ -1,0 +1,111 @@
+//! A sandbox that has started, whatever its tier: what the engine asks of all of them.
+
+use std::os::unix::net::UnixStream;
+
+use super::local::Local;
+use super::local::error::LocalError;
+use super::microvm::Microvm;
+use super::microvm::error::MicrovmError;
+
+/// A sandbox of some tier. Dropped, it is ended, and nothing of it is left.
+#[derive(Debug)]
+pub(crate) enum Started {
+    /// A virtual machine.
+    Microvm(Microvm),
+    /// A process of this machine.
+    Local(Local),
+}
+
+impl Started {
+    /// A stream to the agent, for one session.
+    ///
+    /// # Errors
+    ///
+    /// If the sandbox has ended.
+    pub(crate) fn connect(&mut self) -> Result<UnixStream, TierError> {
+        Ok(match self {
+            Self::Microvm(machine) => machine.connect()?,
+            Self::Local(local) => local.connect()?,
+        })
+    }
+
+    /// Why the sandbox is gone, after a stream to it has ended unexpectedly.
+    pub(crate) fn why_gone(&mut self) -> TierError {
+        match self {
+            Self::Microvm(machine) => machine.why_gone().into(),
+            Self::Local(local) => local.why_gone().into(),
+        }
+    }
+
+    /// Has the sandbox end, without waiting until the kernel has taken it apart. What is left to be
+    /// done by this process is to reap.
+    pub(crate) fn begin_end(&mut self) {
+        match self {
+            Self::Microvm(machine) => machine.kill(),
+            Self::Local(local) => local.begin_end(),
+        }
+    }
+
+    /// The id of the process that holds the sandbox.
+    pub(crate) fn process_id(&self) -> i32 {
+        match self {
+            Self::Microvm(machine) => machine.vmm_id(),
+            Self::Local(local) => local.process_id(),
+        }
+    }
+}
+
+/// How a tier can fail its owner.
+#[derive(Debug, thiserror::Error)]
+pub enum TierError {
+    /// Tier `microvm`.
+    #[error(transparent)]
+    Microvm(#[from] MicrovmError),
+    /// Tier `local`.
+    #[error(transparent)]
+    Local(#[from] LocalError),
+    /// The tier was not found ready before.
+    #[error("it was not found ready")]
+    NotReady,
+}
+
+impl TierError {
+    /// A word for programs: stable, kebab-case.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Microvm(error) => error.code(),
+            Self::Local(error) => error.code(),
+            Self::NotReady => "not-ready",
+        }
+    }
+
+    /// Whether another tier could do better: not if the caller gave up or asked for what is not
+    /// there.
+    #[must_use]
+    pub const fn blames_the_tier(&self) -> bool {
+        match self {
+            Self::Microvm(error) => error.blames_the_tier(),
+            Self::Local(error) => error.blames_the_tier(),
+            Self::NotReady => true,
+        }
+    }
+
+    /// What the user can do, if we know.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Microvm(error) => error.hint(),
+            Self::Local(_) | Self::NotReady => None,
+        }
+    }
+
+    /// The newest lines of the guest's console, where they may help.
+    #[must_use]
+    pub fn console(&self) -> &[String] {
+        match self {
+            Self::Microvm(error) => error.console(),
+            Self::Local(_) | Self::NotReady => &[],
+        }
+    }
+}
