@@ -73,8 +73,9 @@ impl Store {
     pub fn copy_default_to(&self, target: &Path) -> Result<Self> {
         let root = self.store.root();
         let manifest = format!("images/{DEFAULT_IMAGE}.json");
-        fs::create_dir_all(target.join("images")).context("cannot make a store")?;
-        fs::create_dir_all(target.join("blobs/sha256")).context("cannot make a store")?;
+        for folder in ["blobs/sha256", "images", "tmp"] {
+            fs::create_dir_all(target.join(folder)).context("cannot make a store")?;
+        }
         let files = self.default_parts()?;
         for file in [
             &files.kernel,
