@@ -3,6 +3,7 @@
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, recvmsg};
 use vmm::control::{Command, Event, MAX_MESSAGE};
 
@@ -69,13 +70,20 @@ impl Control {
     pub(super) fn receive(&self) -> Result<Option<Event>, ControlError> {
         let mut message = vec![0; MAX_MESSAGE];
         let mut ancillary = RecvAncillaryBuffer::default();
-        let received = rustix::io::retry_on_intr(|| {
+        let mut receive = || {
             let mut iov = [IoSliceMut::new(&mut message)];
             recvmsg(&self.socket, &mut iov, &mut ancillary, RecvFlags::DONTWAIT)
-        });
+        };
+        let mut received = rustix::io::retry_on_intr(&mut receive);
+        if matches!(received, Err(Errno::CONNRESET)) {
+            // A VMM that ended without reading all that it was told. Linux says so once, before
+            // what the VMM itself had to say (unix_release_sock sets the error, sock_error clears
+            // it).
+            received = rustix::io::retry_on_intr(&mut receive);
+        }
         let length = match received {
             Ok(received) => received.bytes,
-            Err(rustix::io::Errno::CONNRESET) => 0,
+            Err(Errno::CONNRESET) => 0,
             Err(errno) => return Err(io::Error::from(errno).into()),
         };
         if length == 0 {
@@ -154,6 +162,21 @@ mod tests {
         drop(theirs);
         assert_eq!(control.receive().unwrap(), Some(Event::Paused));
         assert_eq!(control.receive().unwrap(), Some(stopped));
+        assert_eq!(control.receive().unwrap(), None);
+    }
+
+    #[test]
+    fn last_words_arrive_from_a_vmm_that_did_not_listen_to_the_end() {
+        let (control, theirs) = Control::pair().unwrap();
+        control.send(&Command::Resume, None).unwrap();
+        let failed = Event::Failed {
+            message: "no kernel".to_owned(),
+            hint: None,
+        };
+        let message = serde_json::to_vec(&failed).unwrap();
+        send(&theirs, &message, SendFlags::empty()).unwrap();
+        drop(theirs);
+        assert_eq!(control.receive().unwrap(), Some(failed));
         assert_eq!(control.receive().unwrap(), None);
     }
 
