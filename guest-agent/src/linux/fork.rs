@@ -33,11 +33,10 @@ pub(crate) fn fork() -> io::Result<Forked> {
     // SAFETY: the agent has one thread in all its processes, so no lock can be held by a thread that
     // the child lacks, and the child may go on in any code.
     let result = unsafe { libc::fork() };
-    match Pid::from_raw(result) {
-        None => Ok(Forked::Child),
-        Some(_) if result < 0 => Err(io::Error::last_os_error()),
-        Some(pid) => Ok(Forked::Parent(pid)),
+    if result < 0 {
+        return Err(io::Error::last_os_error());
     }
+    Ok(Pid::from_raw(result).map_or(Forked::Child, Forked::Parent))
 }
 
 /// All that is needed to start a command.
@@ -106,9 +105,9 @@ pub(crate) fn spawn(program: &Program<'_>) -> Result<Pid, SpawnError> {
     // goes on only when the child uses neither it nor `plan` any more; `child` never returns to Rust
     // code of the parent, and of what it shares it writes atomics alone.
     let result = unsafe { libc::clone(child, top, flags, argument) };
-    let pid = match Pid::from_raw(result) {
-        Some(pid) if result > 0 => pid,
-        _ => {
+    let pid = match Pid::from_raw(result.max(0)) {
+        Some(pid) => pid,
+        None => {
             let errno = io::Error::last_os_error()
                 .raw_os_error()
                 .unwrap_or_default();

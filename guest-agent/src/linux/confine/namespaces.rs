@@ -38,12 +38,11 @@ pub(super) fn enter() -> io::Result<Side> {
     // can be held by a thread that the copy lacks. The C library is not told, which only matters to
     // the thread number that it keeps for threads and `raise`, which the agent does not use.
     let result = unsafe { libc::syscall(libc::SYS_clone, libc::c_long::from(FLAGS), 0, 0, 0, 0) };
-    let number = i32::try_from(result).map_err(io::Error::other)?;
-    match Pid::from_raw(number) {
-        None => Ok(Side::Inside),
-        Some(_) if number < 0 => Err(io::Error::last_os_error()),
-        Some(pid) => Ok(Side::Outside(pid)),
+    if result < 0 {
+        return Err(io::Error::last_os_error());
     }
+    let number = i32::try_from(result).map_err(io::Error::other)?;
+    Ok(Pid::from_raw(number).map_or(Side::Inside, Side::Outside))
 }
 
 /// Gives the new namespaces a name and a loopback device.

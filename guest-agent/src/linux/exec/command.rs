@@ -61,6 +61,8 @@ impl Command {
             .cwd
             .as_ref()
             .map_or(account.home.as_slice(), |cwd| cwd.as_slice());
+        // Where groups cannot be changed at all, root must still be able to stay root.
+        let is_own = own == (account.uid, account.gid) && account.groups == [account.gid];
         Ok(Self {
             candidates: candidates(program, search_path(&env)),
             argv,
@@ -68,7 +70,7 @@ impl Command {
             directory: c_string(directory, || "working directory".to_owned())?,
             directory_is_default: request.cwd.is_none(),
             account,
-            changes_user: is_root,
+            changes_user: is_root && !is_own,
         })
     }
 

@@ -37,14 +37,17 @@ pub enum LocalError {
     /// The agent is of another release, or broken.
     #[error("the agent and this program do not understand each other")]
     Unintelligible(#[from] agent_protocol::local::Unintelligible),
+    /// The stream has ended, and the agent has not.
+    #[error("the agent's session ended before the command did; something in the sandbox killed it")]
+    SessionKilled,
     /// The request to the agent could not be made.
     #[error(transparent)]
     Request(#[from] agent_client::ClientError),
 }
 
 impl LocalError {
-    pub(super) fn died(ending: Option<Ending>, words: Option<String>) -> Self {
-        let ending = ending.map_or_else(|| "hung up".to_owned(), |ending| ending.to_string());
+    pub(super) fn died(ending: Ending, words: Option<String>) -> Self {
+        let ending = ending.to_string();
         Self::Died { ending, words }
     }
 
@@ -57,6 +60,7 @@ impl LocalError {
             Self::Died { .. } => "agent-died",
             Self::Silent { .. } => "agent-silent",
             Self::Unintelligible(_) => "agent-protocol",
+            Self::SessionKilled => "session-killed",
             Self::Request(_) => "request",
         }
     }
@@ -78,9 +82,9 @@ mod tests {
 
     #[test]
     fn a_dead_agent_is_told_with_its_last_words() {
-        let error = LocalError::died(Some(Ending::Exited(1)), Some("no memory".to_owned()));
+        let error = LocalError::died(Ending::Exited(1), Some("no memory".to_owned()));
         assert_eq!(error.to_string(), "the agent exited with code 1: no memory");
-        let error = LocalError::died(None, None);
-        assert_eq!(error.to_string(), "the agent hung up");
+        let error = LocalError::died(Ending::Signaled(9), None);
+        assert_eq!(error.to_string(), "the agent was killed by signal 9");
     }
 }

@@ -36,8 +36,8 @@ use crate::installation::Program;
 use crate::spec::{Launch, SandboxSpec, Unsupported};
 use crate::timeline::{AGENT_HEARD, Timeline};
 
-/// How long an agent may take to tell how it ended, after the first sign that it has.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long an agent may take to end, after the first sign that it does.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 /// How long an agent may take to end in order. Its commands get SIGKILL at once.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -202,8 +202,10 @@ impl Local {
 
     /// Why the agent is gone, after a stream to it has ended unexpectedly.
     pub(crate) fn why_gone(&mut self) -> LocalError {
-        let ending = self.process.wait(Instant::now() + LAST_WORDS);
-        LocalError::died(ending, self.process.last_words())
+        match self.process.wait(Instant::now() + LAST_WORDS) {
+            Some(ending) => LocalError::died(ending, self.process.last_words()),
+            None => LocalError::SessionKilled,
+        }
     }
 
     /// Has the agent end, with all that it runs.
