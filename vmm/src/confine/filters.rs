@@ -1,30 +1,24 @@
 //! System call filters, compiled once and applied by each thread to itself.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use seccompiler::{
-    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
-    SeccompFilter, SeccompRule, TargetArch, apply_filter,
-};
+use seccompiler::{BpfProgram, apply_filter};
 
-use super::rules::{Allowed, Argument, rules};
+use super::program::{ProgramError, assemble};
+use super::rules::rules;
 use crate::machine::ThreadRole;
 
 /// A filter cannot be made or applied.
 #[derive(Debug, thiserror::Error)]
 pub enum FilterError {
-    /// There is no such processor.
-    #[error("system call filters are not available for this processor")]
-    Architecture(#[source] BackendError),
-    /// Rules contradict each other.
+    /// The rules do not make a program.
     #[error("compiling the filter of {role:?} threads")]
     Compile {
         /// Whose filter.
         role: ThreadRole,
         /// Why.
         #[source]
-        source: BackendError,
+        source: ProgramError,
     },
     /// The kernel refused it.
     #[error("applying the filter of {role:?} threads")]
@@ -59,11 +53,16 @@ impl Filters {
     /// Compiles the filters for these kinds of threads.
     ///
     /// # Errors
-    /// When a rule is not valid on this processor.
+    /// When the rules do not make a program.
     pub fn compile(roles: &[ThreadRole], sockets: PathSockets) -> Result<Self, FilterError> {
+        let compile = |role| match assemble(rules(role, sockets)) {
+            Ok(program) => Ok((role, program)),
+            Err(source) => Err(FilterError::Compile { role, source }),
+        };
         let programs = roles
             .iter()
-            .map(|role| Ok((*role, compile(*role, sockets, SeccompAction::KillProcess)?)))
+            .copied()
+            .map(compile)
             .collect::<Result<_, _>>()?;
         Ok(Self {
             programs: Arc::new(programs),
@@ -79,40 +78,4 @@ impl Filters {
         let (_, program) = program.ok_or(FilterError::Missing(role))?;
         apply_filter(program).map_err(|source| FilterError::Apply { role, source })
     }
-}
-
-fn compile(
-    role: ThreadRole,
-    sockets: PathSockets,
-    otherwise: SeccompAction,
-) -> Result<BpfProgram, FilterError> {
-    let arch: TargetArch = std::env::consts::ARCH
-        .try_into()
-        .map_err(FilterError::Architecture)?;
-    let failed = |source| FilterError::Compile { role, source };
-    let mut table: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
-    for allowed in rules(role, sockets) {
-        let conditions = table.entry(allowed.call).or_default();
-        if !allowed.arguments.is_empty() {
-            conditions.push(rule(allowed).map_err(failed)?);
-        }
-    }
-    SeccompFilter::new(table, otherwise, SeccompAction::Allow, arch)
-        .and_then(BpfProgram::try_from)
-        .map_err(failed)
-}
-
-fn rule(allowed: &Allowed) -> Result<SeccompRule, BackendError> {
-    let conditions = allowed
-        .arguments
-        .iter()
-        .map(|argument| {
-            let (index, operator, value) = match *argument {
-                Argument::Is(index, value) => (index, SeccompCmpOp::Eq, value),
-                Argument::Lacks(index, bits) => (index, SeccompCmpOp::MaskedEq(bits), 0),
-            };
-            SeccompCondition::new(index, SeccompCmpArgLen::Dword, operator, value)
-        })
-        .collect::<Result<_, _>>()?;
-    SeccompRule::new(conditions)
 }

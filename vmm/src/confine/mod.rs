@@ -11,12 +11,14 @@ mod descriptors;
 mod filters;
 mod landlock;
 mod privileges;
+mod program;
 mod rules;
 
 pub use descriptors::{Inherited, InheritedError};
 pub use filters::{FilterError, Filters, PathSockets};
 pub use landlock::LandlockError;
 pub use privileges::PrivilegeError;
+pub use program::ProgramError;
 
 use std::path::Path;
 
