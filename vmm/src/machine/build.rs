@@ -1,5 +1,6 @@
 //! The recipe: from a configuration to a machine that stands before its first instruction.
 
+use std::iter::once;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
@@ -241,7 +242,9 @@ fn describe(
             for slot in virtio {
                 cmdline.add_virtio_mmio(slot.base, layout::VIRTIO_MMIO_SIZE, slot.gsi)?;
             }
-            memory::write(ram, layout::MP_TABLES, &mptable::tables(topology))?;
+            let gsis = virtio.iter().map(|slot| slot.gsi);
+            let tables = mptable::tables(topology, once(layout::SERIAL_GSI).chain(gsis));
+            memory::write(ram, layout::MP_TABLES, &tables)?;
             None
         }
     };

@@ -34,9 +34,10 @@ const ALL_LOCAL_APICS: u8 = 0xff;
 /// The one bus.
 const ISA_BUS: u8 = 0;
 
-/// The tables, as they are to lie at [`layout::MP_TABLES`].
+/// The tables, as they are to lie at [`layout::MP_TABLES`], with the interrupts that are in use: a
+/// kernel sets up every pin that is listed, at some 20 accesses to the I/O APIC each.
 #[must_use]
-pub fn tables(topology: Topology) -> Vec<u8> {
+pub fn tables(topology: Topology, gsis: impl Iterator<Item = u32>) -> Vec<u8> {
     let mut entries = Vec::new();
     let mut count = 0_u16;
     let mut add = |entry: &[u8]| {
@@ -49,7 +50,7 @@ pub fn tables(topology: Topology) -> Vec<u8> {
     }
     add(&[BUS, ISA_BUS, b'I', b'S', b'A', b' ', b' ', b' ']);
     add(&io_apic(topology.io_apic_id()));
-    for pin in (0_u8..).take(layout::GSI_COUNT as usize) {
+    for pin in gsis.map(|gsi| gsi.to_le_bytes()[0]) {
         // Flags 0: polarity and trigger as on ISA, active high and edge.
         add(&[
             IO_INTERRUPT,
@@ -136,20 +137,24 @@ mod tests {
 
     #[test]
     fn tables_for_the_most_vcpus_fit_into_their_place() {
-        let size = tables(Topology::new(crate::config::MAX_VCPUS)).len() as u64;
+        let size = tables(
+            Topology::new(crate::config::MAX_VCPUS),
+            0..layout::GSI_COUNT,
+        )
+        .len() as u64;
         assert!(layout::MP_TABLES.0 + size <= 0xa_0000, "{size} bytes");
     }
 
     #[test]
     fn both_checksums_are_right() {
-        let bytes = tables(Topology::new(3));
+        let bytes = tables(Topology::new(3), [4, 5].into_iter());
         assert_eq!(sum(&bytes[..FLOATING_POINTER_SIZE]), 0);
         assert_eq!(sum(&bytes[FLOATING_POINTER_SIZE..]), 0);
     }
 
     #[test]
     fn one_processor_boots_and_all_are_usable() {
-        let bytes = tables(Topology::new(4));
+        let bytes = tables(Topology::new(4), [4].into_iter());
         let processors: Vec<_> = bytes[FLOATING_POINTER_SIZE + HEADER_SIZE..]
             .chunks(20)
             .take(4)
