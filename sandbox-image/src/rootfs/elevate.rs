@@ -13,12 +13,51 @@ use crate::tool::{self, Tool};
 
 use super::RootfsError;
 
+/// Namespaces for mounts and processes, with a `/proc` to match, that end with their first process.
+const ISOLATION: &[&str] = &[
+    "--mount",
+    "--pid",
+    "--fork",
+    "--kill-child=SIGKILL",
+    "--mount-proc",
+    "--",
+];
+
+/// How long it may take to learn whether that works.
+const PROBE_LIMIT: Duration = Duration::from_secs(10);
+
 /// How long removing a tree may take.
 const REMOVE_LIMIT: Duration = Duration::from_secs(300);
 
-/// How mmdebstrap is to work.
-pub(super) fn mmdebstrap_mode() -> &'static str {
-    if is_root() { "root" } else { "unshare" }
+/// mmdebstrap, so that nothing of it outlives us. As a user it makes its own namespaces. As root it
+/// would mount into the host's, and a killed build would leave those mounts, with processes in them,
+/// for the next one to trip over; in namespaces of their own they end with their first process,
+/// which ends with us.
+pub(super) fn mmdebstrap() -> Command {
+    if !is_root() {
+        let mut command = Command::new("mmdebstrap");
+        command.arg("--mode=unshare");
+        return command;
+    }
+    let mut command = if can_isolate() {
+        // unshare itself does not die of SIGTERM, so its parent-death signal is another one.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--", "unshare"]);
+        command.args(ISOLATION).arg("mmdebstrap");
+        command
+    } else {
+        // A container without the privilege to make namespaces has none to mount either.
+        Command::new("mmdebstrap")
+    };
+    command.arg("--mode=root");
+    command
+}
+
+/// Whether this root may make namespaces.
+fn can_isolate() -> bool {
+    let mut command = Command::new("unshare");
+    command.args(ISOLATION).arg("true");
+    tool::output(&command, PROBE_LIMIT).is_ok()
 }
 
 /// A command that may change files of every user of the root file system.

@@ -15,16 +15,17 @@ mod apt;
 mod contract;
 mod elevate;
 mod scratch;
+mod tar;
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 pub use contract::ContractError;
+pub use tar::find_tar;
 
 use crate::cache::{Cache, CacheError, Key};
 use crate::digest::Digest;
@@ -268,13 +269,12 @@ fn bootstrap(
     tar: &Path,
     step: &Step<'_>,
 ) -> Result<(), RootfsError> {
-    let mut command = Command::new("mmdebstrap");
+    let mut command = elevate::mmdebstrap();
     command
         .env("TMPDIR", &scratch.temporary)
         .env("SOURCE_DATE_EPOCH", FILE_TIME)
         .env("SOVEREIGN_CUSTOMIZE", CUSTOMIZE)
         .args(["--variant=essential", "--format=tar"])
-        .arg(format!("--mode={}", elevate::mmdebstrap_mode()))
         .arg(format!("--include={}", packages()))
         .args(
             DPKG_OPTIONS
@@ -348,6 +348,8 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Rootfs
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
 
     #[test]

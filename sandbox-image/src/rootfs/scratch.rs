@@ -36,7 +36,8 @@ impl Scratch {
     /// The folders for this key, empty. The caller holds the key's lock.
     pub(super) fn make(cache: &Cache, key: &Key) -> Result<Self, RootfsError> {
         // `/tmp` is often memory, and too small.
-        let place = env::var_os("TMPDIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
+        let place = env::var_os("TMPDIR").filter(|place| !place.is_empty());
+        let place = place.map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
         let user = rustix::process::geteuid().as_raw();
         let digits = key.as_str().get(..KEY_DIGITS).unwrap_or_default();
         let scratch = Self {
