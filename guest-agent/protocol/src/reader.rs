@@ -1,10 +1,10 @@
 //! Cuts a stream of bytes into frames, without doing the reading itself.
 
-use crate::frame::{FrameError, HEADER_LEN, Header, Kind, MAX_DATA};
+use crate::frame::{FrameError, HEADER_LEN, Header, Kind, MAX_CONTROL, MAX_DATA};
 
 /// The buffer's first size: enough for a session that moves little, and few pages to touch.
-const FIRST_SIZE: usize = 8 * 1024;
-/// The buffer's size once a frame did not fit the first: two whole data frames.
+const FIRST_SIZE: usize = 4000;
+/// The buffer's size once a large frame has come: two whole data frames.
 const BULK_SIZE: usize = 2 * (HEADER_LEN + MAX_DATA);
 
 /// Collects bytes as they come and hands out the frames in them.
@@ -47,7 +47,12 @@ impl FrameReader {
             self.start = 0;
         }
         if self.buffer.len() < self.start + needed {
-            self.buffer.resize(self.start + needed.max(BULK_SIZE), 0);
+            let size = if needed > MAX_CONTROL {
+                needed.max(BULK_SIZE)
+            } else {
+                2 * needed
+            };
+            self.buffer.resize(self.start + size, 0);
         }
         self.buffer.get_mut(self.end..).unwrap_or_default()
     }

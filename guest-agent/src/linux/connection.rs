@@ -13,9 +13,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
-/// How long a small frame may wait for company. Each packet wakes a chain of processes on the host;
-/// most commands have ended, or said something, before this is over.
-const HOLD: Duration = Duration::from_millis(1);
+/// How long a frame that nobody acts on may wait for company. Each packet wakes a chain of processes
+/// on the host; most commands have ended, or said something, before this is over.
+const HOLD: Duration = Duration::from_millis(5);
 
 /// The agent's end of a session's stream. Never blocks but in [`wait`](Self::wait) and
 /// [`finish`](Self::finish).

@@ -47,8 +47,14 @@ impl SignalFd {
     pub(crate) fn drain(&self) -> Signals {
         const RECORD: usize = size_of::<libc::signalfd_siginfo>();
         let mut signals = Signals::default();
-        let mut record = [0; RECORD];
-        while let Ok(RECORD) = rustix::io::read(&self.0, &mut record) {
+        // Each of the four signals waits at most once, so one read takes them all.
+        let mut records = [0; 4 * RECORD];
+        let length = rustix::io::read(&self.0, &mut records).unwrap_or(0);
+        for record in records
+            .get(..length)
+            .unwrap_or_default()
+            .chunks_exact(RECORD)
+        {
             // The first field, ssi_signo, is the signal's number.
             let number = record
                 .first_chunk()

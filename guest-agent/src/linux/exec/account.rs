@@ -1,12 +1,14 @@
 //! Users and groups, by the sandbox's own `/etc/passwd` and `/etc/group`.
 
-use std::fs::File;
-use std::io::Read;
-
+use rustix::buffer::spare_capacity;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use rustix::process::{getgid, getuid};
 
 /// Beyond this, an account file is cut.
-const MAX_FILE: u64 = 4 * 1024 * 1024;
+const MAX_FILE: usize = 4 * 1024 * 1024;
+/// How much of an account file is read at a time.
+const FIRST_READ: usize = 3 * 1024;
 /// The user of commands that name none, where the agent is root.
 const DEFAULT_UID: u32 = 1000;
 
@@ -171,12 +173,22 @@ fn parse_number(text: &[u8]) -> Option<u32> {
         .filter(|number| *number != u32::MAX)
 }
 
+/// Most account files fit in the first read: a command's start is counted in system calls.
 fn read(path: &str) -> Vec<u8> {
-    let mut text = Vec::new();
-    if let Ok(file) = File::open(path)
-        && file.take(MAX_FILE).read_to_end(&mut text).is_err()
-    {
-        text.clear();
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let Ok(file) = rustix::fs::open(path, flags, Mode::empty()) else {
+        return Vec::new();
+    };
+    let mut text = Vec::with_capacity(FIRST_READ);
+    while text.len() < MAX_FILE {
+        if text.capacity() == text.len() {
+            text.reserve(FIRST_READ);
+        }
+        match rustix::io::read(&file, spare_capacity(&mut text)) {
+            Ok(0) => break,
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(_) => return Vec::new(),
+        }
     }
     text
 }

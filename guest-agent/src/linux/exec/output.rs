@@ -7,10 +7,11 @@ use agent_protocol::frame::{FrameError, Kind, MAX_DATA};
 use agent_protocol::writer::FrameWriter;
 use rustix::io::Errno;
 
-/// A pipe's size after its command has filled it once: as much as one may have without privilege.
+/// A pipe's size for a command that says much: as much as one may have without privilege.
 const LARGE_PIPE: usize = 1024 * 1024;
-/// As much as a pipe holds at first: a read of it all says that the command is ahead of us.
-const FIRST_PIPE: usize = 64 * 1024;
+/// The first reads take no more, since most commands say little, and a buffer has to be cleared. Each
+/// that is filled makes the next one four times as large.
+const FIRST_READ: usize = 4 * 1024;
 
 /// One of a command's outputs.
 #[derive(Debug)]
@@ -24,7 +25,8 @@ pub(crate) struct Output {
     /// Nobody wants it any more: it is read and dropped.
     unwanted: bool,
     truncated: bool,
-    is_large: bool,
+    /// How much the next read takes.
+    step: usize,
     /// What lay in the pipe when the command ended and has not been read since.
     owed: u64,
 }
@@ -44,7 +46,7 @@ impl Output {
             allowance: limit,
             unwanted: false,
             truncated: false,
-            is_large: is_terminal,
+            step: FIRST_READ,
             owed: 0,
         }
     }
@@ -92,16 +94,21 @@ impl Output {
         }
     }
 
+    /// Takes down that nobody holds the other end any more, and nothing is left in it.
+    pub(crate) fn end(&mut self) {
+        self.fd = None;
+    }
+
     /// Reads once, and makes a frame of it.
     pub(crate) fn relay(&mut self, writer: &mut FrameWriter) {
         let Some(fd) = &self.fd else { return };
         let read = if self.is_dropped() {
             rustix::io::read(fd, &mut [0; 16 * 1024])
         } else {
-            let allowance = self
-                .allowance
-                .map_or(MAX_DATA, |left| usize::try_from(left).unwrap_or(usize::MAX));
-            let limit = self.credit.available().min(allowance);
+            let allowance = self.allowance.map_or(usize::MAX, |left| {
+                usize::try_from(left).unwrap_or(usize::MAX)
+            });
+            let limit = self.step.min(self.credit.available()).min(allowance);
             writer.push_data(self.kind, limit, |space| rustix::io::read(fd, space))
         };
         match read {
@@ -124,9 +131,12 @@ impl Output {
         if let Some(left) = &mut self.allowance {
             *left = left.saturating_sub(bytes);
         }
-        if count >= FIRST_PIPE.min(MAX_DATA) && !self.is_large {
-            self.is_large = true;
-            if let Some(fd) = &self.fd {
+        if count == self.step && self.step < MAX_DATA {
+            self.step = (self.step * 4).min(MAX_DATA);
+            if self.step == MAX_DATA
+                && !self.is_terminal
+                && let Some(fd) = &self.fd
+            {
                 // It only saves turns; where it is not allowed, the pipe stays as it is.
                 let _ = rustix::pipe::fcntl_setpipe_size(fd, LARGE_PIPE);
             }
@@ -184,7 +194,7 @@ mod tests {
         let (mut write, mut output) = pipe(None);
         let mut writer = FrameWriter::new();
         while output.poll_fd().is_some() {
-            write.write_all(&[1; 60_000]).unwrap();
+            write.write_all(&[1; 4096]).unwrap();
             output.relay(&mut writer);
         }
         assert_eq!(output.credit.available(), 0);

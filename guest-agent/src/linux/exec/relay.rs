@@ -70,13 +70,13 @@ struct Process {
 }
 
 /// What there is to do.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 struct Ready {
     signals: bool,
     stream: bool,
     stdin: bool,
-    stdout: bool,
-    stderr: bool,
+    stdout: PollFlags,
+    stderr: PollFlags,
 }
 
 impl<'a> Relay<'a> {
@@ -142,12 +142,8 @@ impl<'a> Relay<'a> {
             if ready.stdin {
                 self.write_input();
             }
-            if ready.stdout {
-                self.stdout.relay(self.connection.writer());
-            }
-            if ready.stderr {
-                self.stderr.relay(self.connection.writer());
-            }
+            relay(&mut self.stdout, ready.stdout, &mut self.connection);
+            relay(&mut self.stderr, ready.stderr, &mut self.connection);
             self.ending.advance(self.command.exit.is_none(), reaped);
         }
     }
@@ -209,9 +205,9 @@ impl<'a> Relay<'a> {
         let wanted = [signals, stream, stdin, stdout, stderr];
         let [signals, stream, stdin, stdout, stderr] = poll_some(wanted, self.deadline());
         Ready {
-            signals,
-            stream,
-            stdin,
+            signals: !signals.is_empty(),
+            stream: !stream.is_empty(),
+            stdin: !stdin.is_empty(),
             stdout,
             stderr,
         }
@@ -335,11 +331,20 @@ impl Process {
     }
 }
 
-/// Polls those that are there until the deadline, and tells which have something.
+/// Passes on what an output has.
+fn relay(output: &mut Output, found: PollFlags, connection: &mut Connection) {
+    if found == PollFlags::HUP {
+        output.end();
+    } else if !found.is_empty() {
+        output.relay(connection.writer());
+    }
+}
+
+/// Polls those that are there until the deadline, and tells what each has.
 fn poll_some<const N: usize>(
     wanted: [Option<(BorrowedFd<'_>, PollFlags)>; N],
     deadline: Option<Instant>,
-) -> [bool; N] {
+) -> [PollFlags; N] {
     let mut fds: Vec<PollFd<'_>> = wanted
         .iter()
         .flatten()
@@ -348,6 +353,10 @@ fn poll_some<const N: usize>(
     let timeout = deadline.map(time_left);
     // An interrupted wait has found nothing; other errors are for descriptors that do not exist.
     let _ = poll(&mut fds, timeout.as_ref());
-    let mut results = fds.iter().map(|fd| !fd.revents().is_empty());
-    wanted.map(|wanted| wanted.is_some() && results.next().unwrap_or(false))
+    let mut found = fds.iter().map(PollFd::revents);
+    wanted.map(|wanted| {
+        wanted
+            .and_then(|_| found.next())
+            .unwrap_or(PollFlags::empty())
+    })
 }

@@ -36,6 +36,7 @@ pub(crate) struct Ours {
 #[derive(Debug)]
 pub(crate) struct Theirs {
     stdin: OwnedFd,
+    stdin_is_pipe: bool,
     stdout: OwnedFd,
     /// `None` with a terminal.
     stderr: Option<OwnedFd>,
@@ -56,7 +57,7 @@ impl Stdio {
             doing: what.to_owned(),
             reason: reason(error),
         })?;
-        if let Some((uid, gid)) = owner {
+        if let Some((uid @ 1.., gid)) = owner {
             stdio.theirs.give_to(uid, gid, request.tty.is_some());
         }
         Ok(stdio)
@@ -84,6 +85,7 @@ impl Stdio {
             },
             theirs: Theirs {
                 stdin,
+                stdin_is_pipe: with_stdin,
                 stdout,
                 stderr: Some(stderr),
             },
@@ -101,6 +103,7 @@ impl Stdio {
         Ok(Self {
             theirs: Theirs {
                 stdin: copy(&theirs)?,
+                stdin_is_pipe: false,
                 stdout: theirs,
                 stderr: None,
             },
@@ -125,20 +128,14 @@ impl Theirs {
         let owner = Some(Uid::from_raw(uid));
         // A terminal keeps its group (tty), whose members may write to it.
         let group = (!is_terminal).then(|| Gid::from_raw(gid));
-        let [stdin, stdout, stderr] = self.fds();
-        // Only a command that opens these by name would miss it. /dev/null, as standard input, is
-        // shared and stays root's.
-        for fd in [
-            Some(stdout),
-            self.stderr.is_some().then_some(stderr),
-            Some(stdin),
-        ] {
-            let Some(fd) = fd else { continue };
-            let is_pipe = rustix::fs::fstat(fd)
-                .is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_fifo());
-            if is_pipe || is_terminal {
-                let _ = rustix::fs::fchown(fd, owner, group);
-            }
+        // /dev/null, as standard input, is everybody's. A terminal is one file, three times.
+        let stdin = Some(&self.stdin).filter(|_| self.stdin_is_pipe);
+        for fd in [stdin, Some(&self.stdout), self.stderr.as_ref()]
+            .into_iter()
+            .flatten()
+        {
+            // Only a command that opens these by name could miss it.
+            let _ = rustix::fs::fchown(fd, owner, group);
         }
     }
 }

@@ -12,14 +12,14 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::Read;
 
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{
     Pid, PidfdFlags, Signal, getpid, kill_process, pidfd_open, pidfd_send_signal,
 };
 
-/// `/proc/PID/stat` is a few hundred bytes.
-const MAX_STAT: u64 = 4096;
+/// `/proc/PID/stat` is a few hundred bytes, and what is asked of it comes first.
+const MAX_STAT: usize = 1024;
 
 /// Signals every process below this one, parents first, and returns how many there were. Those that
 /// are dead already do not count.
@@ -58,14 +58,11 @@ struct Entry {
 
 impl Entry {
     fn read(pid: Pid) -> Option<Self> {
-        let mut text = Vec::new();
         let path = format!("/proc/{}/stat", pid.as_raw_nonzero());
-        fs::File::open(path)
-            .ok()?
-            .take(MAX_STAT)
-            .read_to_end(&mut text)
-            .ok()?;
-        Self::parse(pid, &text)
+        let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+        let mut text = [0; MAX_STAT];
+        let length = rustix::io::read(file, &mut text).ok()?;
+        Self::parse(pid, text.get(..length)?)
     }
 
     /// proc_pid_stat(5): number, name in parentheses, state, parent, …, start time as field 22. The
