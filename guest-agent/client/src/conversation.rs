@@ -263,3 +263,160 @@ impl Conversation {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use agent_protocol::credit::INITIAL_CREDIT;
+    use agent_protocol::message::ExecRequest;
+    use proptest::prelude::*;
+
+    fn conversation(stdin: bool) -> Conversation {
+        let request = ExecRequest {
+            stdin,
+            ..ExecRequest::new(["x"])
+        };
+        let mut conversation = Conversation::new(Hello::new(), Request::Exec(request)).unwrap();
+        let greeting = conversation.outgoing().len();
+        conversation.sent(greeting);
+        conversation
+    }
+
+    fn hear(conversation: &mut Conversation, frame: &AgentFrame<'_>) {
+        let mut bytes = Vec::new();
+        frame.encode(&mut bytes).unwrap();
+        for piece in bytes.chunks(1000) {
+            conversation.space()[..piece.len()].copy_from_slice(piece);
+            conversation.filled(piece.len());
+        }
+    }
+
+    fn running(stdin: bool) -> Conversation {
+        let mut conversation = conversation(stdin);
+        hear(&mut conversation, &AgentFrame::Hello(Hello::new()));
+        hear(&mut conversation, &AgentFrame::Started { pid: 7 });
+        assert!(matches!(
+            conversation.next_event(),
+            Ok(Some(Event::Hello(_)))
+        ));
+        assert_eq!(
+            conversation.next_event(),
+            Ok(Some(Event::Started { pid: 7 }))
+        );
+        assert_eq!(conversation.stage(), Stage::Running);
+        conversation
+    }
+
+    fn said(conversation: &mut Conversation) -> Vec<u8> {
+        let bytes = conversation.outgoing().to_vec();
+        conversation.sent(bytes.len());
+        bytes
+    }
+
+    #[test]
+    fn no_input_is_wanted_before_the_command_runs() {
+        let mut early = conversation(true);
+        assert_eq!(early.input_wanted(), 0);
+        hear(&mut early, &AgentFrame::Hello(Hello::new()));
+        early.next_event().unwrap();
+        assert_eq!(early.input_wanted(), 0);
+        assert_eq!(running(true).input_wanted(), MAX_DATA);
+        assert_eq!(running(false).input_wanted(), 0);
+    }
+
+    #[test]
+    fn input_stops_when_the_credit_is_spent() {
+        let mut conversation = running(true);
+        let mut sent = 0;
+        while conversation.input_wanted() > 0 {
+            sent += conversation
+                .send_input(|space| Ok::<_, ()>(space.len()))
+                .unwrap();
+            said(&mut conversation);
+        }
+        assert_eq!(sent, INITIAL_CREDIT as usize);
+        hear(&mut conversation, &AgentFrame::Credit(5));
+        assert_eq!(conversation.next_event(), Ok(Some(Event::InputWanted)));
+        assert_eq!(conversation.input_wanted(), 5);
+    }
+
+    #[test]
+    fn end_of_input_is_said_once() {
+        let mut conversation = running(true);
+        conversation.send_input(|_| Ok::<_, ()>(0)).unwrap();
+        assert_eq!(said(&mut conversation), [0, 0, 0, 0, 4, 0, 0, 0]);
+        conversation.end_input();
+        assert_eq!(said(&mut conversation), []);
+        assert!(!conversation.takes_input());
+    }
+
+    #[test]
+    fn input_is_over_when_nobody_reads_it() {
+        let mut conversation = running(true);
+        hear(&mut conversation, &AgentFrame::StdinClosed);
+        assert_eq!(conversation.next_event(), Ok(Some(Event::StdinClosed)));
+        assert_eq!(
+            (conversation.input_wanted(), conversation.takes_input()),
+            (0, false)
+        );
+    }
+
+    #[test]
+    fn output_beyond_the_window_is_a_violation() {
+        let mut conversation = running(false);
+        let chunk = vec![0; MAX_DATA];
+        let mut result = Ok(());
+        for _ in 0..6 {
+            hear(&mut conversation, &AgentFrame::Stderr(&chunk));
+            result = result.and(conversation.next_event().map(|_| ()));
+        }
+        assert_eq!(result, Err(FrameError::CreditExceeded(Kind::Stderr)));
+    }
+
+    #[test]
+    fn frames_out_of_their_time_are_violations() {
+        let mut early = conversation(false);
+        hear(&mut early, &AgentFrame::Pong);
+        assert_eq!(early.next_event(), Err(FrameError::Unexpected(Kind::Pong)));
+        let mut late = running(false);
+        hear(
+            &mut late,
+            &AgentFrame::Error(AgentError::NotFound("x".to_owned())),
+        );
+        hear(&mut late, &AgentFrame::Stdout(b"x"));
+        assert!(matches!(late.next_event(), Ok(Some(Event::Refused(_)))));
+        assert_eq!(late.next_event(), Err(FrameError::Unexpected(Kind::Stdout)));
+        let mut twice = running(false);
+        hear(&mut twice, &AgentFrame::Hello(Hello::new()));
+        assert_eq!(
+            twice.next_event(),
+            Err(FrameError::Unexpected(Kind::AgentHello))
+        );
+    }
+
+    #[test]
+    fn nothing_is_said_after_the_end() {
+        let mut conversation = running(true);
+        hear(
+            &mut conversation,
+            &AgentFrame::Error(AgentError::NotFound("x".to_owned())),
+        );
+        conversation.next_event().unwrap();
+        conversation.signal(9);
+        conversation.consumed(OutputStream::Stdout, 1);
+        conversation.close_output(OutputStream::Stderr);
+        assert_eq!(said(&mut conversation), []);
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_agents_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
+            let mut conversation = running(true);
+            for piece in bytes.chunks(100) {
+                conversation.space()[..piece.len()].copy_from_slice(piece);
+                conversation.filled(piece.len());
+                while let Ok(Some(_)) = conversation.next_event() {}
+            }
+        }
+    }
+}

@@ -230,3 +230,104 @@ fn write_once(fd: BorrowedFd<'_>, way: &Way, data: &[u8]) -> rustix::io::Result<
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use rustix::pipe::{PipeFlags, pipe_with};
+
+    /// Pushes more than the other end holds, then reads and flushes until all has arrived.
+    fn stall_and_drain(mut sink: Sink<'_>, mut reader: impl Read) {
+        let data: Vec<u8> = (0..=255).cycle().take(1 << 20).collect();
+        let mut consumed = 0;
+        let count = |progress| match progress {
+            Progress::Consumed(count) => count,
+            Progress::Closed => panic!("closed"),
+        };
+        for chunk in data.chunks(60_000) {
+            consumed += count(sink.push(chunk).unwrap());
+        }
+        assert!(
+            sink.is_waiting() && consumed < data.len(),
+            "{consumed} bytes went at once"
+        );
+        let mut received = Vec::new();
+        while received.len() < data.len() {
+            let mut space = [0; 10_000];
+            let read = reader.read(&mut space).unwrap();
+            received.extend_from_slice(&space[..read]);
+            consumed += count(sink.flush().unwrap());
+        }
+        assert!(received == data);
+        assert_eq!((consumed, sink.is_waiting()), (data.len(), false));
+    }
+
+    #[test]
+    fn stalled_pipe_blocks_nothing() {
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        stall_and_drain(Sink::new(OutputTarget::Fd(write.as_fd())), File::from(read));
+    }
+
+    #[test]
+    fn stalled_pipe_blocks_nothing_by_any_way() {
+        for own in [true, false] {
+            let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+            let mut sink = Sink::new(OutputTarget::Fd(write.as_fd()));
+            let way = if own {
+                Way::own(write.as_fd())
+            } else {
+                Way::PollFirst
+            };
+            assert_eq!(own, matches!(way, Way::Own(_)));
+            sink.place = Place::Fd {
+                fd: write.as_fd(),
+                way,
+            };
+            stall_and_drain(sink, File::from(read));
+        }
+    }
+
+    #[test]
+    fn stalled_socket_blocks_nothing() {
+        let (reader, writer) = UnixStream::pair().unwrap();
+        stall_and_drain(Sink::new(OutputTarget::Fd(writer.as_fd())), reader);
+    }
+
+    #[test]
+    fn flags_of_the_callers_descriptor_stay() {
+        let (_read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        let mut sink = Sink::new(OutputTarget::Fd(write.as_fd()));
+        sink.push(&[0; 100_000]).unwrap();
+        assert!(
+            !rustix::fs::fcntl_getfl(&write)
+                .unwrap()
+                .contains(OFlags::NONBLOCK)
+        );
+    }
+
+    #[test]
+    fn reader_that_is_gone_is_told() {
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        let mut sink = Sink::new(OutputTarget::Fd(write.as_fd()));
+        drop(read);
+        assert_eq!(sink.push(b"x").unwrap(), Progress::Closed);
+    }
+
+    #[test]
+    fn memory_keeps_to_its_limit() {
+        let mut into = Vec::new();
+        let mut sink = Sink::new(OutputTarget::Collect {
+            into: &mut into,
+            limit: 4,
+        });
+        assert_eq!(sink.push(b"abc").unwrap(), Progress::Consumed(3));
+        assert!(!sink.has_dropped());
+        assert_eq!(sink.push(b"def").unwrap(), Progress::Consumed(3));
+        assert!(sink.has_dropped());
+        assert_eq!(into, b"abcd");
+    }
+}
