@@ -15,6 +15,8 @@ Usage:
                                        or a listening socket
   sovereign-agent --local N            isolate itself as far as the kernel allows, and serve the
                                        streams that come by descriptor N, a control socket
+  sovereign-agent --control unix:PATH  connect to the control socket of a host at PATH, and serve the
+                                       streams that come by it, until the host closes it
   sovereign-agent --version            print the version
 
 Started as /init by a Linux kernel, it sets the guest up (parameters: sovereign.* on the kernel
@@ -31,6 +33,8 @@ pub(crate) enum Role {
     Descriptor(i32),
     /// A process of the host that isolates itself, with its control socket's descriptor.
     Local(i32),
+    /// A server of the streams that come by a control socket that a host listens for at this path.
+    Control(PathBuf),
     /// `--version`.
     Version,
     /// `--help`.
@@ -55,7 +59,9 @@ impl Role {
             return Self::Misused(format!("unexpected argument {}", extra.to_string_lossy()));
         }
         match (option.to_str(), value) {
-            (Some("--listen"), Some(address)) => Self::listen(&address),
+            (Some(option @ ("--listen" | "--control")), Some(address)) => {
+                Self::at(option, &address)
+            }
             (Some(option @ ("--fd" | "--local")), Some(number)) => {
                 match number.to_str().and_then(|n| n.parse().ok()) {
                     Some(number) if number > 2 && option == "--fd" => Self::Descriptor(number),
@@ -63,7 +69,7 @@ impl Role {
                     _ => Self::Misused(format!("{option} cannot be {}", number.to_string_lossy())),
                 }
             }
-            (Some("--listen" | "--fd" | "--local"), None) => {
+            (Some("--listen" | "--fd" | "--local" | "--control"), None) => {
                 Self::Misused(format!("{} needs a value", option.to_string_lossy()))
             }
             (Some("--version" | "-V"), None) => Self::Version,
@@ -72,14 +78,15 @@ impl Role {
         }
     }
 
-    fn listen(address: &OsString) -> Self {
+    fn at(option: &str, address: &OsString) -> Self {
         match address
             .to_str()
             .and_then(|address| address.strip_prefix("unix:"))
         {
-            Some(path) if !path.is_empty() => Self::Listen(path.into()),
+            Some(path) if !path.is_empty() && option == "--listen" => Self::Listen(path.into()),
+            Some(path) if !path.is_empty() => Self::Control(path.into()),
             _ => Self::Misused(format!(
-                "--listen needs unix:PATH, not {}",
+                "{option} needs unix:PATH, not {}",
                 address.to_string_lossy()
             )),
         }
@@ -92,7 +99,7 @@ pub(crate) fn run_elsewhere(role: Role) -> ExitCode {
     match role {
         Role::Version => println!("sovereign-agent {}", env!("CARGO_PKG_VERSION")),
         Role::Help => println!("{USAGE}"),
-        Role::Init | Role::Listen(_) | Role::Descriptor(_) | Role::Local(_) => {
+        Role::Init | Role::Listen(_) | Role::Descriptor(_) | Role::Local(_) | Role::Control(_) => {
             eprintln!("sovereign-agent: it serves on Linux only");
             return ExitCode::FAILURE;
         }
@@ -119,6 +126,10 @@ mod tests {
             role(&["--listen", "unix:/run/a"]),
             Role::Listen("/run/a".into())
         );
+        assert_eq!(
+            role(&["--control", "unix:/run/c"]),
+            Role::Control("/run/c".into())
+        );
         assert_eq!(role(&["--fd", "3"]), Role::Descriptor(3));
         assert_eq!(role(&["--local", "3"]), Role::Local(3));
         assert_eq!(role(&["--version"]), Role::Version);
@@ -130,6 +141,8 @@ mod tests {
             &[][..],
             &["--listen"],
             &["--listen", "/run/a"],
+            &["--control"],
+            &["--control", "unix:"],
             &["--fd", "1"],
             &["--fd", "x"],
             &["--fd", "3", "4"],

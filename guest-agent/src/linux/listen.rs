@@ -10,7 +10,7 @@ use std::time::Duration;
 use agent_protocol::frame::AGENT_PORT;
 use rustix::fs::Mode;
 use rustix::io::Errno;
-use rustix::net::SocketFlags;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockListener, VsockStream};
 
 use crate::linux::confine::control::{self, Incoming};
@@ -51,6 +51,14 @@ impl Listener {
     pub(crate) fn inherited(socket: OwnedFd) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&socket, true)?;
         Ok(Self::Unix(socket))
+    }
+
+    /// Connects to a host that listens for a control socket at this path.
+    pub(crate) fn control(path: &Path) -> io::Result<Self> {
+        let kind = SocketType::SEQPACKET;
+        let socket = socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?;
+        connect(&socket, &SocketAddrUnix::new(path)?)?;
+        Ok(Self::Control(socket))
     }
 
     /// The next connection, if one is there that is allowed.

@@ -33,6 +33,7 @@ pub(crate) fn run(role: Role) -> ExitCode {
         Role::Listen(path) => serve::listen_at(&path),
         Role::Descriptor(number) => serve::descriptor(number),
         Role::Local(number) => confine::serve(number),
+        Role::Control(path) => serve::control_at(&path),
         Role::Version => {
             println!("sovereign-agent {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS

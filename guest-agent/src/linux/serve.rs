@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use agent_protocol::from_agent::AgentFrame;
 use agent_protocol::message::{AgentError, Hello};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, Signal, WaitOptions, getpid, getppid};
+use rustix::process::{DumpableBehavior, Pid, Signal, WaitOptions, getpid, getppid};
 
 use crate::linux::confine::control::Incoming;
 use crate::linux::connection::{Connection, time_left};
@@ -53,6 +53,28 @@ pub(crate) fn listen_at(path: &Path) -> ExitCode {
             .map_err(|error| format!("listening at {}: {}", path.display(), reason(error)))
             .and_then(serve_listener),
     )
+}
+
+/// Serves the streams that come by the control socket of the host that listens at this path, until
+/// the host closes it.
+pub(crate) fn control_at(path: &Path) -> ExitCode {
+    report(
+        Listener::control(path)
+            .map_err(|error| format!("connecting to {}: {}", path.display(), reason(error)))
+            .and_then(serve_control),
+    )
+}
+
+fn serve_control(listener: Listener) -> Result<(), String> {
+    sys::reset_ignored_signals();
+    // Commands may be of the agent's own user: its memory and its control socket are not theirs.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(reason)?;
+    let server = Server::new(listener, Agent::default()).map_err(reason)?;
+    if getpid() == Pid::INIT {
+        server.run_until_closed().map_err(reason)
+    } else {
+        server.run().map_err(reason)
+    }
 }
 
 /// Serves a socket that the agent was started with: one session, or those that a listener takes.

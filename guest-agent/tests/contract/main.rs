@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "in a test, what fails shall panic")]
 
 mod agent;
+mod control;
 mod endings;
 mod exit;
 mod load;
