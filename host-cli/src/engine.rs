@@ -85,7 +85,10 @@ impl Engine {
                 (Err(error), None) => return Err(error.into()),
             };
             let tier = choice.tier;
-            if let Some(refusal) = tier.refusal(spec, choice.isolation) {
+            let refusal = tier
+                .refusal(spec, choice.isolation)
+                .or_else(|| tier.refuses(launch.request?));
+            if let Some(refusal) = refusal {
                 return Err(refusal.into());
             }
             match probed.start(tier, launch, timeline) {

@@ -5,6 +5,8 @@
 //! [`probe`] found out about this machine.
 
 pub mod choose;
+#[cfg(target_os = "linux")]
+pub mod docker;
 pub mod facts;
 #[cfg(target_os = "linux")]
 pub mod local;
@@ -23,6 +25,7 @@ pub mod started;
 use std::fmt;
 use std::str::FromStr;
 
+use agent_protocol::message::ExecRequest;
 use serde::Serialize;
 
 use crate::spec::{SandboxSpec, Unsupported};
@@ -68,7 +71,17 @@ impl Tier {
     pub fn refusal(self, spec: &SandboxSpec, isolation: Isolation) -> Option<Unsupported> {
         match self {
             Self::Local => local::refusal(spec, isolation),
-            Self::Microvm | Self::Docker | Self::Podman | Self::AppContainer => None,
+            Self::Docker | Self::Podman => docker::refusal(self, spec),
+            Self::Microvm | Self::AppContainer => None,
+        }
+    }
+
+    /// What of this request the tier cannot honour.
+    #[must_use]
+    pub fn refuses(self, request: &ExecRequest) -> Option<Unsupported> {
+        match self {
+            Self::Docker | Self::Podman => docker::refuses_user(self, request),
+            Self::Microvm | Self::AppContainer | Self::Local => None,
         }
     }
 

@@ -1,9 +1,11 @@
 //! What this machine has: one probe a tier, the same for `run` and `doctor`.
 
+use std::thread;
 use std::time::Duration;
 
 use agent_client::Exec;
 
+use super::docker::{self, Container};
 use super::facts::{Facts, Finding, Unavailable};
 use super::local::{self, Local};
 pub use super::microvm::kvm::Depth;
@@ -23,16 +25,35 @@ const LITTLE_PATIENCE: Duration = Duration::from_millis(800);
 #[derive(Debug, Default)]
 pub(crate) struct Probed {
     pub(crate) facts: Facts,
-    microvm: Option<microvm::Ready>,
-    local: Option<local::Ready>,
+    ready: Vec<(Tier, Ready)>,
+}
+
+/// What a tier that can be had needs for its start.
+#[derive(Debug)]
+enum Ready {
+    Microvm(microvm::Ready),
+    Container(Box<docker::Ready>),
+    Local(local::Ready),
 }
 
 /// Looks at every tier, closely.
 pub(crate) fn everything(spec: &SandboxSpec) -> Probed {
     let mut probed = Probed::default();
-    for tier in Tier::ALL {
-        probed.look_at(tier, spec, Depth::Full, &mut Timeline::default());
-    }
+    let look_at = |tier| look(tier, spec, Depth::Full, &mut Timeline::default());
+    thread::scope(|scope| {
+        // Those that wait for an answer which may not come are waited for side by side.
+        let asked = [Tier::Docker, Tier::Podman].map(|tier| {
+            let thread = thread::Builder::new().name(format!("probe-{tier}"));
+            (tier, thread.spawn_scoped(scope, move || look_at(tier)))
+        });
+        for tier in [Tier::Microvm, Tier::AppContainer, Tier::Local] {
+            probed.note(tier, look_at(tier));
+        }
+        for (tier, thread) in asked {
+            let found = thread.ok().and_then(|thread| thread.join().ok());
+            probed.note(tier, found.unwrap_or_else(|| look_at(tier)));
+        }
+    });
     probed
 }
 
@@ -71,15 +92,23 @@ impl Probed {
         launch: Launch,
         timeline: &mut Timeline,
     ) -> Result<(Started, Option<Exec>), TierError> {
-        if let (Tier::Microvm, Some(ready)) = (tier, self.microvm.take()) {
-            let (machine, exec) = Microvm::start(ready, launch, timeline)?;
-            return Ok((Started::Microvm(machine), exec));
-        }
-        if let (Tier::Local, Some(ready)) = (tier, self.local.take()) {
-            let (local, exec) = Local::start(ready, launch, timeline)?;
-            return Ok((Started::Local(local), exec));
-        }
-        Err(TierError::NotReady)
+        let place = self.ready.iter().position(|(known, _)| *known == tier);
+        let ready = place.map(|place| self.ready.swap_remove(place).1);
+        Ok(match ready {
+            Some(Ready::Microvm(ready)) => {
+                let (machine, exec) = Microvm::start(ready, launch, timeline)?;
+                (Started::Microvm(machine), exec)
+            }
+            Some(Ready::Container(ready)) => {
+                let (container, exec) = Container::start(*ready, launch, timeline)?;
+                (Started::Container(container), exec)
+            }
+            Some(Ready::Local(ready)) => {
+                let (local, exec) = Local::start(ready, launch, timeline)?;
+                (Started::Local(local), exec)
+            }
+            None => return Err(TierError::NotReady),
+        })
     }
 
     /// Probes one tier. Returns the isolation that it reaches, if it can be had.
@@ -90,28 +119,65 @@ impl Probed {
         depth: Depth,
         timeline: &mut Timeline,
     ) -> Option<Isolation> {
-        let mut shortfall = None;
-        let outcome = match tier {
-            Tier::Microvm => microvm::probe(&spec.image.name, depth, timeline).map(|ready| {
-                self.microvm = Some(ready);
-                Isolation::Vm
-            }),
-            Tier::Local => local::probe(spec, patience(depth), timeline).map(|ready| {
-                let isolation = ready.isolation;
-                shortfall.clone_from(&ready.shortfall);
-                self.local = Some(ready);
-                isolation
-            }),
-            Tier::AppContainer => Err(Unavailable::other_system("Windows")),
-            Tier::Docker | Tier::Podman => Err(Unavailable::not_built()),
-        };
+        self.note(tier, look(tier, spec, depth, timeline))
+    }
+
+    /// Keeps what was found of a tier. Returns the isolation that it reaches, if it can be had.
+    fn note(&mut self, tier: Tier, found: Result<Ready, Unavailable>) -> Option<Isolation> {
+        let outcome = found.as_ref().map(Ready::isolation).map_err(Clone::clone);
+        let shortfall = found.as_ref().ok().and_then(Ready::shortfall);
         let reached = outcome.as_ref().ok().copied();
         self.facts.set(Finding {
             tier,
             outcome,
             shortfall,
         });
+        self.ready.extend(found.ok().map(|ready| (tier, ready)));
         reached
+    }
+}
+
+impl Ready {
+    const fn isolation(&self) -> Isolation {
+        match self {
+            Self::Microvm(_) => Isolation::Vm,
+            Self::Container(_) => Isolation::Container,
+            Self::Local(ready) => ready.isolation,
+        }
+    }
+
+    fn shortfall(&self) -> Option<Unavailable> {
+        match self {
+            Self::Local(ready) => ready.shortfall.clone(),
+            Self::Microvm(_) | Self::Container(_) => None,
+        }
+    }
+}
+
+/// Probes one tier.
+fn look(
+    tier: Tier,
+    spec: &SandboxSpec,
+    depth: Depth,
+    timeline: &mut Timeline,
+) -> Result<Ready, Unavailable> {
+    let image = &spec.image.name;
+    match tier {
+        Tier::Microvm if docker::image::is_of_daemon(image) => Err(image_of_daemon(image)),
+        Tier::Microvm => microvm::probe(image, depth, timeline).map(Ready::Microvm),
+        Tier::Docker | Tier::Podman => docker::probe(tier, image, timeline)
+            .map(Box::new)
+            .map(Ready::Container),
+        Tier::AppContainer => Err(Unavailable::other_system("Windows")),
+        Tier::Local => local::probe(spec, patience(depth), timeline).map(Ready::Local),
+    }
+}
+
+fn image_of_daemon(image: &str) -> Unavailable {
+    Unavailable {
+        code: "image-of-daemon",
+        cause: format!("{image} is an image for containers"),
+        remedy: None,
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::os::unix::net::UnixStream;
 
+use super::docker::Container;
+use super::docker::error::DockerError;
 use super::local::Local;
 use super::local::error::LocalError;
 use super::microvm::Microvm;
@@ -12,6 +14,8 @@ use super::microvm::error::MicrovmError;
 pub(crate) enum Started {
     /// A virtual machine.
     Microvm(Microvm),
+    /// A container.
+    Container(Container),
     /// A process of this machine.
     Local(Local),
 }
@@ -25,6 +29,7 @@ impl Started {
     pub(crate) fn connect(&mut self) -> Result<UnixStream, TierError> {
         Ok(match self {
             Self::Microvm(machine) => machine.connect()?,
+            Self::Container(container) => container.connect()?,
             Self::Local(local) => local.connect()?,
         })
     }
@@ -33,6 +38,7 @@ impl Started {
     pub(crate) fn why_gone(&mut self) -> TierError {
         match self {
             Self::Microvm(machine) => machine.why_gone().into(),
+            Self::Container(container) => container.why_gone().into(),
             Self::Local(local) => local.why_gone().into(),
         }
     }
@@ -42,6 +48,7 @@ impl Started {
     pub(crate) fn begin_end(&mut self) {
         match self {
             Self::Microvm(machine) => machine.kill(),
+            Self::Container(container) => container.begin_end(),
             Self::Local(local) => local.begin_end(),
         }
     }
@@ -50,6 +57,7 @@ impl Started {
     pub(crate) fn process_id(&self) -> i32 {
         match self {
             Self::Microvm(machine) => machine.vmm_id(),
+            Self::Container(container) => container.process_id(),
             Self::Local(local) => local.process_id(),
         }
     }
@@ -61,6 +69,9 @@ pub enum TierError {
     /// Tier `microvm`.
     #[error(transparent)]
     Microvm(#[from] MicrovmError),
+    /// Tier `docker` or `podman`.
+    #[error(transparent)]
+    Docker(#[from] DockerError),
     /// Tier `local`.
     #[error(transparent)]
     Local(#[from] LocalError),
@@ -75,6 +86,7 @@ impl TierError {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::Microvm(error) => error.code(),
+            Self::Docker(error) => error.code(),
             Self::Local(error) => error.code(),
             Self::NotReady => "not-ready",
         }
@@ -86,6 +98,7 @@ impl TierError {
     pub const fn blames_the_tier(&self) -> bool {
         match self {
             Self::Microvm(error) => error.blames_the_tier(),
+            Self::Docker(error) => error.blames_the_tier(),
             Self::Local(error) => error.blames_the_tier(),
             Self::NotReady => true,
         }
@@ -96,6 +109,7 @@ impl TierError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Microvm(error) => error.hint(),
+            Self::Docker(error) => error.hint(),
             Self::Local(_) | Self::NotReady => None,
         }
     }
@@ -105,7 +119,7 @@ impl TierError {
     pub fn console(&self) -> &[String] {
         match self {
             Self::Microvm(error) => error.console(),
-            Self::Local(_) | Self::NotReady => &[],
+            Self::Docker(_) | Self::Local(_) | Self::NotReady => &[],
         }
     }
 }

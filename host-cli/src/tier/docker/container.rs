@@ -1,0 +1,214 @@
+//! What a container is made of, for its daemon.
+//!
+//! The agent and all commands run as user 1000 with no capability at all. An agent that is root
+//! could serve `--user root`, but only with the capabilities to change users, which whoever gets
+//! control of it would have as well; so this tier refuses other users instead.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use bollard::models::{
+    ContainerCreateBody, HealthConfig, HostConfig, HostConfigLogConfig, Mount, MountType,
+    ResourcesUlimits,
+};
+
+use super::image::Loaded;
+use super::meeting::SOCKET;
+use crate::spec::SandboxSpec;
+
+/// The label with a sandbox's id, which begins with its owner.
+pub(super) const LABEL_ID: &str = "sovereign.sandbox";
+/// The label with the process that a sandbox belongs to.
+pub(super) const LABEL_OWNER: &str = "sovereign.owner";
+/// The label with the boot of the machine that it was started on.
+pub(super) const LABEL_BOOT: &str = "sovereign.boot";
+
+/// Where the agent's program is in a container, and where it meets the engine.
+const AGENT: &str = "/run/sovereign/agent";
+const HOST: &str = "/run/sovereign/host";
+
+/// Who all processes of a container are.
+pub(super) const UID: u32 = 1000;
+const HOME: &str = "/home/sandbox";
+/// Processes and threads of a sandbox, as in the local tier.
+const PROCESSES: i64 = 4096;
+/// `/dev/shm`, as container engines make it.
+const SHARED_MEMORY: i64 = 64 << 20;
+/// When the machine runs out of memory, this is what it can do without.
+const OOM_SCORE: i64 = 500;
+const MIB: i64 = 1 << 20;
+
+/// A container, as it shall be.
+#[derive(Debug)]
+pub(super) struct Plan<'a> {
+    pub(super) spec: &'a SandboxSpec,
+    pub(super) image: &'a Loaded,
+    /// The agent's program on this machine.
+    pub(super) agent: &'a Path,
+    /// The folder in which the agent meets the engine.
+    pub(super) meeting: &'a Path,
+    /// The number of CPUs that the daemon has.
+    pub(super) cpus: Option<i64>,
+    pub(super) labels: HashMap<String, String>,
+}
+
+impl Plan<'_> {
+    /// The request for it.
+    pub(super) fn request(self) -> ContainerCreateBody {
+        ContainerCreateBody {
+            hostname: Some(self.spec.hostname().to_owned()),
+            user: Some(format!("{UID}:{UID}")),
+            attach_stderr: Some(true),
+            entrypoint: Some(vec![AGENT.to_owned()]),
+            cmd: Some(vec![
+                "--control".to_owned(),
+                format!("unix:{HOST}/{SOCKET}"),
+            ]),
+            // An image may have one that wants to run in the sandbox.
+            healthcheck: Some(HealthConfig {
+                test: Some(vec!["NONE".to_owned()]),
+                ..HealthConfig::default()
+            }),
+            image: Some(self.image.id.clone()),
+            working_dir: Some("/".to_owned()),
+            network_disabled: Some(true),
+            host_config: Some(self.host_config()),
+            labels: Some(self.labels),
+            ..ContainerCreateBody::default()
+        }
+    }
+
+    fn host_config(&self) -> HostConfig {
+        let memory = i64::from(self.spec.memory_mib()) * MIB;
+        // More than the daemon has is refused by it, and bounds nothing.
+        let cpus = i64::from(self.spec.cpus()).min(self.cpus.unwrap_or(i64::MAX));
+        HostConfig {
+            auto_remove: Some(true),
+            network_mode: Some("none".to_owned()),
+            cap_drop: Some(vec!["ALL".to_owned()]),
+            security_opt: Some(vec!["no-new-privileges:true".to_owned()]),
+            privileged: Some(false),
+            init: Some(false),
+            readonly_rootfs: Some(true),
+            mounts: Some(vec![bind(self.agent, AGENT), bind(self.meeting, HOST)]),
+            tmpfs: Some(self.writable()),
+            shm_size: Some(SHARED_MEMORY),
+            memory: Some(memory),
+            // Memory and swap together: no swap.
+            memory_swap: Some(memory),
+            nano_cpus: Some(cpus * 1_000_000_000),
+            pids_limit: Some(PROCESSES),
+            oom_score_adj: Some(OOM_SCORE),
+            // A dump would go to a program of the host.
+            ulimits: Some(vec![ResourcesUlimits {
+                name: Some("core".to_owned()),
+                soft: Some(0),
+                hard: Some(0),
+            }]),
+            log_config: Some(HostConfigLogConfig {
+                typ: Some("none".to_owned()),
+                config: None,
+            }),
+            ..HostConfig::default()
+        }
+    }
+
+    /// The places that can be written to. Each has its bound; all together live in the container's
+    /// memory, and have its bound too.
+    fn writable(&self) -> HashMap<String, String> {
+        let size = self.spec.overlay_mib();
+        let shared = format!("rw,exec,nosuid,nodev,mode=1777,size={size}m");
+        let home = format!("rw,exec,nosuid,nodev,mode=0700,uid={UID},gid={UID},size={size}m");
+        let volumes = self.image.volumes.iter().map(String::as_str);
+        let mut places: HashMap<_, _> = volumes
+            .chain(["/tmp", "/var/tmp"])
+            .map(|place| (place.to_owned(), shared.clone()))
+            .collect();
+        places.insert(HOME.to_owned(), home);
+        let run = "rw,noexec,nosuid,nodev,mode=0755,size=1m";
+        places.insert("/run".to_owned(), run.to_owned());
+        places
+    }
+}
+
+fn bind(source: &Path, target: &str) -> Mount {
+    Mount {
+        typ: Some(MountType::BIND),
+        source: Some(source.to_string_lossy().into_owned()),
+        target: Some(target.to_owned()),
+        read_only: Some(true),
+        ..Mount::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn planned(change: impl FnOnce(&mut SandboxSpec)) -> HostConfig {
+        let mut spec = SandboxSpec::default();
+        change(&mut spec);
+        let plan = Plan {
+            spec: &spec,
+            image: &Loaded {
+                id: "sha256:0".to_owned(),
+                volumes: vec!["/data".to_owned()],
+            },
+            agent: Path::new("/opt/agent"),
+            meeting: Path::new("/run/user/7/m/host"),
+            cpus: Some(2),
+            labels: HashMap::new(),
+        };
+        let request = plan.request();
+        assert_eq!(request.user.as_deref(), Some("1000:1000"));
+        request.host_config.unwrap()
+    }
+
+    #[test]
+    fn nothing_is_given_that_was_not_asked_for() {
+        let host = planned(|_| ());
+        assert_eq!(host.network_mode.as_deref(), Some("none"));
+        assert_eq!(host.cap_drop.unwrap(), ["ALL"]);
+        assert_eq!(host.cap_add, None);
+        assert_eq!(host.security_opt.unwrap(), ["no-new-privileges:true"]);
+        assert_eq!(host.readonly_rootfs, Some(true));
+        assert_eq!(host.auto_remove, Some(true));
+        assert!(
+            host.mounts
+                .unwrap()
+                .iter()
+                .all(|mount| mount.read_only == Some(true))
+        );
+        assert_eq!(
+            (host.binds, host.devices, host.privileged),
+            (None, None, Some(false))
+        );
+    }
+
+    #[test]
+    fn limits_are_those_of_the_spec_and_swap_is_off() {
+        let host = planned(|spec| {
+            spec.memory_mib = Some(64);
+            spec.cpus = Some(2);
+        });
+        assert_eq!(host.memory, Some(64 << 20));
+        assert_eq!(host.memory_swap, host.memory);
+        assert_eq!(host.nano_cpus, Some(2_000_000_000));
+        assert_eq!(host.pids_limit, Some(PROCESSES));
+    }
+
+    #[test]
+    fn no_more_cpus_are_asked_for_than_there_are() {
+        let host = planned(|spec| spec.cpus = Some(32));
+        assert_eq!(host.nano_cpus, Some(2_000_000_000));
+    }
+
+    #[test]
+    fn every_writable_place_has_a_bound_also_those_of_the_image() {
+        let places = planned(|spec| spec.overlay_mib = Some(7)).tmpfs.unwrap();
+        for place in ["/tmp", "/var/tmp", "/home/sandbox", "/data"] {
+            assert!(places[place].ends_with("size=7m"), "{place}");
+        }
+        assert!(places["/run"].contains("size="));
+    }
+}

@@ -1,0 +1,250 @@
+//! The image of a container: our own root file system, or any image that the daemon has.
+//!
+//! Ours is imported from the archive that it was built from, and labelled with the digest of the
+//! root file system, so that one of an older build is not taken for it.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bollard::models::ImageInspect;
+use bollard::query_parameters::{CreateImageOptionsBuilder, RemoveImageOptionsBuilder};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, stream};
+use sandbox_image::cache::Cache;
+use sandbox_image::digest::Digest;
+use sandbox_image::lock::{Lock, Sharing};
+use sandbox_image::{DEFAULT_IMAGE, Store, rootfs};
+
+use super::daemon::Daemon;
+use super::error::DockerError;
+use crate::error::chain;
+use crate::tier::facts::Unavailable;
+
+/// What begins the name of an image that the daemon has.
+const OF_DAEMON: &str = "docker:";
+/// What our images are called.
+const REPOSITORY: &str = "terminai-sandbox";
+/// The label that tells which root file system an image of ours holds.
+const LABEL: &str = "sovereign.rootfs";
+/// How long another process may take to import the same image.
+const IMPORT_PATIENCE: Duration = Duration::from_secs(300);
+/// The archive is sent in pieces of so many bytes.
+const PIECE: usize = 1 << 20;
+
+/// An image that containers can be made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Loaded {
+    pub(super) id: String,
+    /// Where its author wants to write.
+    pub(super) volumes: Vec<String>,
+}
+
+/// Where an image comes from.
+#[derive(Debug, Clone)]
+pub(super) enum Source {
+    /// The daemon has it.
+    Loaded(Loaded),
+    /// It has to be imported first.
+    Archive(Archive),
+}
+
+/// An archive that becomes an image.
+#[derive(Debug, Clone)]
+pub(super) struct Archive {
+    path: PathBuf,
+    tag: String,
+    digest: Digest,
+}
+
+/// Whether a name is that of an image which only a daemon can have.
+pub(crate) fn is_of_daemon(name: &str) -> bool {
+    name.starts_with(OF_DAEMON)
+}
+
+/// Finds the image that is called this.
+pub(super) async fn find(daemon: &Daemon, name: &str) -> Result<Source, Unavailable> {
+    if let Some(reference) = name.strip_prefix(OF_DAEMON) {
+        return match inspect(daemon, reference).await? {
+            Some(image) => Ok(Source::Loaded(loaded(&image))),
+            None => Err(Unavailable {
+                code: "no-image",
+                cause: format!("the daemon has no image {reference:?}"),
+                remedy: Some(format!("get it with: {} pull {reference}", daemon.tier)),
+            }),
+        };
+    }
+    let manifest = Store::open_default().and_then(|store| store.inspect(name))?;
+    let digest = manifest.rootfs.blob.digest;
+    let tag = tag_of(name);
+    if let Some(image) = inspect(daemon, &format!("{REPOSITORY}:{tag}")).await?
+        && holds(&image, digest)
+    {
+        return Ok(Source::Loaded(loaded(&image)));
+    }
+    let archive = Cache::open_default()
+        .ok()
+        .and_then(|cache| rootfs::find_tar(&cache, digest));
+    match archive {
+        Some(path) => Ok(Source::Archive(Archive { path, tag, digest })),
+        None => Err(Unavailable {
+            code: "no-archive",
+            cause: format!(
+                "the daemon does not have image {name:?}, and the archive that it was built from \
+                 is not in the build cache"
+            ),
+            remedy: Some("build the image on this machine: sovereign image build".to_owned()),
+        }),
+    }
+}
+
+/// Has the daemon load an image, unless somebody else has in the meantime.
+pub(super) async fn load(daemon: &Daemon, source: Source) -> Result<Loaded, DockerError> {
+    let archive = match source {
+        Source::Loaded(loaded) => return Ok(loaded),
+        Source::Archive(archive) => archive,
+    };
+    let lock = archive.path.with_file_name("import.lock");
+    let purpose = "importing an image into a container engine";
+    let _lock = Lock::acquire(
+        &lock,
+        Sharing::Exclusive,
+        purpose,
+        IMPORT_PATIENCE,
+        &mut |_| {},
+    )?;
+    let name = format!("{REPOSITORY}:{}", archive.tag);
+    let asked = DockerError::api("looking for an image");
+    let old = daemon.api.inspect_image(&name).await;
+    let old = match old {
+        Ok(image) if holds(&image, archive.digest) => return Ok(loaded(&image)),
+        Ok(image) if label_of(&image).is_some() => image.id,
+        Ok(_) => None,
+        Err(_) => None,
+    };
+    import(daemon, &archive).await?;
+    if let Some(old) = old {
+        // One that a container still uses stays.
+        let options = RemoveImageOptionsBuilder::default().build();
+        let _ = daemon.api.remove_image(&old, Some(options), None).await;
+    }
+    let image = daemon.api.inspect_image(&name).await.map_err(asked)?;
+    Ok(loaded(&image))
+}
+
+async fn import(daemon: &Daemon, archive: &Archive) -> Result<(), DockerError> {
+    let failed = |source| DockerError::Archive {
+        path: archive.path.clone(),
+        source,
+    };
+    let file = File::open(&archive.path).map_err(failed)?;
+    let options = CreateImageOptionsBuilder::default()
+        .from_src("-")
+        .repo(REPOSITORY)
+        .tag(&archive.tag)
+        .changes(vec![format!("LABEL {LABEL}={}", archive.digest.to_hex())])
+        .build();
+    let body = bollard::body_try_stream(pieces(file));
+    let mut progress = Box::pin(daemon.api.create_image(Some(options), Some(body), None));
+    while let Some(step) = progress.next().await {
+        let step = step.map_err(DockerError::api("importing the image"))?;
+        if let Some(message) = step.error_detail.and_then(|detail| detail.message) {
+            return Err(DockerError::Import { message });
+        }
+    }
+    Ok(())
+}
+
+/// A file's content, piece by piece.
+fn pieces(file: File) -> impl Stream<Item = std::io::Result<Bytes>> + Send + 'static {
+    stream::unfold(Some(file), |file| async {
+        let mut file = file?;
+        let mut piece = vec![0; PIECE];
+        match file.read(&mut piece) {
+            Ok(0) => None,
+            Ok(length) => {
+                piece.truncate(length);
+                Some((Ok(Bytes::from(piece)), Some(file)))
+            }
+            Err(error) => Some((Err(error), None)),
+        }
+    })
+}
+
+async fn inspect(daemon: &Daemon, reference: &str) -> Result<Option<ImageInspect>, Unavailable> {
+    match daemon.api.inspect_image(reference).await {
+        Ok(image) => Ok(Some(image)),
+        Err(bollard::errors::Error::DockerResponseServerError {
+            status_code: 404, ..
+        }) => Ok(None),
+        Err(error) => Err(Unavailable {
+            code: "image-unusable",
+            cause: format!("cannot look for image {reference:?}: {}", chain(&error)),
+            remedy: None,
+        }),
+    }
+}
+
+/// The default image is the latest; others are called by their own names.
+fn tag_of(name: &str) -> String {
+    let tag = if name == DEFAULT_IMAGE {
+        "latest"
+    } else {
+        name
+    };
+    tag.to_owned()
+}
+
+fn label_of(image: &ImageInspect) -> Option<&String> {
+    let labels: &HashMap<_, _> = image.config.as_ref()?.labels.as_ref()?;
+    labels.get(LABEL)
+}
+
+fn holds(image: &ImageInspect, digest: Digest) -> bool {
+    label_of(image).is_some_and(|label| *label == digest.to_hex())
+}
+
+fn loaded(image: &ImageInspect) -> Loaded {
+    let volumes = image
+        .config
+        .as_ref()
+        .and_then(|config| config.volumes.as_ref());
+    Loaded {
+        id: image.id.clone().unwrap_or_default(),
+        volumes: volumes.into_iter().flatten().cloned().collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bollard::models::ImageConfig;
+
+    use super::*;
+
+    fn labelled(label: &str) -> ImageInspect {
+        let labels = HashMap::from([(LABEL.to_owned(), label.to_owned())]);
+        ImageInspect {
+            config: Some(ImageConfig {
+                labels: Some(labels),
+                ..ImageConfig::default()
+            }),
+            ..ImageInspect::default()
+        }
+    }
+
+    #[test]
+    fn an_image_of_another_build_is_not_taken() {
+        let digest = Digest::of(b"this");
+        assert!(holds(&labelled(&digest.to_hex()), digest));
+        assert!(!holds(&labelled(&Digest::of(b"other").to_hex()), digest));
+        assert!(!holds(&ImageInspect::default(), digest));
+    }
+
+    #[test]
+    fn the_default_image_is_the_latest() {
+        assert_eq!(tag_of(DEFAULT_IMAGE), "latest");
+        assert_eq!(tag_of("mine"), "mine");
+    }
+}

@@ -1,0 +1,104 @@
+//! Whose a sandbox is: the process that started it, told so that no other is taken for it.
+
+use std::fmt;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+/// A process, by its number, the moment of its start, and where that number means it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Owner {
+    process: u32,
+    /// In clock ticks since the system's start (proc(5), `/proc/pid/stat`).
+    started: u64,
+    /// The namespace of processes (pid_namespaces(7)), by its inode.
+    space: u64,
+}
+
+impl Owner {
+    /// This process; `None` without `/proc`.
+    pub(super) fn this() -> Option<Self> {
+        let process = std::process::id();
+        Some(Self {
+            process,
+            started: start_of(process)?,
+            space: own_space()?,
+        })
+    }
+
+    /// The owner in a sandbox's id, which begins with one.
+    pub(super) fn of_id(id: &str) -> Option<Self> {
+        let mut parts = id.split('-');
+        Some(Self {
+            process: parts.next()?.parse().ok()?,
+            started: parts.next()?.parse().ok()?,
+            space: parts.next()?.parse().ok()?,
+        })
+    }
+
+    /// Whether it has ended, as far as can be seen from here.
+    pub(super) fn is_gone(self) -> bool {
+        own_space() == Some(self.space) && start_of(self.process) != Some(self.started)
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}-{}", self.process, self.started, self.space)
+    }
+}
+
+/// This boot of this machine: a daemon may serve others too.
+pub(super) fn boot() -> Option<String> {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(id.trim().to_owned())
+}
+
+fn own_space() -> Option<u64> {
+    Some(fs::metadata("/proc/self/ns/pid").ok()?.ino())
+}
+
+fn start_of(process: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // The name, field 2, may contain anything, parentheses and spaces too.
+    let (_, after_name) = stat.rsplit_once(") ")?;
+    let mut fields = after_name.split(' ');
+    // A zombie has ended, and its files are closed.
+    let state = fields.next()?;
+    // Field 22, and 3 was the state.
+    let started = fields.nth(18)?.parse().ok()?;
+    (state != "Z" && state != "X").then_some(started)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_is_there_and_one_that_started_earlier_is_gone() {
+        let this = Owner::this().unwrap();
+        assert!(!this.is_gone());
+        let earlier = Owner {
+            started: this.started - 1,
+            ..this
+        };
+        assert!(earlier.is_gone());
+        let elsewhere = Owner {
+            space: 1,
+            ..earlier
+        };
+        assert!(!elsewhere.is_gone());
+    }
+
+    #[test]
+    fn an_id_tells_its_owner() {
+        let this = Owner::this().unwrap();
+        assert_eq!(Owner::of_id(&format!("{this}-00ff")), Some(this));
+        assert_eq!(Owner::of_id("x-1"), None);
+        assert_eq!(Owner::of_id("1-1"), None);
+    }
+
+    #[test]
+    fn the_boot_has_a_name() {
+        assert_eq!(boot().unwrap().len(), 36);
+    }
+}
