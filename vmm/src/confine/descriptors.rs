@@ -10,7 +10,7 @@
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
+use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_getfd, fcntl_setfd};
 use rustix::net::sockopt::{socket_domain, socket_type};
 use rustix::net::{AddressFamily, SocketType};
 
@@ -60,8 +60,17 @@ impl Inherited {
         // Fails for no open descriptor.
         let _ = fcntl_setfd(&socket, FdFlags::CLOEXEC);
         close_from(number + 1);
+        grow_table(&socket);
         Ok(socket)
     }
+}
+
+/// Makes room for as many descriptors as a machine with some streams has. Growing the table later, when
+/// the process has threads, would stop the growing thread for an RCU grace period, some 10 ms.
+fn grow_table(any: &OwnedFd) {
+    const ROOM: RawFd = 255;
+    // The table stays as large when the copy is closed. Without it, growth is slow and no more.
+    let _ = fcntl_dupfd_cloexec(any, ROOM);
 }
 
 /// Closes every descriptor from this number on. Kernels before 5.9 cannot, and then the descriptors

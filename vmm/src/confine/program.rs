@@ -42,7 +42,7 @@ pub enum ProgramError {
 pub(super) fn assemble<'a>(
     rules: impl Iterator<Item = &'a Allowed>,
 ) -> Result<BpfProgram, ProgramError> {
-    let mut calls: Vec<Call<'a>> = Vec::new();
+    let mut calls: Vec<Call<'a>> = Vec::with_capacity(64);
     for rule in rules {
         let number = u32::try_from(rule.call).map_err(|_| ProgramError::Number)?;
         match calls.iter_mut().find(|call| call.number == number) {

@@ -92,6 +92,7 @@ const EVERY: &[Allowed] = &[
 const VCPU: &[Allowed] = &[
     when(libc::SYS_ioctl, &[Argument::Is(1, KVM_RUN)]),
     when(libc::SYS_ioctl, &[Argument::Is(1, KVM_GET_REGS)]),
+    when(libc::SYS_ioctl, &[Argument::Is(1, KVM_KVMCLOCK_CTRL)]),
     any(libc::SYS_epoll_ctl),
     any(libc::SYS_read),
 ];
@@ -141,9 +142,11 @@ const PATH_SOCKETS: &[Allowed] = &[
 /// Sets a descriptor non-blocking (Linux, include/uapi/asm-generic/ioctls.h).
 const FIONBIO: u64 = 0x5421;
 
-/// `_IO(KVMIO, 0x80)` and `_IOR(KVMIO, 0x81, struct kvm_regs)` (Linux, include/uapi/linux/kvm.h).
+/// `_IO(KVMIO, 0x80)`, `_IOR(KVMIO, 0x81, struct kvm_regs)` and `_IO(KVMIO, 0xad)` (Linux,
+/// include/uapi/linux/kvm.h).
 const KVM_RUN: u64 = 0xae80;
 const KVM_GET_REGS: u64 = 0x8090_ae81;
+const KVM_KVMCLOCK_CTRL: u64 = 0xaead;
 
 /// `SIGRTMIN` as the C library has it, which takes the first real-time signals for itself.
 const KICK_SIGNAL: u64 = if cfg!(target_env = "musl") { 35 } else { 34 };

@@ -27,6 +27,9 @@ impl Vcpu {
         while self.stop.reason().is_none() && self.gate.enter() {
             self.run_until_kicked();
             self.gate.leave();
+            // Tells a Linux guest that its clock jumped because the host stood still, not because the
+            // CPU hung. A guest without kvm-clock cannot be told.
+            let _ = self.fd.kvmclock_ctrl();
         }
     }
 
