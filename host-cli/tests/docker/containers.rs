@@ -1,0 +1,244 @@
+//! What holds of a sandbox that is a container.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Output, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::machine::Machine;
+
+/// A case, by its name.
+type Case = (&'static str, fn(&Machine));
+
+pub(crate) const CASES: &[Case] = &[
+    ("containers::the_image_is_imported_once", imported_once),
+    ("containers::exit_codes_are_the_commands_own", exit_codes),
+    ("containers::streams_are_kept_apart_and_live", streams),
+    ("containers::a_timeout_ends_the_whole_tree", timeouts),
+    ("containers::memory_and_processes_are_limited", limits),
+    ("containers::there_is_no_network", no_network),
+    (
+        "containers::the_root_is_read_only_and_what_is_not_is_bounded",
+        read_only,
+    ),
+    ("containers::nothing_of_the_host_is_seen", no_host),
+    (
+        "containers::commands_have_no_privilege_and_other_users_are_refused",
+        users,
+    ),
+    ("containers::flags_of_machines_are_refused", flags),
+    (
+        "containers::any_image_of_the_daemon_can_be_named",
+        own_images,
+    ),
+    ("containers::a_run_leaves_nothing", nothing_left),
+    ("containers::a_killed_engine_leaves_nothing", killed),
+    (
+        "containers::leftovers_of_the_dead_are_removed_and_others_stay",
+        leftovers,
+    ),
+];
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn stdout(output: &Output) -> String {
+    assert!(output.status.success(), "{output:?}");
+    text(&output.stdout)
+}
+
+fn imported_once(machine: &Machine) {
+    assert_eq!(machine.daemon.image_id(), None);
+    assert_eq!(stdout(&machine.shell(&[], "echo one")), "one\n");
+    let first = machine.daemon.image_id();
+    assert!(first.is_some());
+    assert_eq!(stdout(&machine.shell(&[], "echo two")), "two\n");
+    assert_eq!(machine.daemon.image_id(), first);
+    let doctor = machine.sovereign(&["--json", "doctor"]).output().unwrap();
+    let told: serde_json::Value = serde_json::from_slice(&doctor.stdout).unwrap();
+    let docker = told["tiers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|row| row["tier"] == "docker")
+        .unwrap();
+    assert_eq!(docker["available"], true, "{told}");
+}
+
+fn exit_codes(machine: &Machine) {
+    let code = |line: &str| machine.shell(&[], line).status.code();
+    assert_eq!(code("exit 7"), Some(7));
+    assert_eq!(code("kill -9 $$"), Some(137));
+    assert_eq!(machine.run(&["--", "/no/such"]).status.code(), Some(127));
+    assert_eq!(machine.run(&["--", "/etc/passwd"]).status.code(), Some(126));
+}
+
+fn streams(machine: &Machine) {
+    let output = machine.shell(&[], "echo out; echo err >&2; pwd");
+    assert_eq!(text(&output.stdout), "out\n/home/sandbox\n");
+    assert_eq!(text(&output.stderr), "err\n");
+    let mut child = machine
+        .sovereign(&[
+            "-q",
+            "run",
+            "-i",
+            "--tier=docker",
+            "--",
+            "sh",
+            "-c",
+            "echo up; wc -c",
+        ])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    // Before the input has ended, or has even begun.
+    assert_eq!(lines.next().unwrap().unwrap(), "up");
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(&vec![0xff; 3 << 20]).unwrap();
+    drop(input);
+    assert_eq!(lines.next().unwrap().unwrap().trim(), (3 << 20).to_string());
+    assert!(child.wait().unwrap().success());
+}
+
+fn timeouts(machine: &Machine) {
+    let began = Instant::now();
+    let line = "trap '' TERM; sleep 100 & sleep 100 & wait";
+    let output = machine.shell(&["--timeout", "1s"], line);
+    assert_eq!(output.status.code(), Some(124));
+    assert!(began.elapsed() < Duration::from_secs(20));
+    assert!(machine.is_clean_soon());
+}
+
+fn limits(machine: &Machine) {
+    let hungry = "head -c 200000000 /dev/zero | tail -c 200000000 | wc -c; echo alive";
+    let output = machine.shell(&["-m", "64M"], hungry);
+    assert!(!text(&output.stdout).contains("200000000"), "{output:?}");
+    let fits = machine.shell(
+        &["-m", "256M"],
+        "head -c 9000000 /dev/zero | tail -c 9000000 | wc -c",
+    );
+    assert_eq!(stdout(&fits).trim(), "9000000");
+    let processes = "cat /sys/fs/cgroup/pids.max /sys/fs/cgroup/pids/pids.max 2>/dev/null; true";
+    assert_eq!(stdout(&machine.shell(&[], processes)).trim(), "4096");
+}
+
+fn no_network(machine: &Machine) {
+    assert_eq!(stdout(&machine.shell(&[], "ls /sys/class/net")), "lo\n");
+}
+
+fn read_only(machine: &Machine) {
+    let output = machine.shell(&[], "touch /x /etc/x /bin/x /run/x; ls /x");
+    assert!(!output.status.success());
+    assert!(text(&output.stderr).contains("Read-only"), "{output:?}");
+    for place in ["/tmp", "/var/tmp", "/home/sandbox"] {
+        let fill = |bytes: u32| {
+            let line = format!("head -c {bytes} /dev/zero > {place}/f");
+            machine
+                .shell(&["--overlay-size", "8M"], &line)
+                .status
+                .success()
+        };
+        assert!(fill(6 << 20) && !fill(9 << 20), "{place}");
+    }
+}
+
+fn no_host(machine: &Machine) {
+    let marker = machine.folder.path().join("marker");
+    fs::write(&marker, "here").unwrap();
+    let line = format!(
+        "ls {} /run/sovereign/host/* 2>/dev/null; true",
+        marker.display()
+    );
+    assert_eq!(stdout(&machine.shell(&[], &line)), "");
+    // The agent, the session, and the command itself.
+    let processes = stdout(&machine.shell(&[], "ls -d /proc/[0-9]* | wc -l"));
+    assert!(processes.trim().parse::<u32>().unwrap() < 8, "{processes}");
+    let mut command = machine.sovereign(&["-q", "run", "--tier=docker", "--", "env"]);
+    let output = command.env("SECRET_OF_HOST", "1").output().unwrap();
+    assert!(!stdout(&output).contains("SECRET"));
+}
+
+fn users(machine: &Machine) {
+    let line = "id -u; while read name value; do case $name in CapBnd:|CapEff:|NoNewPrivs:) \
+                echo $value;; esac; done < /proc/self/status";
+    let output = stdout(&machine.shell(&[], line));
+    let zero = "0000000000000000";
+    assert_eq!(output, format!("1000\n{zero}\n{zero}\n1\n"));
+    for user in ["root", "0", "1001"] {
+        let output = machine.run(&["-u", user, "--", "true"]);
+        assert_eq!(output.status.code(), Some(125));
+        let told = text(&output.stderr);
+        assert!(told.contains("tier docker cannot honour --user"), "{told}");
+    }
+}
+
+fn flags(machine: &Machine) {
+    let output = machine.run(&["--kernel", "/etc/passwd", "--", "true"]);
+    assert_eq!(output.status.code(), Some(125));
+    assert!(text(&output.stderr).contains("tier docker cannot honour --kernel"));
+}
+
+fn own_images(machine: &Machine) {
+    let named = [
+        "--image",
+        "docker:terminai-sandbox:latest",
+        "--",
+        "id",
+        "-u",
+    ];
+    assert_eq!(stdout(&machine.run(&named)), "1000\n");
+    let output = machine.run(&["--image", "docker:no-such-image", "--", "true"]);
+    assert_eq!(output.status.code(), Some(125));
+    let told = text(&output.stderr);
+    assert!(told.contains("docker pull no-such-image"), "{told}");
+}
+
+fn nothing_left(machine: &Machine) {
+    stdout(&machine.shell(&[], "sleep 1000 & true"));
+    assert!(machine.is_clean_soon(), "{:?}", machine.daemon.containers());
+}
+
+fn killed(machine: &Machine) {
+    let line = "echo up; sleep 1000 & sleep 1000";
+    let mut child = machine
+        .sovereign(&["-q", "run", "--tier=docker", "--", "sh", "-c", line])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "up");
+    assert_eq!(machine.daemon.containers().len(), 1);
+    child.kill().unwrap();
+    assert_eq!(child.wait().unwrap().signal(), Some(9));
+    assert!(machine.is_clean_soon(), "{:?}", machine.daemon.containers());
+}
+
+fn leftovers(machine: &Machine) {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let space = fs::read_link("/proc/self/ns/pid").unwrap();
+    let space = space
+        .to_str()
+        .unwrap()
+        .trim_matches(|c: char| !c.is_ascii_digit());
+    // No process has this number (proc(5), pid_max).
+    let dead = format!("4194305-7-{space}-00");
+    let foreign = format!("4194305-7-{}-00", 1);
+    let labels = |id| [("sovereign.sandbox", id), ("sovereign.boot", boot.trim())];
+    machine.daemon.create("dead", &labels(&dead));
+    machine.daemon.create("foreign", &labels(&foreign));
+    machine
+        .daemon
+        .create("stranger", &[("sovereign.sandbox", &dead)]);
+    stdout(&machine.shell(&[], "true"));
+    let mut left = machine.daemon.containers();
+    left.retain(|name| !name.starts_with("/sovereign-"));
+    left.sort();
+    assert_eq!(left, ["/foreign", "/stranger"]);
+    machine.daemon.remove("foreign");
+    machine.daemon.remove("stranger");
+    assert!(machine.is_clean_soon());
+}
