@@ -1,5 +1,6 @@
 import base64
 import json
+import os
 import subprocess
 import sys
 
@@ -8,17 +9,24 @@ import pytest
 from terminai_apts.__main__ import CALLS
 
 
+def python_m(argument, payload=b""):
+    # The child finds the package where this process did, installed or not.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", "terminai_apts", argument]
+    return subprocess.run(command, input=payload, capture_output=True, env=environment)
+
+
 def call(name, arguments=None, raw=None):
     payload = raw if raw is not None else json.dumps(arguments or {}).encode()
-    done = subprocess.run([sys.executable, "-m", "terminai_apts", name], input=payload, capture_output=True)
+    done = python_m(name, payload)
     answer = json.loads(done.stdout)
     assert done.returncode == (0 if answer["ok"] else 1), done.stderr
     return answer
 
 
 def test_every_call_is_listed():
-    done = subprocess.run([sys.executable, "-m", "terminai_apts", "--list"], capture_output=True, check=True)
-    assert set(json.loads(done.stdout)) == set(CALLS)
+    done = python_m("--list")
+    assert done.returncode == 0 and set(json.loads(done.stdout)) == set(CALLS)
 
 
 def test_write_read_search_and_clean(tmp_path):
