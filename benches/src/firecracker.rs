@@ -21,7 +21,7 @@ use crate::stopwatch;
 const AGENT_PORT: u32 = 1024;
 
 /// How long Firecracker's guest may take to answer.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(8);
 
 /// Starts Firecracker, has the guest switched off as soon as it is up, and returns how long that
 /// took from the start of the process to its end.
