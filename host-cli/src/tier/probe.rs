@@ -16,8 +16,8 @@ use crate::policy::Policy;
 use crate::spec::{Launch, SandboxSpec};
 use crate::timeline::Timeline;
 
-/// How long an agent may take to confine itself: when it is all that is left, and when all tiers are
-/// looked at, for which a second is enough.
+/// How long an agent may take to confine itself, and a daemon that answers at all to tell about
+/// itself: when one is needed, and when all tiers are looked at, for which a second is enough.
 const PATIENCE: Duration = Duration::from_secs(10);
 const LITTLE_PATIENCE: Duration = Duration::from_millis(800);
 
@@ -165,7 +165,7 @@ fn look(
     match tier {
         Tier::Microvm if docker::image::is_of_daemon(image) => Err(image_of_daemon(image)),
         Tier::Microvm => microvm::probe(image, depth, timeline).map(Ready::Microvm),
-        Tier::Docker | Tier::Podman => docker::probe(tier, image, timeline)
+        Tier::Docker | Tier::Podman => docker::probe(tier, image, patience(depth), timeline)
             .map(Box::new)
             .map(Ready::Container),
         Tier::AppContainer => Err(Unavailable::other_system("Windows")),

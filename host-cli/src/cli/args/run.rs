@@ -53,7 +53,7 @@ pub struct ChoiceArgs {
     #[arg(long, value_name = "LEVEL", value_parser = isolation_parser())]
     pub min_isolation: Option<Isolation>,
 
-    /// The image to run from
+    /// The image to run from: one of the store, or docker:REF for any that the container engine has
     #[arg(long, value_name = "NAME")]
     pub image: Option<String>,
 

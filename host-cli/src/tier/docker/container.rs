@@ -15,6 +15,7 @@ use bollard::models::{
 use super::image::Loaded;
 use super::meeting::SOCKET;
 use crate::spec::SandboxSpec;
+use crate::tier::Tier;
 
 /// The label with a sandbox's id, which begins with its owner.
 pub(super) const LABEL_ID: &str = "sovereign.sandbox";
@@ -41,6 +42,8 @@ const MIB: i64 = 1 << 20;
 /// A container, as it shall be.
 #[derive(Debug)]
 pub(super) struct Plan<'a> {
+    /// Which engine it is for.
+    pub(super) tier: Tier,
     pub(super) spec: &'a SandboxSpec,
     pub(super) image: &'a Loaded,
     /// The agent's program on this machine.
@@ -118,7 +121,11 @@ impl Plan<'_> {
     fn writable(&self) -> HashMap<String, String> {
         let size = self.spec.overlay_mib();
         let shared = format!("rw,exec,nosuid,nodev,mode=1777,size={size}m");
-        let home = format!("rw,exec,nosuid,nodev,mode=0700,uid={UID},gid={UID},size={size}m");
+        let home = match self.tier {
+            // It knows no owner of such a file system. There is one user only to share it with.
+            Tier::Podman => shared.clone(),
+            _ => format!("rw,exec,nosuid,nodev,mode=0700,uid={UID},gid={UID},size={size}m"),
+        };
         let volumes = self.image.volumes.iter().map(String::as_str);
         let mut places: HashMap<_, _> = volumes
             .chain(["/tmp", "/var/tmp"])
@@ -149,6 +156,7 @@ mod tests {
         let mut spec = SandboxSpec::default();
         change(&mut spec);
         let plan = Plan {
+            tier: Tier::Docker,
             spec: &spec,
             image: &Loaded {
                 id: "sha256:0".to_owned(),

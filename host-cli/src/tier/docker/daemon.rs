@@ -1,7 +1,7 @@
 //! A connection to a container engine, and what can be in its way.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use bollard::models::SystemInfo;
@@ -16,14 +16,17 @@ use crate::tier::facts::Unavailable;
 /// How long the daemon may take to begin an answer, unless a shorter deadline holds. An import is
 /// answered when it is done.
 const ANSWER_SECONDS: u64 = 300;
-/// The oldest API that has all that is asked of it (Docker 19.03, Podman 3).
-const OLDEST_API: (usize, usize) = (1, 40);
+/// How long it may take until a daemon says its first word, for which it has nothing to look up.
+const FIRST_WORD: Duration = Duration::from_millis(400);
+/// The oldest API that has all that is asked of it (Docker 19.03).
+const OLDEST_API: (u32, u32) = (1, 40);
+/// The oldest Podman that has such an API, and is known to work.
+const OLDEST_PODMAN: (u32, u32) = (4, 0);
 
 /// A daemon that answers.
 #[derive(Debug, Clone)]
 pub(super) struct Daemon {
     pub(super) tier: Tier,
-    pub(super) socket: PathBuf,
     pub(super) api: Docker,
     /// Its number of CPUs.
     pub(super) cpus: Option<i64>,
@@ -40,56 +43,68 @@ enum Obstacle {
 
 impl Daemon {
     /// Finds the daemon behind the first of these sockets that exists.
-    pub(super) async fn find(
-        tier: Tier,
-        endpoints: &Endpoints,
-        patience: Duration,
-    ) -> Result<Self, Unavailable> {
+    pub(super) async fn find(tier: Tier, endpoints: &Endpoints) -> Result<Self, Unavailable> {
         let mut first = None;
         for path in &endpoints.paths {
-            let found = timeout(patience, Self::at(tier, path)).await;
-            let obstacle = match found {
-                Ok(Ok(daemon)) => return Ok(daemon),
-                Ok(Err(Obstacle::Missing)) => continue,
-                Ok(Err(Obstacle::Known(obstacle))) => obstacle,
-                Err(_) => silent(tier, path, patience),
-            };
-            first.get_or_insert(obstacle);
+            match Self::at(tier, path).await {
+                Ok(daemon) => return Ok(daemon),
+                Err(Obstacle::Missing) => {}
+                Err(Obstacle::Known(obstacle)) => {
+                    first.get_or_insert(obstacle);
+                }
+            }
         }
         Err(first.unwrap_or_else(|| missing(tier, endpoints)))
     }
 
-    /// What to say when it stops answering.
-    pub(super) fn silent(&self, patience: Duration) -> Unavailable {
-        silent(self.tier, &self.socket, patience)
-    }
-
     async fn at(tier: Tier, path: &Path) -> Result<Self, Obstacle> {
-        // The library tells what is in the way of a connection as text only.
-        UnixStream::connect(path)
+        let failed = |error: bollard::errors::Error| Obstacle::Known(broken(tier, path, &error));
+        let greeting = async {
+            // The library tells what is in the way of a connection as text only.
+            UnixStream::connect(path)
+                .await
+                .map_err(|error| unreachable(tier, path, &error))?;
+            let address = path.to_string_lossy();
+            let api = Docker::connect_with_unix(&address, ANSWER_SECONDS, API_DEFAULT_VERSION)
+                .map_err(failed)?;
+            api.ping().await.map_err(failed)?;
+            Ok(api)
+        };
+        let api = timeout(FIRST_WORD, greeting)
             .await
-            .map_err(|error| unreachable(tier, path, &error))?;
-        let failed = |error: &bollard::errors::Error| Obstacle::Known(broken(tier, path, error));
-        let address = path.to_string_lossy();
-        let api = Docker::connect_with_unix(&address, ANSWER_SECONDS, API_DEFAULT_VERSION)
-            .map_err(|error| failed(&error))?
-            .negotiate_version()
-            .await
-            .map_err(|error| failed(&error))?;
-        let version = api.client_version();
-        if (version.major_version, version.minor_version) < OLDEST_API {
-            let found = format!("{}.{}", version.major_version, version.minor_version);
-            return Err(Obstacle::Known(too_old(tier, &found)));
-        }
-        let info = api.info().await.map_err(|error| failed(&error))?;
+            .unwrap_or_else(|_| Err(Obstacle::Known(silent(tier, path, FIRST_WORD))))?;
+        let info = if tier == Tier::Podman {
+            // It takes half a second to find out its API's version, which follows from its own.
+            let info = api.info().await.map_err(failed)?;
+            check_version(tier, OLDEST_PODMAN, info.server_version.as_deref())
+                .map_err(Obstacle::Known)?;
+            info
+        } else {
+            let (version, info) = tokio::join!(api.version(), api.info());
+            let version = version.map_err(failed)?.api_version;
+            check_version(tier, OLDEST_API, version.as_deref()).map_err(Obstacle::Known)?;
+            info.map_err(failed)?
+        };
         check(tier, &info).map_err(Obstacle::Known)?;
         Ok(Self {
             tier,
-            socket: path.to_owned(),
             api,
             cpus: info.ncpu,
         })
     }
+}
+
+/// Whether a version is at least the oldest that has all that is asked of it.
+fn check_version(tier: Tier, oldest: (u32, u32), version: Option<&str>) -> Result<(), Unavailable> {
+    let version = version.unwrap_or("unknown");
+    let mut parts = version.split('.').map(str::parse);
+    let found = parts.next().zip(parts.next());
+    if let Some((Ok(major), Ok(minor))) = found
+        && (major, minor) >= oldest
+    {
+        return Ok(());
+    }
+    Err(too_old(tier, oldest, version))
 }
 
 /// Whether this daemon's containers can be held to their limits.
@@ -198,15 +213,15 @@ fn silent(tier: Tier, path: &Path, patience: Duration) -> Unavailable {
     }
 }
 
-fn too_old(tier: Tier, found: &str) -> Unavailable {
-    let (major, minor) = OLDEST_API;
+fn too_old(tier: Tier, (major, minor): (u32, u32), found: &str) -> Unavailable {
+    let (what, remedy) = match tier {
+        Tier::Podman => ("Podman", "install Podman 4 or later"),
+        _ => ("the API of Docker", "install Docker 19.03 or later"),
+    };
     Unavailable {
         code: "daemon-too-old",
-        cause: format!("its API is {found}, and at least {major}.{minor} is needed"),
-        remedy: Some(match tier {
-            Tier::Podman => "install Podman 4 or later".to_owned(),
-            _ => "install Docker 19.03 or later".to_owned(),
-        }),
+        cause: format!("{what} is {found} here, and at least {major}.{minor} is needed"),
+        remedy: Some(remedy.to_owned()),
     }
 }
 
@@ -283,6 +298,21 @@ mod tests {
         assert!(found.cause.contains("limit memory here"), "{}", found.cause);
         assert!(found.remedy.unwrap().contains("Delegate"));
         assert_eq!(check(Tier::Docker, &SystemInfo::default()), Ok(()));
+    }
+
+    #[test]
+    fn an_api_is_new_enough_or_told_by_its_number() {
+        for good in ["1.40", "1.53", "2.0", "4.3.1"] {
+            assert_eq!(check_version(Tier::Docker, OLDEST_API, Some(good)), Ok(()));
+        }
+        for bad in ["1.39", "1.9", "0.50", "x"] {
+            let found = check_version(Tier::Docker, OLDEST_API, Some(bad)).unwrap_err();
+            assert_eq!(found.code, "daemon-too-old");
+            assert!(found.cause.contains(bad), "{}", found.cause);
+        }
+        let old = check_version(Tier::Podman, OLDEST_PODMAN, Some("3.4.4")).unwrap_err();
+        assert!(old.cause.contains("3.4.4"), "{}", old.cause);
+        assert!(check_version(Tier::Docker, OLDEST_API, None).is_err());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::tier::Tier;
 use crate::tier::facts::Unavailable;
@@ -13,6 +14,26 @@ pub(super) struct Endpoints {
     pub(super) paths: Vec<PathBuf>,
     /// The variable that names it, if one does.
     pub(super) named_by: Option<&'static str>,
+}
+
+impl Endpoints {
+    /// What to say of a daemon that answers, and stops to.
+    pub(super) fn too_slow(&self, waited: Duration) -> Unavailable {
+        let paths: Vec<_> = self
+            .paths
+            .iter()
+            .map(|path| path.to_string_lossy())
+            .collect();
+        Unavailable {
+            code: "daemon-slow",
+            cause: format!(
+                "the daemon at {} did not tell about itself within {} ms",
+                paths.join(" or "),
+                waited.as_millis()
+            ),
+            remedy: Some("try again when the machine has less to do, or restart it".to_owned()),
+        }
+    }
 }
 
 /// The sockets at which the engine of this tier may listen, by the environment.

@@ -58,8 +58,6 @@ use crate::installation::Program;
 use crate::spec::{Launch, SandboxSpec, Unsupported};
 use crate::timeline::{AGENT_HEARD, Timeline};
 
-/// How long a daemon may take to answer a probe.
-const PATIENCE: Duration = Duration::from_millis(400);
 /// How long a daemon may take to remove a container that has ended, before it is told to.
 const REMOVAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// The most that is kept of what an agent writes to its standard error.
@@ -77,6 +75,7 @@ pub(crate) struct Ready {
 pub(crate) fn probe(
     tier: Tier,
     image: &str,
+    patience: Duration,
     timeline: &mut Timeline,
 ) -> Result<Ready, Unavailable> {
     let endpoints = endpoint::of(tier, |name| env::var_os(name))?;
@@ -85,15 +84,17 @@ pub(crate) fn probe(
         cause: crate::error::chain(&error),
         remedy: None,
     })?;
-    let daemon = runtime.block_on(Daemon::find(tier, &endpoints, PATIENCE))?;
-    timeline.mark("probe");
-    let looking = async { timeout(PATIENCE, image::find(&daemon, image)).await };
-    let image = match runtime.block_on(looking) {
-        Ok(image) => image?,
-        Err(_) => return Err(daemon.silent(PATIENCE)),
-    };
+    let (daemon, image) = runtime.block_on(async {
+        let looking = async {
+            let daemon = Daemon::find(tier, &endpoints).await?;
+            let image = image::find(&daemon, image).await?;
+            Ok((daemon, image))
+        };
+        let found = timeout(patience, looking).await;
+        found.unwrap_or_else(|_| Err(endpoints.too_slow(patience)))
+    })?;
     let agent = Program::Agent.find()?;
-    timeline.mark("image");
+    timeline.mark("probe");
     Ok(Ready {
         daemon,
         image,
@@ -180,6 +181,7 @@ impl Container {
             source,
         })?;
         let plan = Plan {
+            tier: daemon.tier,
             spec: launch.spec,
             image: &image,
             agent: &agent,
