@@ -18,7 +18,7 @@ use crate::linux::fork::{Forked, fork};
 use crate::linux::listen::{Listener, connect_to_host};
 use crate::linux::reason::reason;
 use crate::linux::session::{self, Agent, Verdict};
-use crate::linux::sys::{self, SignalFd, Target};
+use crate::linux::sys::{self, Sender, SignalFd, Target};
 
 /// More sessions at a time wait in the socket's queue until one ends.
 const MAX_SESSIONS: usize = 1024;
@@ -35,6 +35,8 @@ pub(crate) struct Server {
     signals: SignalFd,
     agent: Agent,
     sessions: Vec<Pid>,
+    /// Whether processes of its own namespace that are no session can tell it to end.
+    heeds_commands: bool,
 }
 
 /// Where a session's stream comes from.
@@ -133,6 +135,7 @@ impl Server {
             signals,
             agent,
             sessions: Vec::new(),
+            heeds_commands: true,
         })
     }
 
@@ -145,8 +148,10 @@ impl Server {
     }
 
     /// Serves until it is enough, and leaves it to the kernel to end what is left: for the first
-    /// process of a namespace, with which all others in it end.
+    /// process of a namespace, with which all others in it end. Its commands, which may be of its own
+    /// user, cannot tell it when.
     pub(crate) fn run_until_closed(mut self) -> io::Result<()> {
+        self.heeds_commands = false;
         while !self.turn()? {}
         Ok(())
     }
@@ -185,8 +190,10 @@ impl Server {
         let [signalled, connected] = fds.map(|fd| !fd.revents().is_empty());
         if signalled {
             let signals = self.signals.drain();
+            // A session that tells it may have ended meanwhile.
+            let is_end = signals.end.is_some_and(|sender| self.heeds(sender));
             self.reap();
-            if signals.end {
+            if is_end {
                 return Ok(true);
             }
         }
@@ -198,6 +205,14 @@ impl Server {
             }
         }
         Ok(false)
+    }
+
+    fn heeds(&self, sender: Sender) -> bool {
+        match sender {
+            Sender::Outside => true,
+            Sender::Process(pid) if self.sessions.contains(&pid) => true,
+            Sender::Process(_) | Sender::Unknown => self.heeds_commands,
+        }
     }
 
     /// Reaps sessions, and the orphans that are ours as the first process or as a subreaper. `true`

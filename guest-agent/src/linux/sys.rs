@@ -27,8 +27,19 @@ pub(crate) struct SignalFd(OwnedFd);
 pub(crate) struct Signals {
     /// SIGCHLD: there is something to reap.
     pub(crate) child: bool,
-    /// SIGTERM, SIGINT or SIGHUP.
-    pub(crate) end: bool,
+    /// SIGTERM, SIGINT or SIGHUP, and who sent the last of them.
+    pub(crate) end: Option<Sender>,
+}
+
+/// Who sent a signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sender {
+    /// The kernel, or a process that is not in our process namespace.
+    Outside,
+    /// A process of our namespace.
+    Process(Pid),
+    /// A process that says itself who it is.
+    Unknown,
 }
 
 impl SignalFd {
@@ -55,18 +66,35 @@ impl SignalFd {
             .unwrap_or_default()
             .chunks_exact(RECORD)
         {
-            // The first field, ssi_signo, is the signal's number.
-            let number = record
-                .first_chunk()
-                .map_or(0, |bytes| u32::from_ne_bytes(*bytes));
-            if number == libc::SIGCHLD.unsigned_abs() {
+            // signalfd_siginfo: ssi_signo, ssi_errno, ssi_code, ssi_pid.
+            let [number, _, code, sender] = [0, 4, 8, 12].map(|at| field(record, at));
+            if number == libc::SIGCHLD {
                 signals.child = true;
             } else {
-                signals.end = true;
+                signals.end = Some(Sender::of(code, sender));
             }
         }
         signals
     }
+}
+
+impl Sender {
+    /// sigaction(2): with SI_USER and above the kernel has filled the sender in; a process that calls
+    /// rt_sigqueueinfo fills it in itself, and can only use codes below.
+    fn of(code: i32, pid: i32) -> Self {
+        match Pid::from_raw(pid.max(0)) {
+            _ if code < libc::SI_USER => Self::Unknown,
+            None => Self::Outside,
+            Some(pid) => Self::Process(pid),
+        }
+    }
+}
+
+fn field(record: &[u8], at: usize) -> i32 {
+    record
+        .get(at..)
+        .and_then(<[u8]>::first_chunk)
+        .map_or(0, |bytes| i32::from_ne_bytes(*bytes))
 }
 
 impl AsFd for SignalFd {
@@ -190,5 +218,19 @@ fn check(result: libc::c_int) -> io::Result<libc::c_int> {
         Err(io::Error::last_os_error())
     } else {
         Ok(result)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn senders_that_name_themselves_are_not_believed() {
+        let pid = Pid::from_raw(7).unwrap();
+        assert_eq!(Sender::of(libc::SI_USER, 7), Sender::Process(pid));
+        assert_eq!(Sender::of(libc::SI_USER, 0), Sender::Outside);
+        assert_eq!(Sender::of(libc::SI_QUEUE, 7), Sender::Unknown);
+        assert_eq!(Sender::of(libc::SI_TKILL, 0), Sender::Unknown);
     }
 }

@@ -230,7 +230,7 @@ impl<'a> Relay<'a> {
 
     /// Reaps what has ended below this session. `true` if anything has.
     fn take_signals(&mut self) -> bool {
-        if self.signals.drain().end {
+        if self.signals.drain().end.is_some() {
             self.abandon();
         }
         let mut reaped = false;
