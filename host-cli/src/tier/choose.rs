@@ -107,8 +107,8 @@ impl ChooseError {
             }),
             Self::NothingLeft { passed_over } => remedies(passed_over),
             Self::ConsentNeeded { passed_over, .. } => {
-                let allow = "to run on the host itself, without a sandbox, say --tier local or \
-                             set SOVEREIGN_ALLOW_LOCAL=1";
+                let allow = "to run on the host itself, say --tier local or set \
+                             SOVEREIGN_ALLOW_LOCAL=1";
                 Some(match remedies(passed_over) {
                     Some(remedies) => format!("{remedies}; {allow}"),
                     None => allow.to_owned(),

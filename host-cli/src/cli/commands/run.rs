@@ -11,6 +11,7 @@ use agent_protocol::message::ExitReport;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use rustix::stdio::{stderr, stdin, stdout};
+use rustix::event::{PollFd, PollFlags, poll};
 use serde::Serialize;
 
 use crate::cli::args::{GlobalArgs, RunArgs};
@@ -116,11 +117,15 @@ fn start(
             }
             Err(error) => error,
         };
-        let StartError::Choose(ChooseError::ConsentNeeded { .. }) = error else {
+        let StartError::Choose(ChooseError::ConsentNeeded { isolation, .. }) = error else {
             return Err(interrupted(error.into()));
         };
-        if policy.allow_local || global.quiet || global.json || !asks_for_consent(&error) {
-            return Err(error.into());
+        if policy.allow_local
+            || global.quiet
+            || global.json
+            || !asks_for_consent(&error, isolation, signals)
+        {
+            return Err(interrupted(error.into()));
         }
         policy.allow_local = true;
     }
@@ -129,7 +134,7 @@ fn start(
 /// A failure while a signal has asked for an end is that end.
 fn interrupted(failure: Failure) -> Failure {
     match Signals::last() {
-        Some(signal) if failure.code == "interrupted" => Failure {
+        Some(signal) if matches!(failure.code, "interrupted" | "consent-needed") => Failure {
             exit_code: signal.saturating_add(128),
             ..failure
         },
@@ -137,14 +142,26 @@ fn interrupted(failure: Failure) -> Failure {
     }
 }
 
-/// Asks on the terminal whether the host itself may run the command. No is the default.
-fn asks_for_consent(error: &StartError) -> bool {
+/// Asks on the terminal whether the host itself may run the command. No is the default, and the
+/// answer of a signal.
+fn asks_for_consent(error: &StartError, isolation: Isolation, signals: &Signals) -> bool {
+    let how = match isolation {
+        Isolation::None => "on this machine itself, without a sandbox",
+        _ => "on this machine itself, as a confined process",
+    };
     let ask = || -> io::Result<bool> {
         let mut terminal = OpenOptions::new().read(true).write(true).open("/dev/tty")?;
-        write!(
-            terminal,
-            "sovereign: {error}\nRun it on this machine itself, without a sandbox? [y/N] "
-        )?;
+        write!(terminal, "sovereign: {error}\nRun it {how}? [y/N] ")?;
+        let mut fds = [
+            PollFd::new(&terminal, PollFlags::IN),
+            PollFd::new(signals, PollFlags::IN),
+        ];
+        rustix::io::retry_on_intr(|| poll(&mut fds, None))?;
+        let [_, signalled] = &fds;
+        if !signalled.revents().is_empty() {
+            writeln!(terminal)?;
+            return Ok(false);
+        }
         let mut answer = String::new();
         BufReader::new(terminal).read_line(&mut answer)?;
         Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
