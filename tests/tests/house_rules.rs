@@ -43,7 +43,7 @@ const UNSAFE_ROOMS: &[&str] = &[
     "guest-agent/src/linux/confine/namespaces.rs",
     "guest-agent/src/linux/fork.rs",
     "host-cli/src/cli/signals.rs",
-    "host-cli/src/tier/microvm/spawn.rs",
+    "host-cli/src/tier/spawn.rs",
     "vmm/src/devices/virtio/block/syscalls.rs",
     "vmm/src/kvm/failure.rs",
 ];

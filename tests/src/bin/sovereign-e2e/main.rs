@@ -15,6 +15,7 @@ mod image;
 mod library;
 mod lifecycle;
 mod limits;
+mod local;
 mod machine;
 mod misuse;
 mod report;
@@ -52,6 +53,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     report::add(&mut suite);
     image::add(&mut suite);
     limits::add(&mut suite);
+    local::add(&mut suite);
     library::add(&mut suite);
     lifecycle::add(&mut suite);
     Ok(suite.run(arguments))

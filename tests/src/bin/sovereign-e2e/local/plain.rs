@@ -1,0 +1,125 @@
+//! Where commands cannot be confined: what is promised then, and what is not.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use sovereign_tests::call::{Sovereign, read_exactly};
+use tempfile::TempDir;
+
+use super::{Local, Traces};
+use crate::suite::{Outcome, PASSED, Suite, skip};
+
+pub(crate) fn add(suite: &mut Suite) {
+    suite.host(
+        "local",
+        &[
+            (
+                "unconfined_command_is_told_to_be_so",
+                unconfined_command_is_told_to_be_so,
+            ),
+            (
+                "unconfined_command_has_a_folder_of_its_own",
+                has_a_folder_of_its_own,
+            ),
+            (
+                "killed_sovereign_leaves_no_unconfined_command",
+                killed_leaves_nothing,
+            ),
+        ],
+    );
+}
+
+/// The command under test, where there can be no more user namespaces.
+struct Unconfined {
+    local: Local,
+    _wrapper: TempDir,
+}
+
+impl Unconfined {
+    /// `None` where not even the namespace can be made in which there can be no more.
+    fn new(sovereign: &Sovereign) -> Result<Option<Self>> {
+        const FORBID: &str = "echo 0 > /proc/sys/user/max_user_namespaces";
+        let possible = Command::new("unshare")
+            .args(["--user", "--map-root-user", "sh", "-c", FORBID])
+            .output()
+            .context("cannot start unshare")?;
+        if !possible.status.success() {
+            return Ok(None);
+        }
+        let wrapper = tempfile::tempdir()?;
+        let program = wrapper.path().join("sovereign");
+        let script = format!(
+            "#!/bin/sh\nexec unshare --user --map-root-user sh -c '{FORBID} && exec \"$0\" \"$@\"' \
+             '{}' \"$@\"\n",
+            sovereign.program().display()
+        );
+        fs::write(&program, script)?;
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+        let local = Local::ours(&Sovereign::at(&program)?);
+        Ok(Some(Self {
+            local,
+            _wrapper: wrapper,
+        }))
+    }
+}
+
+fn unconfined(sovereign: &Sovereign, test: impl Fn(&Local) -> Outcome) -> Outcome {
+    match Unconfined::new(sovereign)? {
+        Some(unconfined) => test(&unconfined.local),
+        None => skip("no user namespace can be made in which there can be no more of them"),
+    }
+}
+
+fn unconfined_command_is_told_to_be_so(sovereign: &Sovereign) -> Outcome {
+    unconfined(sovereign, |local| {
+        let cause = local.shortfall()?.unwrap_or_default();
+        ensure!(cause.contains("max_user_namespaces"), "{cause:?}");
+        let output = local.run(["--", "echo", "ran"]).output()?;
+        ensure!(output.text() == "ran", "{output}");
+        let told = "isolation none: the command can do what you can";
+        ensure!(output.errors().contains(told), "{output}");
+        let output = local
+            .run(["--min-isolation", "process", "--", "echo", "ran"])
+            .output()?;
+        ensure!(
+            output.code() == Some(125) && output.stdout.is_empty(),
+            "{output}"
+        );
+        ensure!(output.errors().contains("sudo sysctl"), "{output}");
+        for [flag, value] in [["--hostname", "box"], ["--overlay-size", "16M"]] {
+            let output = local.run([flag, value, "--", "echo", "ran"]).output()?;
+            ensure!(
+                output.code() == Some(125) && output.stdout.is_empty(),
+                "{output}"
+            );
+        }
+        PASSED
+    })
+}
+
+fn has_a_folder_of_its_own(sovereign: &Sovereign) -> Outcome {
+    unconfined(sovereign, |local| {
+        let script = "test \"$PWD\" = \"$HOME\" && ls -A && mkdir -p a/b && touch a/b/c && pwd";
+        let output = local.sh(script).output()?;
+        ensure!(output.code() == Some(0), "{output}");
+        let text = output.text();
+        ensure!(text.starts_with("/tmp/sovereign-local."), "{output}");
+        ensure!(!Path::new(&text).exists(), "{output}");
+        PASSED
+    })
+}
+
+fn killed_leaves_nothing(sovereign: &Sovereign) -> Outcome {
+    unconfined(sovereign, |local| {
+        let before = Traces::look()?;
+        let script = "trap '' TERM HUP; echo x > file; (setsid sleep 7009 &); echo up; sleep 7009";
+        let mut running = local.sh(script).start()?;
+        let mut stdout = running.take_stdout()?;
+        ensure!(read_exactly(&mut stdout, 3)? == b"up\n");
+        drop(running);
+        before.are_gone()
+    })
+}
