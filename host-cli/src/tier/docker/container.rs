@@ -121,11 +121,12 @@ impl Plan<'_> {
     fn writable(&self) -> HashMap<String, String> {
         let size = self.spec.overlay_mib();
         let shared = format!("rw,exec,nosuid,nodev,mode=1777,size={size}m");
-        let home = match self.tier {
-            // It knows no owner of such a file system. There is one user only to share it with.
-            Tier::Podman => shared.clone(),
-            _ => format!("rw,exec,nosuid,nodev,mode=0700,uid={UID},gid={UID},size={size}m"),
+        let owner = match self.tier {
+            // The container's user, which is the one above.
+            Tier::Podman => "U".to_owned(),
+            _ => format!("uid={UID},gid={UID}"),
         };
+        let home = format!("rw,exec,nosuid,nodev,mode=0700,size={size}m,{owner}");
         let volumes = self.image.volumes.iter().map(String::as_str);
         let mut places: HashMap<_, _> = volumes
             .chain(["/tmp", "/var/tmp"])
@@ -215,8 +216,9 @@ mod tests {
     fn every_writable_place_has_a_bound_also_those_of_the_image() {
         let places = planned(|spec| spec.overlay_mib = Some(7)).tmpfs.unwrap();
         for place in ["/tmp", "/var/tmp", "/home/sandbox", "/data"] {
-            assert!(places[place].ends_with("size=7m"), "{place}");
+            assert!(places[place].contains("size=7m"), "{place}");
         }
+        assert!(places["/home/sandbox"].contains("uid=1000"));
         assert!(places["/run"].contains("size="));
     }
 }
