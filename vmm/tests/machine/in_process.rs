@@ -8,8 +8,8 @@ use vmm::control::StopReason;
 use vmm::machine::{Machine, MachineError, MachineHandle, Trace};
 
 use crate::guest::{
-    FLOOD, Guest, HALT, NEXT_BYTE, OUT_AL, POWER_OFF, RESET, SPIN, TO_CONSOLE, TRIPLE_FAULT,
-    kvm_is_here, load, print, read_port,
+    FLOOD, Guest, HALT, NEXT_BYTE, OUT_AL, POWER_OFF, REAL_MODE_RESTART, RESET, SPIN, TO_CONSOLE,
+    TRIPLE_FAULT, kvm_is_here, load, print, read_port,
 };
 
 /// No guest here takes longer, also where ring 0 is interpreted on a busy machine.
@@ -63,6 +63,14 @@ fn triple_fault_ends_the_machine() {
         return;
     }
     assert_eq!(run(&Guest::new(&[TRIPLE_FAULT])).0, StopReason::TripleFault);
+}
+
+#[test]
+fn jump_to_the_firmware_is_a_reset() {
+    if !kvm_is_here() {
+        return;
+    }
+    assert_eq!(run(&Guest::new(&[REAL_MODE_RESTART])).0, StopReason::Reset);
 }
 
 #[test]

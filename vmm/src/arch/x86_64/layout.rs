@@ -33,7 +33,9 @@ pub const CONVENTIONAL_END: u64 = 0x9_fc00;
 /// ACPI tables, in the BIOS area where kernels look for their root pointer.
 pub const ACPI_TABLES: GuestAddress = GuestAddress(0xe_0000);
 /// How much room the ACPI tables have.
-pub const ACPI_TABLES_SIZE: u64 = 0x2_0000;
+pub const ACPI_TABLES_SIZE: u64 = 0x1_f000;
+/// Where a PC's firmware starts in real mode.
+pub const RESET_VECTOR: GuestAddress = GuestAddress(0xf_fff0);
 /// Start of memory above 1 MiB.
 pub const HIGH_MEMORY: GuestAddress = GuestAddress(0x10_0000);
 

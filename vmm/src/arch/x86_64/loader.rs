@@ -13,6 +13,7 @@ use vm_memory::GuestAddress;
 
 use super::registers::EntryMode;
 use super::{bzimage, elf, layout, pvh};
+use crate::devices::power::RESET_COMMAND;
 use crate::memory::{self, GuestRam, MemoryError, PAGE_SIZE};
 
 /// What a guest is to run.
@@ -27,6 +28,12 @@ pub struct Payload<'a> {
     /// Where ACPI's root pointer lies, if the machine is described by ACPI.
     pub rsdp: Option<GuestAddress>,
 }
+
+/// All the firmware there is: `mov al, 0xfe; out 0x64, al; hlt; jmp` back to it.
+///
+/// A kernel that knows no other way to restart jumps to the firmware in real mode. Linux does so by
+/// default when ACPI says "hardware-reduced" and there is no EFI; in zeroed memory it would run for ever.
+const RESET_CODE: [u8; 7] = [0xb0, RESET_COMMAND, 0xe6, 0x64, 0xf4, 0xeb, 0xfd];
 
 /// How the boot vCPU enters the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,6 +131,7 @@ impl LoadError {
 /// # Errors
 /// When a file is not what it should be, or memory is too small.
 pub fn load(ram: &GuestRam, ram_size: u64, payload: &Payload<'_>) -> Result<Entry, LoadError> {
+    memory::write(ram, layout::RESET_VECTOR, &RESET_CODE)?;
     memory::write(ram, layout::COMMAND_LINE, payload.cmdline)?;
     let low_end = ram_size.min(layout::DEVICE_GAP.0);
     let kernel = Source::of(payload.kernel).map_err(LoadError::ReadKernel)?;
