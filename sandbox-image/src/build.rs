@@ -130,7 +130,7 @@ pub fn build_in(
         },
         description: Description {
             kernel_release: kernel.release,
-            cmdline: kernel.cmdline,
+            cmdline: cmdline(kernel.cmdline, &options.modules),
             discovery: kernel.discovery,
             agent_release: agent.release,
             agent_protocol: agent.protocol,
@@ -150,6 +150,14 @@ pub fn build_in(
     // could not be removed is no reason to call this build failed.
     let _ = cache.prune();
     Ok(image)
+}
+
+/// The kernel's parameters, and for the agent where its modules are.
+fn cmdline(kernel: String, modules: &[PathBuf]) -> String {
+    if modules.is_empty() {
+        return kernel;
+    }
+    format!("{kernel} sovereign.modules={}", initramfs::MODULES_FOLDER)
 }
 
 /// The image of that name, if it is this one and sound.
@@ -237,4 +245,16 @@ fn digest_of(path: &Path) -> Result<Digest, BuildError> {
         path: path.to_owned(),
         source,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agent_is_told_of_modules_only_where_there_are_any() {
+        assert_eq!(cmdline("quiet".to_owned(), &[]), "quiet");
+        let line = cmdline("quiet".to_owned(), &[PathBuf::from("virtio_mmio.ko")]);
+        assert_eq!(line, "quiet sovereign.modules=/modules");
+    }
 }
