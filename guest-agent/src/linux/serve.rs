@@ -230,6 +230,9 @@ impl Server {
     /// Ends every session and what their commands have left running, politely first.
     fn end(&mut self) {
         for signal in [Signal::TERM, Signal::KILL] {
+            if self.reap() {
+                return;
+            }
             let deadline = Instant::now() + END_TIMEOUT;
             self.signal_all(signal);
             while !self.reap() && Instant::now() < deadline {
@@ -240,9 +243,6 @@ impl Server {
                 if signal == Signal::KILL {
                     self.signal_all(signal);
                 }
-            }
-            if self.reap() {
-                return;
             }
         }
     }

@@ -2,6 +2,7 @@
 
 mod consent;
 mod contract;
+mod library;
 mod plain;
 mod walls;
 
@@ -25,6 +26,7 @@ pub(crate) fn add(suite: &mut Suite) {
     walls::add(suite);
     contract::add(suite);
     consent::add(suite);
+    library::add(suite);
     plain::add(suite);
 }
 
@@ -75,7 +77,8 @@ impl Local {
             .env("XDG_CONFIG_HOME", "/nonexistent")
             .env("SOVEREIGN_ALLOW_LOCAL", "");
         if self.as_nobody {
-            call.user(NOBODY, NOBODY)
+            let agent = self.sovereign.program().with_file_name("sovereign-agent");
+            call.env("SOVEREIGN_AGENT", agent).user(NOBODY, NOBODY)
         } else {
             call
         }
