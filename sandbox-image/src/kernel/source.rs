@@ -24,7 +24,7 @@ const UNPACK_LIMIT: Duration = Duration::from_secs(1800);
 /// Where to take the kernel's source from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// The package [`PACKAGE`](self), the newest version that `apt` knows.
+    /// The package `linux-source-6.12`, the newest version that `apt` knows.
     Debian,
     /// A tarball with one folder in it, as kernel.org and Debian make them.
     Tarball(PathBuf),

@@ -10,8 +10,8 @@ use agent_client::{Exec, InputSource, OutputTarget, PumpIo};
 use agent_protocol::message::ExitReport;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use rustix::stdio::{stderr, stdin, stdout};
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::stdio::{stderr, stdin, stdout};
 use serde::Serialize;
 
 use crate::cli::args::{GlobalArgs, RunArgs};
