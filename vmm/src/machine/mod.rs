@@ -1,4 +1,5 @@
-//! A machine: built from a [`MachineConfig`], started once, ended for a [`StopReason`].
+//! A machine: built from a [`MachineConfig`](crate::config::MachineConfig), started once, ended for a
+//! [`StopReason`](crate::control::StopReason).
 //!
 //! ```text
 //!   Machine::build ──▶ Machine ── start ──▶ Running ── wait ──▶ StopReason

@@ -8,9 +8,9 @@
 //!               └───────────────────────────────────────┘
 //! ```
 //!
-//! What all vCPUs are to do is one word behind the [`Gate`]. Changing it and then kicking every thread
+//! What all vCPUs are to do is one word behind the `Gate`. Changing it and then kicking every thread
 //! moves them all; a thread that was on its way into the guest comes out at once (see
-//! [`KickPage`](crate::kvm::KickPage)).
+//! [`KickPage`]).
 
 mod exits;
 mod gate;
