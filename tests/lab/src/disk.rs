@@ -21,6 +21,7 @@ const FOLDERS: &[&str] = &[
     "dev",
     "etc",
     "lab/modules",
+    "opt",
     "out",
     "proc",
     "root",

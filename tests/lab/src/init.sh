@@ -12,6 +12,11 @@ mount -t tmpfs -o mode=1777 tmpfs /dev/shm
 mount -t tmpfs -o mode=1777 tmpfs /tmp
 mount -t tmpfs tmpfs /run
 ip link set lo up
+if [ "$(stat -c %u /bin/busybox)" != 0 ]; then
+    # An ordinary user made this disk: here it all belongs to root.
+    chown -hR 0:0 /bin /etc /lab /opt /out /root /sbin
+    chmod -R go-w /opt /root
+fi
 hostname lab
 for module in irqbypass kvm kvm-amd; do
     insmod "/lab/modules/$module.ko" || echo "@lab cannot load $module"

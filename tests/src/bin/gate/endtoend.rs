@@ -2,12 +2,13 @@
 //! where this machine can boot a guest, otherwise here without guests and in the lab with them.
 
 use std::env;
-use std::ffi::OsString;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use sovereign_lab::{Job, Parts};
 use sovereign_tests::call::Sovereign;
 use sovereign_tests::images::{STOCK, Store};
@@ -17,6 +18,7 @@ use crate::cargo::{cargo, merged, print_line, show};
 use crate::report::{Report, Verdict};
 
 mod events;
+mod shares;
 
 const SUITE: &str = "end-to-end";
 
@@ -34,6 +36,12 @@ const BINARIES: &[&str] = &["sovereign", "sovereign-vmm", "sovereign-agent"];
 const TARGET: &str = "x86_64-unknown-linux-musl";
 const LAB_BIN: &str = "/opt/sovereign/bin";
 const LAB_STORE: &str = "/root/images";
+
+/// What makes tests smaller for a quick look.
+const SIZES: &[&str] = &["SOVEREIGN_E2E_SANDBOXES", "SOVEREIGN_E2E_STREAM_MIB"];
+
+/// How many labs run side by side at the most: each has gigabytes of memory.
+const MAX_LABS: usize = 2;
 
 /// How long all tests together may take in the lab, and how long any one of them.
 const LAB_DEADLINE: Duration = Duration::from_secs(45 * 60);
@@ -209,6 +217,7 @@ fn run_here(programs: &Programs, names: &[String], store: &Path, report: &mut Re
     events.finish(&end.unwrap_or_else(|error| format!("{error:#}")), report);
 }
 
+/// Runs tests in labs side by side, one for each of two cores: a lab uses one.
 fn run_in_lab(
     programs: &Programs,
     names: &[String],
@@ -216,6 +225,34 @@ fn run_in_lab(
     report: &mut Report,
 ) -> Result<()> {
     let parts = Parts::ensure()?;
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    let shares = shares::split(names, cores.min(MAX_LABS));
+    let ended: Vec<_> = thread::scope(|scope| {
+        let labs: Vec<_> = shares
+            .iter()
+            .map(|share| {
+                let job = lab_job(programs, share, store);
+                let parts = &parts;
+                scope.spawn(move || {
+                    let mut events = Events::new(SUITE, share);
+                    let outcome = sovereign_lab::run(parts, &job, &mut |line| events.read(line));
+                    (events, outcome)
+                })
+            })
+            .collect();
+        labs.into_iter()
+            .map(thread::ScopedJoinHandle::join)
+            .collect()
+    });
+    for lab in ended {
+        let (events, outcome) = lab.map_err(|_| anyhow!("a lab's thread panicked"))?;
+        let end = outcome.map(|_| "the tests ended early".to_owned());
+        events.finish(&end.unwrap_or_else(|error| format!("{error:#}")), report);
+    }
+    Ok(())
+}
+
+fn lab_job(programs: &Programs, names: &[String], store: &Path) -> Job {
     let tests = format!("{LAB_BIN}/sovereign-e2e");
     let mut job = Job::new([tests.as_str(), "--format", "json"])
         .with_file(&programs.tests, &tests)
@@ -229,18 +266,11 @@ fn run_in_lab(
         ("SOVEREIGN_E2E_QUIET_HOST".to_owned(), "1".into()),
         ("SOVEREIGN_REQUIRE_KVM".to_owned(), "1".into()),
     ];
-    let passed_on = env::vars_os().filter_map(|(name, value)| {
-        let name = name.into_string().ok()?;
-        let ours = ["SOVEREIGN_E2E_SANDBOXES", "SOVEREIGN_E2E_STREAM_MIB"].contains(&name.as_str());
-        ours.then_some((name, value))
-    });
-    job.env
-        .extend(passed_on.collect::<Vec<(String, OsString)>>());
+    for name in SIZES {
+        job.env
+            .extend(env::var_os(name).map(|value| ((*name).to_owned(), value)));
+    }
     job.deadline = LAB_DEADLINE;
     job.silence = LAB_SILENCE;
-    let mut events = Events::new(SUITE, names);
-    let outcome = sovereign_lab::run(&parts, &job, &mut |line| events.read(line));
-    let end = outcome.map(|_| "the tests ended early".to_owned());
-    events.finish(&end.unwrap_or_else(|error| format!("{error:#}")), report);
-    Ok(())
+    job
 }
