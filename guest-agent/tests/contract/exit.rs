@@ -41,6 +41,9 @@ fn signal_from_the_host_reaches_the_whole_group() {
             })
         });
         eventually("both sleep", || runs(&format!("sleep\0{sleep}")));
+        // `Started` may be held back for some milliseconds, and a signal that comes before it means
+        // that the caller gives up.
+        std::thread::sleep(Duration::from_millis(300));
         sender.send(Control::Signal(15)).unwrap();
         pump.join().unwrap().unwrap()
     });
