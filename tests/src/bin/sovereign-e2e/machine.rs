@@ -53,8 +53,8 @@ fn has_the_cpus_it_was_given(sovereign: &Sovereign) -> Outcome {
 }
 
 fn has_32_cpus(sovereign: &Sovereign) -> Outcome {
-    let call = sovereign.run(["--cpus", "32", "--boot-timeout", "120s", "--", "nproc"]);
-    let output = call.deadline(Duration::from_secs(180)).output()?;
+    let call = sovereign.run(["--cpus", "32", "--boot-timeout", "240s", "--", "nproc"]);
+    let output = call.deadline(Duration::from_secs(300)).output()?;
     ensure!(output.code() == Some(0), "{output}");
     ensure!(output.text() == "32", "{output}");
     PASSED
@@ -176,7 +176,7 @@ fn stock_debian_kernel_boots(sovereign: &Sovereign) -> Outcome {
     let script = "uname -r; nproc; python3 -c 'print(6 * 7)'";
     let call =
         sovereign.run_with_memory("256M", args.into_iter().chain(["--", "sh", "-c", script]));
-    let output = call.deadline(Duration::from_secs(180)).output()?;
+    let output = call.deadline(Duration::from_secs(300)).output()?;
     ensure!(output.code() == Some(0), "{output}");
     let text = output.text();
     let lines: Vec<_> = text.lines().collect();
