@@ -26,6 +26,6 @@ mod parts;
 mod tools;
 
 pub use job::{Job, Mode};
-pub use machine::{Outcome, run, shell};
+pub use machine::{LabDied, Outcome, run, shell};
 pub use parts::Parts;
 pub use tools::cache_dir;

@@ -18,6 +18,9 @@ use crate::tools::{QEMU, SETPRIV, cache_dir};
 /// How long QEMU may take to end after the lab's last word.
 const END_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// What the lab's kernel says last when it dies. What guests say does not come this way.
+const PANIC: &str = "Kernel panic - not syncing";
+
 /// One CPU: with two, the lab's kernel dies patching its own code under multi-threaded TCG.
 const HARDWARE: &str = "-cpu EPYC,+svm,+npt -smp 1 -nodefaults -no-user-config -display none \
                         -no-reboot";
@@ -25,6 +28,26 @@ const HARDWARE: &str = "-cpu EPYC,+svm,+npt -smp 1 -nodefaults -no-user-config -
 /// `rootwait`: the kernel looks for the disk in the background.
 const KERNEL_CMDLINE: &str = "console=ttyS0 quiet panic=-1 mitigations=off nokaslr \
                               root=/dev/nvme0n1 rootwait rw init=/sbin/init";
+
+/// The lab's own kernel died, which is no verdict on what ran in it: after many nested guests the
+/// emulation has been seen to go wrong (a register of the emulated CPU changed between two
+/// instructions).
+#[derive(Debug)]
+pub struct LabDied {
+    console: String,
+}
+
+impl std::fmt::Display for LabDied {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "the lab's own kernel died; its console said:\n{}",
+            self.console
+        )
+    }
+}
+
+impl std::error::Error for LabDied {}
 
 /// How a job ended.
 #[derive(Debug)]
@@ -42,7 +65,8 @@ pub struct Outcome {
 /// # Errors
 ///
 /// If a tool is missing, the machine does not start or dies, or the job exceeds its deadline or is
-/// silent for too long. The message carries what the console said.
+/// silent for too long. The message carries what the console said. It is a [`LabDied`] if the lab's
+/// kernel panicked.
 pub fn run(parts: &Parts, job: &Job, on_line: &mut dyn FnMut(&str)) -> Result<Outcome> {
     let started = Instant::now();
     let work = WorkDir::make()?;
@@ -66,6 +90,11 @@ pub fn run(parts: &Parts, job: &Job, on_line: &mut dyn FnMut(&str)) -> Result<Ou
         bail!("{error:#}; its console said:\n{}", tail(&said));
     }
     let Some(exit_code) = exit_code(&said) else {
+        if said.contains(PANIC) {
+            bail!(LabDied {
+                console: tail(&said)
+            });
+        }
         bail!(
             "the lab died before its job ended; its console said:\n{}\n{}",
             tail(&said),

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use sovereign_lab::{Job, Parts};
+use sovereign_lab::{Job, LabDied, Parts};
 use sovereign_tests::call::Sovereign;
 use sovereign_tests::images::{STOCK, Store};
 
@@ -42,6 +42,9 @@ const SIZES: &[&str] = &["SOVEREIGN_E2E_SANDBOXES", "SOVEREIGN_E2E_STREAM_MIB"];
 
 /// How many labs run side by side at the most: each has gigabytes of memory.
 const MAX_LABS: usize = 2;
+
+/// How many labs may be used up by what one runs: a test that kills them all is told as failed.
+const LABS_FOR_A_SHARE: u32 = 3;
 
 /// How long all tests together may take in the lab, and how long any one of them.
 const LAB_DEADLINE: Duration = Duration::from_secs(45 * 60);
@@ -231,13 +234,8 @@ fn run_in_lab(
         let labs: Vec<_> = shares
             .iter()
             .map(|share| {
-                let job = lab_job(programs, share, store);
                 let parts = &parts;
-                scope.spawn(move || {
-                    let mut events = Events::new(SUITE, share);
-                    let outcome = sovereign_lab::run(parts, &job, &mut |line| events.read(line));
-                    (events, outcome)
-                })
+                scope.spawn(move || run_share(programs, share, store, parts))
             })
             .collect();
         labs.into_iter()
@@ -245,11 +243,34 @@ fn run_in_lab(
             .collect()
     });
     for lab in ended {
-        let (events, outcome) = lab.map_err(|_| anyhow!("a lab's thread panicked"))?;
-        let end = outcome.map(|_| "the tests ended early".to_owned());
-        events.finish(&end.unwrap_or_else(|error| format!("{error:#}")), report);
+        let (events, end) = lab.map_err(|_| anyhow!("a lab's thread panicked"))?;
+        events.finish(&end, report);
     }
     Ok(())
+}
+
+/// Runs a share of the tests in a lab, and what is left of them in another if the first one dies.
+fn run_share(
+    programs: &Programs,
+    share: &[String],
+    store: &Path,
+    parts: &Parts,
+) -> (Events, String) {
+    let mut events = Events::new(SUITE, share);
+    let mut labs_left = LABS_FOR_A_SHARE;
+    loop {
+        labs_left -= 1;
+        let job = lab_job(programs, &events.unfinished(), store);
+        let error = match sovereign_lab::run(parts, &job, &mut |line| events.read(line)) {
+            Ok(_) => return (events, "the tests ended early".to_owned()),
+            Err(error) => error,
+        };
+        if labs_left == 0 || !error.is::<LabDied>() {
+            return (events, format!("{error:#}"));
+        }
+        println!("   note: {error}\n   note: what is left of its tests runs in another lab");
+        events.restart();
+    }
 }
 
 fn lab_job(programs: &Programs, names: &[String], store: &Path) -> Job {

@@ -69,6 +69,20 @@ impl Events {
         self.verdicts.insert(name.to_owned(), Some(verdict));
     }
 
+    /// The tests that have no verdict yet.
+    pub(crate) fn unfinished(&self) -> Vec<String> {
+        let open = self
+            .verdicts
+            .iter()
+            .filter(|(_, verdict)| verdict.is_none());
+        open.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Forgets which test was running: it will be run again.
+    pub(crate) fn restart(&mut self) {
+        self.running = None;
+    }
+
     /// Adds every test to the report. One without a verdict failed: the one that was running
     /// because of `end`, the others because of that one.
     pub(crate) fn finish(self, end: &str, report: &mut Report) {
@@ -123,6 +137,20 @@ mod tests {
             ),
         ];
         assert_eq!(verdicts, expected);
+    }
+
+    #[test]
+    fn what_has_no_verdict_can_be_run_again() {
+        let names = ["a", "b"].map(str::to_owned);
+        let mut events = Events::new("e2e", &names);
+        events.read(r#"{ "type": "test", "event": "started", "name": "a" }"#);
+        events.read(r#"{ "type": "test", "name": "a", "event": "ok" }"#);
+        events.read(r#"{ "type": "test", "event": "started", "name": "b" }"#);
+        assert_eq!(events.unfinished(), ["b"]);
+        events.restart();
+        events.read(r#"{ "type": "test", "event": "started", "name": "b" }"#);
+        events.read(r#"{ "type": "test", "name": "b", "event": "ok" }"#);
+        assert!(events.unfinished().is_empty());
     }
 
     #[test]
