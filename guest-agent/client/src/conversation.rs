@@ -15,6 +15,7 @@ use agent_protocol::from_host::{HostFrame, OutputCredit};
 use agent_protocol::message::{AgentError, ExitReport, Hello, OutputStream, Request, TerminalSize};
 use agent_protocol::reader::FrameReader;
 use agent_protocol::writer::FrameWriter;
+use serde::{Deserialize, Serialize};
 
 use crate::error::ClientError;
 
@@ -30,6 +31,21 @@ pub struct Conversation {
     stdin: Option<SendCredit>,
     stdout: ReceiveCredit,
     stderr: ReceiveCredit,
+}
+
+/// All that has to be known to go on with a running command's session in another process, which
+/// gets the stream as well.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handover {
+    stdin: Option<SendCredit>,
+    stdout: ReceiveCredit,
+    stderr: ReceiveCredit,
+    /// What has come from the stream and is no whole frame yet, or was not asked for.
+    #[serde(with = "serde_bytes")]
+    unread: Vec<u8>,
+    /// What the stream has not taken yet.
+    #[serde(with = "serde_bytes")]
+    unsent: Vec<u8>,
 }
 
 /// How far a session has come.
@@ -95,6 +111,45 @@ impl Conversation {
             stdin: takes_input.then(SendCredit::new),
             stdout: ReceiveCredit::new(),
             stderr: ReceiveCredit::new(),
+        })
+    }
+
+    /// What another process needs to go on from here; `None` unless the command runs.
+    #[must_use]
+    pub fn hand_over(self) -> Option<Handover> {
+        (self.stage == Stage::Running).then(|| Handover {
+            unread: self.reader.pending().to_vec(),
+            unsent: self.writer.pending().to_vec(),
+            stdin: self.stdin,
+            stdout: self.stdout,
+            stderr: self.stderr,
+        })
+    }
+
+    /// Goes on where another process left off; `None` if it cannot have left off there.
+    #[must_use]
+    pub fn take_over(handover: Handover) -> Option<Self> {
+        let Handover {
+            stdin,
+            stdout,
+            stderr,
+            unread,
+            unsent,
+        } = handover;
+        let sound = stdin.as_ref().is_none_or(SendCredit::is_sound)
+            && stdout.is_sound()
+            && stderr.is_sound();
+        let mut writer = FrameWriter::new();
+        writer.push_raw(&unsent);
+        let mut reader = FrameReader::new();
+        reader.preload(&unread);
+        sound.then_some(Self {
+            stage: Stage::Running,
+            reader,
+            writer,
+            stdin,
+            stdout,
+            stderr,
         })
     }
 
@@ -311,6 +366,52 @@ mod tests {
         let bytes = conversation.outgoing().to_vec();
         conversation.sent(bytes.len());
         bytes
+    }
+
+    #[test]
+    fn a_session_goes_on_elsewhere() {
+        let mut here = running(true);
+        here.send_input(|space| Ok::<_, ()>(space.len())).unwrap();
+        let wanted = here.outgoing().to_vec();
+        let mut frames = Vec::new();
+        AgentFrame::Stdout(b"one").encode(&mut frames).unwrap();
+        AgentFrame::Stdout(b"two").encode(&mut frames).unwrap();
+        let (now, later) = frames.split_at(frames.len() - 2);
+        here.space()[..now.len()].copy_from_slice(now);
+        here.filled(now.len());
+        assert!(matches!(
+            here.next_event(),
+            Ok(Some(Event::Output(_, b"one")))
+        ));
+
+        let mut there = Conversation::take_over(here.hand_over().unwrap()).unwrap();
+        assert_eq!(there.outgoing(), wanted);
+        there.space()[..2].copy_from_slice(later);
+        there.filled(2);
+        assert!(matches!(
+            there.next_event(),
+            Ok(Some(Event::Output(_, b"two")))
+        ));
+        assert_eq!(there.stage(), Stage::Running);
+    }
+
+    #[test]
+    fn what_no_session_can_be_is_not_taken_over() {
+        let sound = running(false).hand_over().unwrap();
+        let mut credit = ReceiveCredit::new();
+        credit
+            .receive(INITIAL_CREDIT as usize, Kind::Stdout)
+            .unwrap();
+        assert!(credit.is_sound());
+        let unsound: ReceiveCredit =
+            postcard::from_bytes(&[0xff, 0xff, 0xff, 0xff, 15, 1]).unwrap();
+        assert!(!unsound.is_sound());
+        let handover = Handover {
+            stdout: unsound,
+            ..sound
+        };
+        assert!(Conversation::take_over(handover).is_none());
+        assert!(conversation(false).hand_over().is_none());
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub mod error;
 #[cfg(target_os = "linux")]
 pub mod linux;
 
+pub use conversation::Handover;
 pub use error::ClientError;
 #[cfg(target_os = "linux")]
 pub use linux::{
@@ -25,7 +26,7 @@ pub use linux::{
     control::{Control, ControlReceiver, ControlSender, control_channel},
     output::Output,
     pump::{Finished, Moments, PumpIo},
-    session::{Exec, Session, SessionOptions},
-    sink::OutputTarget,
+    session::{Exec, Pumped, Session, SessionOptions},
+    sink::{OutputTarget, Taker},
     source::InputSource,
 };

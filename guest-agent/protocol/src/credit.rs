@@ -5,6 +5,8 @@
 //! where it belongs. Small returns are held back until a quarter of a window has come together, so a
 //! bulk transfer costs one `Credit` frame in 64 KiB; a sender always has the other three quarters.
 
+use serde::{Deserialize, Serialize};
+
 use crate::frame::{FrameError, Kind};
 
 /// The credit that each data stream starts with, in bytes.
@@ -14,7 +16,7 @@ pub const INITIAL_CREDIT: u32 = 256 * 1024;
 const RETURN_THRESHOLD: u32 = INITIAL_CREDIT / 4;
 
 /// The sender's account of one data stream.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SendCredit {
     available: u32,
 }
@@ -26,6 +28,12 @@ impl SendCredit {
         Self {
             available: INITIAL_CREDIT,
         }
+    }
+
+    /// Whether it can be an account at all, for one that comes from elsewhere.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        self.available <= INITIAL_CREDIT
     }
 
     /// How many bytes may be sent now.
@@ -74,7 +82,7 @@ impl Default for SendCredit {
 }
 
 /// The receiver's account of one data stream.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReceiveCredit {
     /// What the sender may still send.
     outstanding: u32,
@@ -90,6 +98,13 @@ impl ReceiveCredit {
             outstanding: INITIAL_CREDIT,
             consumed: 0,
         }
+    }
+
+    /// Whether it can be an account at all, for one that comes from elsewhere.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        let sum = self.outstanding.checked_add(self.consumed);
+        self.consumed < RETURN_THRESHOLD && sum.is_some_and(|sum| sum <= INITIAL_CREDIT)
     }
 
     /// Books data that arrived in a frame of this kind.

@@ -84,6 +84,21 @@ impl FrameReader {
             .map(|payload| (header.kind, payload)))
     }
 
+    /// Puts what another reader had [`pending`](Self::pending) before everything else.
+    pub fn preload(&mut self, bytes: &[u8]) {
+        self.buffer
+            .splice(..self.start, bytes.iter().copied())
+            .for_each(drop);
+        self.end = self.end - self.start + bytes.len();
+        self.start = 0;
+    }
+
+    /// What has come and not been consumed.
+    #[must_use]
+    pub fn pending(&self) -> &[u8] {
+        self.buffer.get(self.start..self.end).unwrap_or_default()
+    }
+
     /// Whether bytes of an unfinished frame are waiting.
     #[must_use]
     pub fn is_mid_frame(&self) -> bool {
@@ -91,8 +106,7 @@ impl FrameReader {
     }
 
     fn header(&self) -> Result<Option<Header>, FrameError> {
-        let pending = self.buffer.get(self.start..self.end).unwrap_or_default();
-        pending
+        self.pending()
             .first_chunk()
             .map(|bytes| Header::decode(*bytes))
             .transpose()

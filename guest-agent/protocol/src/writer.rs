@@ -47,6 +47,14 @@ impl FrameWriter {
         result
     }
 
+    /// Adds bytes that another writer had [`pending`](Self::pending).
+    pub fn push_raw(&mut self, bytes: &[u8]) {
+        self.compact();
+        self.buffer.truncate(self.end);
+        self.buffer.extend_from_slice(bytes);
+        self.end = self.buffer.len();
+    }
+
     /// Adds a data frame whose payload, of at most `limit` bytes and at most as large as the kind
     /// may be, `fill` writes in place. Nothing is added when `fill` returns 0 or an error.
     ///

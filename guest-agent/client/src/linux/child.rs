@@ -135,6 +135,7 @@ impl Ends {
             stdout: OutputTarget::Fd(self.stdout.as_fd()),
             stderr: OutputTarget::Fd(self.stderr.as_fd()),
             controls: Some(&self.controls),
+            ..PumpIo::default()
         })
     }
 }

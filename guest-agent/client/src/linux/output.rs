@@ -33,6 +33,7 @@ impl Output {
                 limit,
             },
             controls: None,
+            ..PumpIo::default()
         })?;
         Ok(Self {
             report: finished.report,

@@ -19,7 +19,8 @@ use rustix::io::Errno;
 use crate::conversation::{Event, Stage};
 use crate::error::ClientError;
 use crate::linux::control::{Control, ControlReceiver, Received};
-use crate::linux::session::Started;
+use crate::linux::detach::DetachKeys;
+use crate::linux::session::{Exec, Pumped, Started};
 use crate::linux::sink::{OutputTarget, Progress, Sink};
 use crate::linux::source::InputSource;
 use crate::linux::wait::time_left;
@@ -38,6 +39,8 @@ pub struct PumpIo<'a> {
     pub stderr: OutputTarget<'a>,
     /// Where orders come from.
     pub controls: Option<&'a ControlReceiver>,
+    /// What is typed to leave the command without ending it; nothing by default.
+    pub detach_keys: &'a [u8],
 }
 
 /// How a command ended, and when what happened.
@@ -68,10 +71,13 @@ pub(crate) struct Pump<'a> {
     input: InputSource<'a>,
     outputs: Outputs<'a>,
     controls: Option<&'a ControlReceiver>,
+    detach_keys: DetachKeys<'a>,
     progress: SoFar,
     run_time: Option<Duration>,
     /// Whether the stream still takes what we write.
     open: bool,
+    /// Whether the user has typed the keys to leave.
+    left: bool,
 }
 
 struct Outputs<'a> {
@@ -79,6 +85,13 @@ struct Outputs<'a> {
     stderr: Sink<'a>,
     /// When an output was last seen waiting for its reader.
     stalled: Option<Instant>,
+}
+
+/// Why there is no input to pass on now.
+enum NoInput {
+    HeldBack,
+    Left,
+    Failed(std::io::Error),
 }
 
 #[derive(Default)]
@@ -101,8 +114,15 @@ struct Ready {
 }
 
 impl<'a> Pump<'a> {
-    pub(crate) fn new(session: Started, run_time: Option<Duration>, io: PumpIo<'a>) -> Self {
+    /// A pump for a session; with the agent's greeting for one whose command runs already.
+    pub(crate) fn new(
+        session: Started,
+        agent: Option<Hello>,
+        run_time: Option<Duration>,
+        io: PumpIo<'a>,
+    ) -> Self {
         let (stdout, stderr) = (Sink::new(io.stdout), Sink::new(io.stderr));
+        let runs_since = agent.as_ref().map(|_| Instant::now());
         Self {
             session,
             input: io.stdin,
@@ -112,13 +132,22 @@ impl<'a> Pump<'a> {
                 stalled: None,
             },
             controls: io.controls,
-            progress: SoFar::default(),
+            detach_keys: DetachKeys::new(io.detach_keys),
+            progress: SoFar {
+                agent,
+                greeted: runs_since,
+                started: runs_since,
+                ..SoFar::default()
+            },
             run_time,
             open: true,
+            left: false,
         }
     }
 
-    pub(crate) fn run(mut self) -> Result<Finished, ClientError> {
+    pub(crate) fn run(mut self) -> Result<Pumped, ClientError> {
+        // Another process may have read more than it passed on.
+        self.take_events()?;
         loop {
             // Input that never waits: as much as is wanted, and its end.
             while self.input.poll_fd().is_none() && self.session.conversation.input_wanted() > 0 {
@@ -126,7 +155,10 @@ impl<'a> Pump<'a> {
             }
             self.open = self.open && self.session.send_outgoing();
             if let Some(finished) = self.finished() {
-                return Ok(finished);
+                return Ok(Pumped::Finished(finished));
+            }
+            if self.left {
+                return Ok(self.detach());
             }
             let ready = self.wait()?;
             if ready.stdout {
@@ -308,18 +340,40 @@ impl<'a> Pump<'a> {
         if self.session.conversation.input_wanted() == 0 {
             return Ok(());
         }
-        let read = self
-            .session
-            .conversation
-            .send_input(|space| match input.read(space) {
-                Ok(Some(count)) => Ok(count),
-                Ok(None) => Err(None),
-                Err(error) => Err(Some(error)),
-            });
+        let keys = &mut self.detach_keys;
+        let read = self.session.conversation.send_input(|space| {
+            let room = space.len().saturating_sub(keys.held_back());
+            match input.read(space.get_mut(..room).unwrap_or_default()) {
+                Ok(Some(0)) => Ok(0),
+                // Nothing to pass on is not the end of the input.
+                Ok(Some(count)) => match keys.filter(space, count) {
+                    Some(0) => Err(NoInput::HeldBack),
+                    Some(count) => Ok(count),
+                    None => Err(NoInput::Left),
+                },
+                Ok(None) => Err(NoInput::HeldBack),
+                Err(error) => Err(NoInput::Failed(error)),
+            }
+        });
         match read {
-            Ok(_) | Err(None) => Ok(()),
-            Err(Some(error)) => Err(ClientError::Input(error)),
+            Ok(_) | Err(NoInput::HeldBack) => {}
+            Err(NoInput::Left) => self.left = true,
+            Err(NoInput::Failed(error)) => return Err(ClientError::Input(error)),
         }
+        Ok(())
+    }
+
+    /// Lets go of the command. What an output did not take in time is not kept for it.
+    fn detach(mut self) -> Pumped {
+        for stream in [OutputStream::Stdout, OutputStream::Stderr] {
+            let count = self.outputs.sink(stream).forget();
+            self.session.conversation.consumed(stream, count);
+        }
+        Pumped::Detached(Box::new(Exec::running(
+            self.session,
+            self.progress.agent,
+            self.run_time,
+        )))
     }
 
     /// Does what has been ordered.

@@ -9,7 +9,7 @@ use rustix::net::SendFlags;
 use rustix::rand::{GetRandomFlags, getrandom};
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::conversation::Conversation;
+use crate::conversation::{Conversation, Handover};
 use crate::error::ClientError;
 use crate::linux::child::Child;
 use crate::linux::output::Output;
@@ -51,6 +51,7 @@ impl Default for SessionOptions {
 pub struct Session {
     stream: OwnedFd,
     options: SessionOptions,
+    lease: Option<OwnedFd>,
 }
 
 impl Session {
@@ -59,7 +60,16 @@ impl Session {
         Self {
             stream: stream.into(),
             options,
+            lease: None,
         }
+    }
+
+    /// Keeps this descriptor open for as long as the session lasts: whoever has its other end sees
+    /// when that is over.
+    #[must_use]
+    pub fn with_lease(mut self, lease: OwnedFd) -> Self {
+        self.lease = Some(lease);
+        self
     }
 
     /// Sends a request to run a command, without waiting for anything: the request lies ready when
@@ -73,7 +83,11 @@ impl Session {
             .timeout
             .map(|timeout| timeout.saturating_add(request.kill_after.unwrap_or_default()));
         let started = Started::send(self, Request::Exec(request))?;
-        Ok(Exec { started, run_time })
+        Ok(Exec {
+            started,
+            run_time,
+            greeted: None,
+        })
     }
 
     /// Asks the agent whether it is there, and waits for the answer.
@@ -100,6 +114,7 @@ impl Session {
 #[derive(Debug)]
 pub(crate) struct Started {
     pub(crate) stream: OwnedFd,
+    pub(crate) _lease: Option<OwnedFd>,
     pub(crate) conversation: Conversation,
     pub(crate) answer_timeout: Duration,
     pub(crate) answer_deadline: Instant,
@@ -110,6 +125,7 @@ impl Started {
         let answer_timeout = session.options.answer_timeout;
         let mut started = Self {
             stream: session.stream,
+            _lease: session.lease,
             conversation: Conversation::new(session.options.hello, request)?,
             answer_timeout,
             answer_deadline: Instant::now() + answer_timeout,
@@ -156,9 +172,46 @@ impl Started {
 pub struct Exec {
     started: Started,
     run_time: Option<Duration>,
+    /// What the agent said of itself, if the command is known to run.
+    greeted: Option<Hello>,
+}
+
+/// What came of moving a command's data.
+#[derive(Debug)]
+pub enum Pumped {
+    /// The command has ended.
+    Finished(Finished),
+    /// The user typed the keys to leave it; it runs on.
+    Detached(Box<Exec>),
 }
 
 impl Exec {
+    pub(crate) fn running(
+        started: Started,
+        greeted: Option<Hello>,
+        run_time: Option<Duration>,
+    ) -> Self {
+        Self {
+            started,
+            run_time,
+            greeted,
+        }
+    }
+
+    /// Waits until the command runs.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`] if it cannot be run.
+    pub fn wait_until_runs(mut self) -> Result<Self, ClientError> {
+        if self.greeted.is_none() {
+            let (started, hello) = Wait::new(self.started).started()?;
+            self.started = started;
+            self.greeted = Some(hello);
+        }
+        Ok(self)
+    }
+
     /// Moves data between the command and the caller's descriptors until the command has ended and
     /// all its output has been written.
     ///
@@ -166,7 +219,23 @@ impl Exec {
     ///
     /// [`ClientError`] if there is no exit status to report.
     pub fn pump(self, io: PumpIo<'_>) -> Result<Finished, ClientError> {
-        Pump::new(self.started, self.run_time, io).run()
+        let io = PumpIo {
+            detach_keys: &[],
+            ..io
+        };
+        match self.pump_until_detached(io)? {
+            Pumped::Finished(finished) => Ok(finished),
+            Pumped::Detached(_) => Err(ClientError::Cancelled),
+        }
+    }
+
+    /// As [`pump`](Self::pump), or until [`PumpIo::detach_keys`] have been typed.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`] if there is no exit status to report.
+    pub fn pump_until_detached(self, io: PumpIo<'_>) -> Result<Pumped, ClientError> {
+        Pump::new(self.started, self.greeted, self.run_time, io).run()
     }
 
     /// Runs the command with this input, and collects at most `limit` bytes of each output.
@@ -185,5 +254,40 @@ impl Exec {
     /// [`ClientError::Io`] if there are no more descriptors or threads.
     pub fn spawn(self) -> Result<Child, ClientError> {
         Child::spawn(self)
+    }
+
+    /// Gives the command up without ending it: what another process needs to go on with it. It waits
+    /// until the command runs.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`] if it cannot be run, or has ended.
+    pub fn hand_over(self) -> Result<(OwnedFd, Handover), ClientError> {
+        let Started {
+            stream,
+            conversation,
+            ..
+        } = self.wait_until_runs()?.started;
+        let handover = conversation
+            .hand_over()
+            .ok_or(ClientError::Disconnected("it was handed over"))?;
+        Ok((stream, handover))
+    }
+
+    /// Goes on with a command that another process gave up; `None` if that cannot be.
+    #[must_use]
+    pub fn take_over(stream: OwnedFd, handover: Handover) -> Option<Self> {
+        Some(Self {
+            started: Started {
+                stream,
+                _lease: None,
+                conversation: Conversation::take_over(handover)?,
+                answer_timeout: Duration::ZERO,
+                answer_deadline: Instant::now(),
+            },
+            // The agent ends it in time, and nobody waits for a report.
+            run_time: None,
+            greeted: Some(Hello::new()),
+        })
     }
 }

@@ -11,6 +11,7 @@
 //! | terminal | an open file description of our own, through `/proc/self/fd`, with `O_NONBLOCK` |
 //! | none of this works | `poll`, then at most `PIPE_BUF` bytes |
 
+use std::fmt;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -31,6 +32,8 @@ pub enum OutputTarget<'a> {
     Discard,
     /// This descriptor: a terminal, pipe, socket or file. Its flags are left as they are.
     Fd(BorrowedFd<'a>),
+    /// Whatever takes it at once and whole.
+    Taker(&'a mut dyn Taker),
     /// Memory, up to so many bytes; the rest is dropped, and told.
     Collect {
         /// Where it is appended.
@@ -38,6 +41,16 @@ pub enum OutputTarget<'a> {
         /// The most it may become.
         limit: usize,
     },
+}
+
+/// Takes output without ever waiting for somebody.
+pub trait Taker: fmt::Debug + Send {
+    /// Takes all of it.
+    ///
+    /// # Errors
+    ///
+    /// If it can take no more; the command is then told that nobody reads.
+    fn take(&mut self, data: &[u8]) -> io::Result<()>;
 }
 
 /// One output on its way.
@@ -53,6 +66,7 @@ pub(crate) struct Sink<'a> {
 #[derive(Debug)]
 enum Place<'a> {
     Discard,
+    Taker(&'a mut dyn Taker),
     Collect { into: &'a mut Vec<u8>, limit: usize },
     Fd { fd: BorrowedFd<'a>, way: Way },
 }
@@ -79,6 +93,7 @@ impl<'a> Sink<'a> {
     pub(crate) fn new(target: OutputTarget<'a>) -> Self {
         let place = match target {
             OutputTarget::Discard => Place::Discard,
+            OutputTarget::Taker(taker) => Place::Taker(taker),
             OutputTarget::Collect { into, limit } => Place::Collect { into, limit },
             OutputTarget::Fd(fd) => Place::Fd {
                 fd,
@@ -98,6 +113,10 @@ impl<'a> Sink<'a> {
         let is_waiting = self.is_waiting();
         match &mut self.place {
             Place::Discard => Ok(Progress::Consumed(data.len())),
+            Place::Taker(taker) => Ok(match taker.take(data) {
+                Ok(()) => Progress::Consumed(data.len()),
+                Err(_) => Progress::Closed,
+            }),
             Place::Collect { into, limit } => {
                 let room = limit.saturating_sub(into.len()).min(data.len());
                 let (kept, rest) = data.split_at(room);
@@ -147,6 +166,14 @@ impl<'a> Sink<'a> {
         self.taken = 0;
     }
 
+    /// Drops what is kept for the descriptor. Returns how much that is.
+    pub(crate) fn forget(&mut self) -> usize {
+        let count = self.waiting.len().saturating_sub(self.taken);
+        self.waiting.clear();
+        self.taken = 0;
+        count
+    }
+
     /// Whether data is kept for the descriptor.
     pub(crate) fn is_waiting(&self) -> bool {
         self.taken < self.waiting.len()
@@ -165,7 +192,7 @@ impl<'a> Sink<'a> {
                 way: Way::Own(own), ..
             } => Some(own.as_fd()),
             Place::Fd { fd, .. } => Some(*fd),
-            Place::Discard | Place::Collect { .. } => None,
+            Place::Discard | Place::Taker(_) | Place::Collect { .. } => None,
         }
     }
 }

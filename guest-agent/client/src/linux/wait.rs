@@ -1,4 +1,4 @@
-//! Waits for the answer of a request that is no command.
+//! Waits for an answer of the agent, and for nothing else.
 
 use std::time::{Duration, Instant};
 
@@ -37,6 +37,33 @@ impl Wait {
                     Event::Refused(error) => return Err(ClientError::Refused(error)),
                     // The conversation lets no event of a running command through to here.
                     Event::Started { .. }
+                    | Event::Output(..)
+                    | Event::InputWanted
+                    | Event::StdinClosed
+                    | Event::Exited(_) => {}
+                }
+            }
+            if !self.advance(WAITING)? {
+                return Err(ClientError::Disconnected(WAITING));
+            }
+        }
+    }
+
+    /// Waits until the command runs.
+    pub(crate) fn started(mut self) -> Result<(Started, Hello), ClientError> {
+        const WAITING: &str = "starting the command";
+        let mut greeting = None;
+        loop {
+            while let Some(event) = self.started.conversation.next_event()? {
+                match event {
+                    Event::Hello(hello) => greeting = Some(hello),
+                    Event::Started { .. } => {
+                        let hello = greeting.ok_or(ClientError::Disconnected(WAITING))?;
+                        return Ok((self.started, hello));
+                    }
+                    Event::Refused(error) => return Err(ClientError::Refused(error)),
+                    // The conversation lets none of these through to here.
+                    Event::Pong
                     | Event::Output(..)
                     | Event::InputWanted
                     | Event::StdinClosed
