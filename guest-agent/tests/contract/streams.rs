@@ -269,7 +269,7 @@ fn pump_serves_files_sockets_and_pipes() {
                 stdin: InputSource::Fd(input.as_fd()),
                 stdout: OutputTarget::Fd(out.as_fd()),
                 stderr: OutputTarget::Fd(err.as_fd()),
-                controls: None,
+                ..PumpIo::default()
             },
         )
         .unwrap();

@@ -204,6 +204,7 @@ fn converse(
         stdout: to_stdout,
         stderr: to_stderr,
         controls: Some(signals.orders()),
+        ..PumpIo::default()
     };
     let began = Instant::now();
     let outcome = sandbox.pump(exec, io);
