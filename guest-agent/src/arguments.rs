@@ -5,6 +5,8 @@ use std::path::PathBuf;
 #[cfg(not(target_os = "linux"))]
 use std::process::ExitCode;
 
+use agent_protocol::frame::PROTOCOL_VERSION;
+
 /// What `--help` prints.
 pub(crate) const USAGE: &str = "\
 Runs commands for Sovereign inside a sandbox.
@@ -93,11 +95,17 @@ impl Role {
     }
 }
 
+/// What `--version` prints: the release, and the version of the protocol that it speaks.
+pub(crate) fn version() -> String {
+    let release = env!("CARGO_PKG_VERSION");
+    format!("sovereign-agent {release} (protocol {PROTOCOL_VERSION})")
+}
+
 /// The answer on a system where the agent has no way to serve yet.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn run_elsewhere(role: Role) -> ExitCode {
     match role {
-        Role::Version => println!("sovereign-agent {}", env!("CARGO_PKG_VERSION")),
+        Role::Version => println!("{}", version()),
         Role::Help => println!("{USAGE}"),
         Role::Init | Role::Listen(_) | Role::Descriptor(_) | Role::Local(_) | Role::Control(_) => {
             eprintln!("sovereign-agent: it serves on Linux only");
@@ -133,6 +141,16 @@ mod tests {
         assert_eq!(role(&["--fd", "3"]), Role::Descriptor(3));
         assert_eq!(role(&["--local", "3"]), Role::Local(3));
         assert_eq!(role(&["--version"]), Role::Version);
+    }
+
+    #[test]
+    fn version_tells_release_and_protocol() {
+        let text = version();
+        assert!(text.starts_with("sovereign-agent "), "{text}");
+        assert!(
+            text.ends_with(&format!("(protocol {PROTOCOL_VERSION})")),
+            "{text}"
+        );
     }
 
     #[test]

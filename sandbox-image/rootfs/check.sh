@@ -45,6 +45,16 @@ assert os.path.exists(cached), "no byte code: " + cached
 with open(cached, "rb") as file:
     assert file.read(8)[4:] == b"\1\0\0\0", "byte code that looks at its source: " + cached
 ' || fail "python3 does not do what it should"
+python3 -c '
+import os.path
+import apts.model
+import terminai_apts.action.cleanup, terminai_apts.action.files
+from terminai_apts.model import ObjectTableLabels
+assert [label.value for label in ObjectTableLabels] == ["KEEP", "DELETE", "TRANSIT", "ARCHIVE", "UNKNOWN"]
+assert os.path.exists(terminai_apts.model.__cached__), "no byte code"
+owner = os.stat(terminai_apts.__file__)
+assert (owner.st_uid, owner.st_gid, owner.st_mode & 0o022) == (0, 0, 0), owner
+' || fail "T-APTS is not what it should be"
 
 . /etc/os-release
 echo "fact system $PRETTY_NAME"

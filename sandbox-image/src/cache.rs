@@ -109,6 +109,12 @@ impl Cache {
         Some(entry)
     }
 
+    /// A builder's own scratch folder for an entry. Whoever holds the entry's lock may use it.
+    #[must_use]
+    pub fn work(&self, kind: &str, key: &Key) -> PathBuf {
+        self.root.join(format!("{kind}{WORK}")).join(&key.0)
+    }
+
     /// Removes entries that newer ones of their kind have superseded, and what killed builds left.
     /// Spares what is being made. Returns the bytes freed.
     ///

@@ -11,6 +11,7 @@
 //! ```
 
 pub mod agent;
+pub mod apts;
 pub mod build;
 pub mod cache;
 pub mod cpio;

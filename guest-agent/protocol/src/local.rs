@@ -16,8 +16,8 @@ use std::fmt;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// The most bytes of one message.
-pub const MAX_MESSAGE: usize = 4096;
+/// The most bytes of one message: a path (`PATH_MAX`), and room for the rest.
+pub const MAX_MESSAGE: usize = 8192;
 
 /// The byte of a packet that carries a stream.
 pub const STREAM: u8 = b's';
@@ -29,6 +29,8 @@ pub struct Setup {
     pub writable_mib: u32,
     /// The name that the sandbox has for itself.
     pub hostname: String,
+    /// A folder of Python modules that the commands shall find.
+    pub modules: Option<Vec<u8>>,
 }
 
 /// What became of it.
@@ -129,6 +131,7 @@ mod tests {
         let setup = Setup {
             writable_mib: 256,
             hostname: "sandbox".to_owned(),
+            modules: Some(b"/home/me/m".to_vec()),
         };
         assert_eq!(decode(&encode(&setup)), Ok(setup));
         let plain = Standing::Plain(Shortfall {
@@ -152,6 +155,7 @@ mod tests {
         let setup = Setup {
             writable_mib: 1,
             hostname: "x".repeat(MAX_MESSAGE),
+            modules: None,
         };
         assert!(encode(&setup).is_empty());
     }

@@ -13,7 +13,7 @@
 
 use std::process::ExitCode;
 
-use crate::arguments::{Role, USAGE};
+use crate::arguments::{self, Role, USAGE};
 
 mod confine;
 mod connection;
@@ -35,7 +35,7 @@ pub(crate) fn run(role: Role) -> ExitCode {
         Role::Local(number) => confine::serve(number),
         Role::Control(path) => serve::control_at(&path),
         Role::Version => {
-            println!("sovereign-agent {}", env!("CARGO_PKG_VERSION"));
+            println!("{}", arguments::version());
             ExitCode::SUCCESS
         }
         Role::Help => {

@@ -24,21 +24,26 @@ pub(crate) struct Agent {
     pub(crate) is_init: bool,
     /// The moments of its start, for those who asked for them.
     pub(crate) trace: Vec<TracePoint>,
-    /// What commands get that do not name a user.
+    /// What commands get that do not say otherwise.
     pub(crate) defaults: Defaults,
 }
 
-/// What a command gets that does not name a user, in place of what the sandbox's account files say.
+/// What a command gets that does not say otherwise.
 #[derive(Debug, Default)]
 pub(crate) struct Defaults {
-    /// The user.
+    /// A folder of Python modules, for `PYTHONPATH`.
+    pub(crate) modules: Option<Vec<u8>>,
+    /// The user, in place of what the sandbox's account files say.
     pub(crate) user: Option<String>,
-    /// The user's home, where it also starts.
+    /// That user's home, where it also starts.
     pub(crate) home: Option<Vec<u8>>,
 }
 
 impl Defaults {
     fn apply(&self, request: &mut ExecRequest) {
+        if let Some(modules) = &self.modules {
+            set_unless_set(request, "PYTHONPATH", modules);
+        }
         if request.user.is_some() {
             return;
         }
@@ -47,11 +52,20 @@ impl Defaults {
             request
                 .cwd
                 .get_or_insert_with(|| ByteBuf::from(home.clone()));
-            if !request.env.iter().any(|(name, _)| name.as_ref() == b"HOME") {
-                let home = ByteBuf::from(home.clone());
-                request.env.push((ByteBuf::from("HOME"), home));
-            }
+            set_unless_set(request, "HOME", home);
         }
+    }
+}
+
+fn set_unless_set(request: &mut ExecRequest, name: &str, value: &[u8]) {
+    let is_set = request
+        .env
+        .iter()
+        .any(|(known, _)| known.as_ref() == name.as_bytes());
+    if !is_set {
+        request
+            .env
+            .push((ByteBuf::from(name), ByteBuf::from(value)));
     }
 }
 
@@ -142,7 +156,26 @@ mod tests {
         Defaults {
             user: Some("0".to_owned()),
             home: Some(b"/tmp/x".to_vec()),
+            modules: None,
         }
+    }
+
+    #[test]
+    fn modules_are_for_every_user_but_not_for_who_has_others() {
+        let defaults = Defaults {
+            modules: Some(b"/m".to_vec()),
+            ..defaults()
+        };
+        let path = |value: &str| (ByteBuf::from("PYTHONPATH"), ByteBuf::from(value));
+        let mut request = ExecRequest {
+            user: Some("nobody".to_owned()),
+            ..ExecRequest::new(["true"])
+        };
+        defaults.apply(&mut request);
+        assert_eq!(request.env, [path("/m")]);
+        request.env = vec![path("")];
+        defaults.apply(&mut request);
+        assert_eq!(request.env, [path("")]);
     }
 
     #[test]

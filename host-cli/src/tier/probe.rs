@@ -1,9 +1,12 @@
 //! What this machine has: one probe a tier, the same for `run` and `doctor`.
 
+use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
 use agent_client::Exec;
+use sandbox_image::Store;
+use sandbox_image::apts::environment;
 
 use super::docker::{self, Container};
 use super::facts::{Facts, Finding, Unavailable};
@@ -169,7 +172,19 @@ fn look(
             .map(Box::new)
             .map(Ready::Container),
         Tier::AppContainer => Err(Unavailable::other_system("Windows")),
-        Tier::Local => local::probe(spec, patience(depth), timeline).map(Ready::Local),
+        Tier::Local => {
+            local::probe(spec, modules(depth), patience(depth), timeline).map(Ready::Local)
+        }
+    }
+}
+
+/// The folder with T-APTS, for a tier that runs no image. Who only looks makes none; where none can be
+/// made, commands do without, and `sovereign image verify` says why.
+fn modules(depth: Depth) -> Option<PathBuf> {
+    let store = Store::open_default().ok()?;
+    match depth {
+        Depth::Quick => environment::ensure(&store).ok(),
+        Depth::Full => environment::find(&store),
     }
 }
 

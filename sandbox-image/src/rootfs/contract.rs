@@ -120,6 +120,12 @@ mod tests {
         assert!(broken, "{error}");
     }
 
+    #[test]
+    fn the_script_is_shell() {
+        let mut shell = std::process::Command::new("sh");
+        tool::output(shell.args(["-nc", SCRIPT]), LIMIT).unwrap();
+    }
+
     proptest! {
         #[test]
         fn any_output_is_read_or_refused(text: String) {

@@ -33,15 +33,15 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    /// The folders for this key, empty. The caller holds the key's lock.
-    pub(super) fn make(cache: &Cache, key: &Key) -> Result<Self, RootfsError> {
+    /// The folders for this kind and key, empty. The caller holds the key's lock.
+    pub(super) fn make(cache: &Cache, kind: &str, key: &Key) -> Result<Self, RootfsError> {
         // `/tmp` is often memory, and too small.
         let place = env::var_os("TMPDIR").filter(|place| !place.is_empty());
         let place = place.map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
         let user = rustix::process::geteuid().as_raw();
         let digits = key.as_str().get(..KEY_DIGITS).unwrap_or_default();
         let scratch = Self {
-            work: cache.root().join("rootfs-work").join(key.as_str()),
+            work: cache.work(kind, key),
             temporary: place.join(format!("sovereign-rootfs-{user}-{digits}")),
         };
         scratch.remove()?;

@@ -28,6 +28,7 @@ use serde::Serialize;
 
 pub use error::{Damage, StoreError};
 pub use publish::{Content, Description, Parts};
+pub(crate) use stamp::Stamp;
 
 use crate::digest::Digest;
 use crate::image::Image;

@@ -23,7 +23,7 @@ const CLOCK_TICK: Duration = Duration::from_millis(20);
 
 /// What changes whenever a file is changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Stamp {
+pub(crate) struct Stamp {
     dev: u64,
     ino: u64,
     size: u64,
@@ -33,7 +33,7 @@ pub(super) struct Stamp {
 
 impl Stamp {
     /// The stamp of the file at `path`, links not followed.
-    pub(super) fn of(path: &Path) -> io::Result<Self> {
+    pub(crate) fn of(path: &Path) -> io::Result<Self> {
         Ok(Self::from_stat(&rustix::fs::lstat(path)?))
     }
 
@@ -58,8 +58,31 @@ impl Stamp {
         self.size
     }
 
+    /// The stamp as bytes, to be hashed.
+    pub(crate) fn to_bytes(self) -> [u8; 40] {
+        let Self {
+            dev,
+            ino,
+            size,
+            mtime_ns,
+            ctime_ns,
+        } = self;
+        let fields = [
+            dev.to_le_bytes(),
+            ino.to_le_bytes(),
+            size.to_le_bytes(),
+            mtime_ns.to_le_bytes(),
+            ctime_ns.to_le_bytes(),
+        ];
+        let mut bytes = [0; 40];
+        for (place, byte) in bytes.iter_mut().zip(fields.as_flattened()) {
+            *place = *byte;
+        }
+        bytes
+    }
+
     /// How long to wait until a further change of the file must show in its stamp.
-    pub(super) fn settles_in(&self, now: SystemTime) -> Duration {
+    pub(crate) fn settles_in(&self, now: SystemTime) -> Duration {
         let newest = u64::try_from(self.mtime_ns.max(self.ctime_ns)).unwrap_or(0);
         let settled = UNIX_EPOCH + Duration::from_nanos(newest) + CLOCK_TICK;
         // A file from the future (a clock set back) cannot be waited for.

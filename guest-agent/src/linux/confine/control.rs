@@ -130,6 +130,7 @@ mod tests {
         let setup = Setup {
             writable_mib: 7,
             hostname: "h".to_owned(),
+            modules: None,
         };
         send(&ours, &encode(&setup), SendFlags::empty()).unwrap();
         drop(ours);

@@ -18,6 +18,7 @@ pub(crate) mod control;
 mod etc;
 mod filter;
 mod landlock;
+mod modules;
 mod mount_attributes;
 mod namespaces;
 mod plain;
@@ -34,6 +35,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
 use self::control::Control;
+use self::modules::Modules;
 use self::namespaces::Side;
 use self::plain::PlainHome;
 use self::users::Inner;
@@ -62,35 +64,48 @@ fn begin(control: Control) -> Result<(), String> {
     let Some(setup) = control.receive_setup().map_err(reason)? else {
         return Ok(());
     };
-    match confine(&setup) {
-        Ok(Place::Inside { landlock }) => serve_inside(control, landlock),
+    // Inside, its folders may be closed.
+    let modules = setup.modules.as_deref().and_then(Modules::open);
+    match confine(&setup, modules.as_ref()) {
+        Ok(Place::Inside(reached)) => {
+            drop(modules);
+            serve_inside(control, reached)
+        }
         Ok(Place::Outside(inside)) => {
             // The host shall see the end of the socket when the inside ends.
             drop(control);
             let _ = waitpid(Some(inside), WaitOptions::empty());
             Ok(())
         }
-        Err(shortfall) => serve_plainly(control, shortfall),
+        Err(shortfall) => serve_plainly(control, shortfall, setup.modules),
     }
 }
 
 /// Where this process finds itself after [`confine`].
 enum Place {
     /// It is the confined one.
-    Inside { landlock: bool },
+    Inside(Reached),
     /// It is the one that was started; this is the other.
     Outside(Pid),
 }
 
+/// What the confined one has.
+struct Reached {
+    /// Whether Landlock is in force.
+    landlock: bool,
+    /// Whether there are the Python modules that the host has given.
+    modules: bool,
+}
+
 /// Makes a confined copy of this process.
-fn confine(setup: &Setup) -> Result<Place, Shortfall> {
+fn confine(setup: &Setup, modules: Option<&Modules>) -> Result<Place, Shortfall> {
     let failed = |errno: Errno| shortfall(ConfineStep::Namespaces, "", errno);
     let (ours, theirs) = UnixStream::pair().map_err(|error| failed(errno_of(&error)))?;
     match namespaces::enter().map_err(|error| failed(errno_of(&error)))? {
         Side::Inside => {
             drop(ours);
-            match isolate(setup, &theirs) {
-                Ok(landlock) => Ok(Place::Inside { landlock }),
+            match isolate(setup, modules, &theirs) {
+                Ok(reached) => Ok(Place::Inside(reached)),
                 Err(shortfall) => {
                     // Nobody to tell: then nobody serves either.
                     let _ = (&theirs).write_all(&encode(&shortfall));
@@ -127,9 +142,12 @@ fn let_in(inside: Pid, ours: &UnixStream) -> Result<(), Shortfall> {
     }
 }
 
-/// The inside: from the namespaces that it finds itself in to where a command may run. Returns
-/// whether Landlock is in force.
-fn isolate(setup: &Setup, outside: &UnixStream) -> Result<bool, Shortfall> {
+/// The inside: from the namespaces that it finds itself in to where a command may run.
+fn isolate(
+    setup: &Setup,
+    modules: Option<&Modules>,
+    outside: &UnixStream,
+) -> Result<Reached, Shortfall> {
     privileges::end_with_parent();
     let mut code = [0];
     let inner = (&*outside)
@@ -138,31 +156,44 @@ fn isolate(setup: &Setup, outside: &UnixStream) -> Result<bool, Shortfall> {
         .and_then(|()| Inner::from_code(code))
         .ok_or_else(|| shortfall(ConfineStep::Users, "", Errno::PIPE))?;
     users::become_inner(inner)?;
-    root::enter(setup, inner)?;
+    let modules = root::enter(setup, modules, inner)?;
     namespaces::furnish(&setup.hostname)?;
     privileges::limit(inner)?;
     let landlock = landlock::restrict()?;
     filter::apply()?;
     privileges::hide();
-    Ok(landlock)
+    Ok(Reached { landlock, modules })
 }
 
-fn serve_inside(control: Control, landlock: bool) -> Result<(), String> {
+fn serve_inside(control: Control, reached: Reached) -> Result<(), String> {
+    let Reached { landlock, modules } = reached;
     control
         .send(&Standing::Confined { landlock })
         .map_err(reason)?;
-    Server::new(Listener::Control(control.into()), Agent::default())
+    let agent = Agent {
+        defaults: Defaults {
+            modules: modules.then(|| root::MODULES.as_bytes().to_vec()),
+            ..Defaults::default()
+        },
+        ..Agent::default()
+    };
+    Server::new(Listener::Control(control.into()), agent)
         .and_then(Server::run_until_closed)
         .map_err(reason)
     // The end of this process is the end of all that are in its namespace.
 }
 
-fn serve_plainly(control: Control, shortfall: Shortfall) -> Result<(), String> {
+fn serve_plainly(
+    control: Control,
+    shortfall: Shortfall,
+    modules: Option<Vec<u8>>,
+) -> Result<(), String> {
     let home = PlainHome::new().map_err(reason)?;
     privileges::never_gain().map_err(reason)?;
     control.send(&Standing::Plain(shortfall)).map_err(reason)?;
     let agent = Agent {
         defaults: Defaults {
+            modules,
             user: plain::user(),
             home: Some(home.path().to_owned()),
         },

@@ -6,6 +6,7 @@
 //!   etc              own files, and a few of the host's (etc.rs)
 //!   dev              tmpfs with the devices that mean no hardware, a devpts of its own
 //!   proc             of the new process namespace
+//!   run/sovereign    copies of the Python modules that the host has given
 //!   tmp var/tmp home/sandbox dev/shm    parts of one tmpfs, whose size is the bound for all four
 //! ```
 
@@ -23,6 +24,7 @@ use rustix::mount::{
 };
 use rustix::process::{chdir, pivot_root};
 
+use super::modules::Modules;
 use super::mount_attributes::{Denied, Reach, deny};
 use super::users::{Inner, SANDBOX, TTY};
 use super::{errno_of, etc, shortfall};
@@ -69,11 +71,18 @@ const WRITABLE: [(&str, &str, u32); 4] = [
     // The last one: it hides the tmpfs itself.
     ("tmp", "tmp", 0o1777),
 ];
+/// Where the Python modules are that the host has given.
+pub(super) const MODULES: &str = "/run/sovereign/python";
 /// Files of the bounded tmpfs per MiB: as many as there are pages, for each needs one at least.
 const FILES_PER_MIB: u64 = 256;
 
-/// Puts the root together and moves there; of the host's nothing else is left.
-pub(super) fn enter(setup: &Setup, inner: Inner) -> Result<(), Shortfall> {
+/// Puts the root together and moves there; of the host's nothing else is left. Returns whether the
+/// modules are there: a sandbox that has none is no weaker.
+pub(super) fn enter(
+    setup: &Setup,
+    modules: Option<&Modules>,
+    inner: Inner,
+) -> Result<bool, Shortfall> {
     // Whoever started the agent may have one that hides files from their own user.
     rustix::process::umask(Mode::WGRP | Mode::WOTH);
     mount_change(
@@ -91,12 +100,15 @@ pub(super) fn enter(setup: &Setup, inner: Inner) -> Result<(), Shortfall> {
     }
     etc::fill(&format!("{ROOT}/etc"), &setup.hostname)
         .map_err(|(path, error)| failed(&path, &error))?;
+    let has_modules =
+        modules.is_some_and(|modules| modules.copy_to(&format!("{ROOT}{MODULES}")).is_ok());
     deny(ROOT, Denied::WRITING_SETUID_DEVICES, Reach::Tree)
         .map_err(|error| failed("read-only", &error))?;
     make_devices(inner)?;
     mount_proc()?;
     mount_writable(setup.writable_mib)?;
-    leave_the_host()
+    leave_the_host()?;
+    Ok(has_modules)
 }
 
 /// Lets the sandbox see a folder of the host's, or a link that is in its place.

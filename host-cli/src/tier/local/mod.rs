@@ -17,8 +17,9 @@ pub mod error;
 mod shortfall;
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use agent_client::{Exec, Session, SessionOptions};
@@ -52,8 +53,11 @@ pub(crate) struct Ready {
 }
 
 /// Finds out how far this machine can confine a command, by starting an agent that does it.
+///
+/// `modules` are Python modules for its commands.
 pub(crate) fn probe(
     spec: &SandboxSpec,
+    modules: Option<PathBuf>,
     patience: Duration,
     timeline: &mut Timeline,
 ) -> Result<Ready, Unavailable> {
@@ -63,7 +67,7 @@ pub(crate) fn probe(
         cause: chain(&error),
         remedy: None,
     };
-    let mut local = Local::spawn(&program, spec).map_err(unusable)?;
+    let mut local = Local::spawn(&program, spec, modules).map_err(unusable)?;
     timeline.mark("agent spawned");
     let standing = local.standing(patience).map_err(unusable)?;
     timeline.mark(AGENT_HEARD);
@@ -144,11 +148,16 @@ impl Local {
         Ok((local, Some(exec)))
     }
 
-    fn spawn(program: &Path, spec: &SandboxSpec) -> Result<Self, LocalError> {
+    fn spawn(
+        program: &Path,
+        spec: &SandboxSpec,
+        modules: Option<PathBuf>,
+    ) -> Result<Self, LocalError> {
         let (control, theirs) = packets::pair().map_err(LocalError::Sockets)?;
         let setup = Setup {
             writable_mib: spec.overlay_mib(),
             hostname: spec.hostname().to_owned(),
+            modules: modules.map(|folder| folder.into_os_string().into_vec()),
         };
         packets::send(&control, &encode(&setup), None).map_err(LocalError::Sockets)?;
         let arguments = [c"sovereign-agent", c"--local", c"3"];

@@ -4,6 +4,7 @@ mod consent;
 mod contract;
 mod library;
 mod plain;
+mod python;
 mod walls;
 
 use std::collections::BTreeSet;
@@ -28,6 +29,7 @@ pub(crate) fn add(suite: &mut Suite) {
     consent::add(suite);
     library::add(suite);
     plain::add(suite);
+    python::add(suite);
 }
 
 /// `nobody`, whom every system has.

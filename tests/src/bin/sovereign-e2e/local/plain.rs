@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use sovereign_tests::call::{Sovereign, read_exactly};
 use tempfile::TempDir;
 
-use super::{Local, Traces};
+use super::{Local, Traces, is_installed};
 use crate::suite::{Outcome, PASSED, Suite, skip};
 
 pub(crate) fn add(suite: &mut Suite) {
@@ -24,6 +24,7 @@ pub(crate) fn add(suite: &mut Suite) {
                 "unconfined_command_has_a_folder_of_its_own",
                 has_a_folder_of_its_own,
             ),
+            ("unconfined_command_has_t_apts", unconfined_has_t_apts),
             (
                 "killed_sovereign_leaves_no_unconfined_command",
                 killed_leaves_nothing,
@@ -71,6 +72,23 @@ fn unconfined(sovereign: &Sovereign, test: impl Fn(&Local) -> Outcome) -> Outcom
         Some(unconfined) => test(&unconfined.local),
         None => skip("no user namespace can be made in which there can be no more of them"),
     }
+}
+
+fn unconfined_has_t_apts(sovereign: &Sovereign) -> Outcome {
+    if !is_installed("python3") {
+        return skip("there is no python3");
+    }
+    unconfined(sovereign, |local| {
+        let data = tempfile::tempdir()?;
+        // The second run finds what Python may have left there in the first.
+        for _ in 0..2 {
+            let call = local.run(["-q", "--", "python3", "-m", "terminai_apts", "version"]);
+            let output = call.env("SOVEREIGN_DATA_DIR", data.path()).output()?;
+            ensure!(output.code() == Some(0), "{output}");
+            ensure!(output.json()?["ok"] == true, "{output}");
+        }
+        PASSED
+    })
 }
 
 fn unconfined_command_is_told_to_be_so(sovereign: &Sovereign) -> Outcome {
