@@ -19,6 +19,8 @@ Usage:
                                        streams that come by descriptor N, a control socket
   sovereign-agent --control unix:PATH  connect to the control socket of a host at PATH, and serve the
                                        streams that come by it, until the host closes it
+  sovereign-agent --bridge             serve those who --join, until standard input ends
+  sovereign-agent --join               pass standard input and output on to an agent with --bridge
   sovereign-agent --version            print the version
 
 Started as /init by a Linux kernel, it sets the guest up (parameters: sovereign.* on the kernel
@@ -37,6 +39,10 @@ pub(crate) enum Role {
     Local(i32),
     /// A server of the streams that come by a control socket that a host listens for at this path.
     Control(PathBuf),
+    /// A server of those who join, until its standard input ends.
+    Bridge,
+    /// A way to such a server, from standard input and output.
+    Join,
     /// `--version`.
     Version,
     /// `--help`.
@@ -74,6 +80,8 @@ impl Role {
             (Some("--listen" | "--fd" | "--local" | "--control"), None) => {
                 Self::Misused(format!("{} needs a value", option.to_string_lossy()))
             }
+            (Some("--bridge"), None) => Self::Bridge,
+            (Some("--join"), None) => Self::Join,
             (Some("--version" | "-V"), None) => Self::Version,
             (Some("--help" | "-h"), None) => Self::Help,
             _ => Self::Misused(format!("unexpected argument {}", option.to_string_lossy())),
@@ -107,7 +115,13 @@ pub(crate) fn run_elsewhere(role: Role) -> ExitCode {
     match role {
         Role::Version => println!("{}", version()),
         Role::Help => println!("{USAGE}"),
-        Role::Init | Role::Listen(_) | Role::Descriptor(_) | Role::Local(_) | Role::Control(_) => {
+        Role::Init
+        | Role::Listen(_)
+        | Role::Descriptor(_)
+        | Role::Local(_)
+        | Role::Control(_)
+        | Role::Bridge
+        | Role::Join => {
             eprintln!("sovereign-agent: it serves on Linux only");
             return ExitCode::FAILURE;
         }
@@ -140,6 +154,8 @@ mod tests {
         );
         assert_eq!(role(&["--fd", "3"]), Role::Descriptor(3));
         assert_eq!(role(&["--local", "3"]), Role::Local(3));
+        assert_eq!(role(&["--bridge"]), Role::Bridge);
+        assert_eq!(role(&["--join"]), Role::Join);
         assert_eq!(role(&["--version"]), Role::Version);
     }
 
@@ -166,6 +182,7 @@ mod tests {
             &["--fd", "3", "4"],
             &["--local"],
             &["--local", "0"],
+            &["--join", "x"],
             &["serve"],
         ] {
             assert!(matches!(role(args), Role::Misused(_)), "{args:?}");

@@ -9,6 +9,11 @@ use vmm::config::{MAX_VCPUS, MIN_MEMORY_MIB};
 
 use crate::tier::Tier;
 
+/// The agent, a session of it, and a command that starts one of its own.
+pub const MIN_PROCESSES: u32 = 8;
+/// As many as 64-bit Linux can number (proc(5), `pid_max`).
+pub const MAX_PROCESSES: u32 = 1 << 22;
+
 /// What a sandbox is to be made of. A tier that cannot honour what was asked for refuses to start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SandboxSpec {
@@ -22,6 +27,10 @@ pub struct SandboxSpec {
     pub hostname: Option<String>,
     /// How much may be written to its root file system, in MiB; half of its memory without it.
     pub overlay_mib: Option<u32>,
+    /// What it can reach of a network; nothing without it.
+    pub network: Option<Network>,
+    /// How many processes and threads it may have; 4096 without it.
+    pub processes: Option<u32>,
     /// How long it may take until it can run a command.
     pub boot_timeout: Duration,
 }
@@ -34,6 +43,8 @@ impl Default for SandboxSpec {
             memory_mib: None,
             hostname: None,
             overlay_mib: None,
+            network: None,
+            processes: None,
             boot_timeout: Duration::from_secs(30),
         }
     }
@@ -94,6 +105,30 @@ impl Default for ImageChoice {
     }
 }
 
+/// What a sandbox can reach of a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Network {
+    /// Nothing but itself.
+    #[default]
+    None,
+    /// What the host can reach, by a network of its own that the host translates addresses for.
+    Bridge,
+}
+
+impl Network {
+    /// Every one, in the order in which a user is told of them.
+    pub const ALL: [Self; 2] = [Self::None, Self::Bridge];
+
+    /// The name that a user types.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Bridge => "bridge",
+        }
+    }
+}
+
 /// What cannot be asked of a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
@@ -126,6 +161,12 @@ pub enum SpecError {
         overlay_mib: u64,
         /// The memory that there is.
         memory_mib: u64,
+    },
+    /// Too few processes, or more than a kernel can number.
+    #[error("{processes} processes: a sandbox may have {MIN_PROCESSES} to {MAX_PROCESSES}")]
+    Processes {
+        /// What was asked for.
+        processes: u64,
     },
     /// A name that is not one.
     #[error("host name {name:?}: 1 to 63 letters, digits and hyphens, not at the ends a hyphen")]
@@ -175,6 +216,21 @@ impl SandboxSpec {
         }
     }
 
+    /// What it can reach of a network.
+    #[must_use]
+    pub fn network(&self) -> Network {
+        self.network.unwrap_or_default()
+    }
+
+    /// How many processes and threads it may have.
+    #[must_use]
+    pub const fn processes(&self) -> u32 {
+        match self.processes {
+            Some(processes) => processes,
+            None => 4096,
+        }
+    }
+
     /// The name that it has for itself.
     #[must_use]
     pub fn hostname(&self) -> &str {
@@ -199,6 +255,14 @@ impl SandboxSpec {
             return Err(SpecError::Overlay {
                 overlay_mib,
                 memory_mib: host_memory_mib,
+            });
+        }
+        if let Some(processes) = self
+            .processes
+            .filter(|processes| !(MIN_PROCESSES..=MAX_PROCESSES).contains(processes))
+        {
+            return Err(SpecError::Processes {
+                processes: processes.into(),
             });
         }
         match &self.hostname {
@@ -318,6 +382,16 @@ mod tests {
         assert!(spec.check_as_machine(4096).is_err());
         assert!(SandboxSpec::default().check_as_machine(511).is_err());
         assert_eq!(SandboxSpec::default().check(511), Ok(()));
+    }
+
+    #[test]
+    fn processes_have_limits() {
+        assert_eq!(SandboxSpec::default().processes(), 4096);
+        assert_eq!(check(|spec| spec.processes = Some(8)), Ok(()));
+        for processes in [0, 7, MAX_PROCESSES + 1] {
+            let error = check(|spec| spec.processes = Some(processes)).unwrap_err();
+            assert!(error.to_string().contains("8 to 4194304"), "{error}");
+        }
     }
 
     #[test]

@@ -29,6 +29,7 @@
 #![forbid(unsafe_code)]
 
 pub mod boot;
+pub mod bridge;
 pub mod credit;
 pub mod frame;
 pub mod from_agent;

@@ -31,6 +31,8 @@ pub struct Setup {
     pub hostname: String,
     /// A folder of Python modules that the commands shall find.
     pub modules: Option<Vec<u8>>,
+    /// How many processes and threads there may be.
+    pub processes: u32,
 }
 
 /// What became of it.
@@ -132,6 +134,7 @@ mod tests {
             writable_mib: 256,
             hostname: "sandbox".to_owned(),
             modules: Some(b"/home/me/m".to_vec()),
+            processes: 4096,
         };
         assert_eq!(decode(&encode(&setup)), Ok(setup));
         let plain = Standing::Plain(Shortfall {
@@ -156,6 +159,7 @@ mod tests {
             writable_mib: 1,
             hostname: "x".repeat(MAX_MESSAGE),
             modules: None,
+            processes: 4096,
         };
         assert!(encode(&setup).is_empty());
     }

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockListener, VsockStream};
 
+use crate::linux::bridge::Bridge;
 use crate::linux::confine::control::{self, Incoming};
 
 /// How long to let a system recover that is short of memory or descriptors.
@@ -27,6 +28,8 @@ pub(crate) enum Listener {
     Unix(OwnedFd),
     /// A socket that streams are passed over.
     Control(OwnedFd),
+    /// The agent's end of a bridge.
+    Bridge(Bridge),
 }
 
 impl Listener {
@@ -75,6 +78,7 @@ impl Listener {
                 .map(Incoming::Stream)
                 .map_err(io::Error::from),
             Self::Control(socket) => control::receive(socket),
+            Self::Bridge(bridge) => bridge.accept(),
         };
         match accepted {
             Err(error) if is_passing(&error) => Ok(Incoming::Nothing),
@@ -88,6 +92,7 @@ impl AsFd for Listener {
         match self {
             Self::Vsock(listener) => listener.as_fd(),
             Self::Unix(socket) | Self::Control(socket) => socket.as_fd(),
+            Self::Bridge(bridge) => bridge.either.as_fd(),
         }
     }
 }

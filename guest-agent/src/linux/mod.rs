@@ -15,6 +15,7 @@ use std::process::ExitCode;
 
 use crate::arguments::{self, Role, USAGE};
 
+mod bridge;
 mod confine;
 mod connection;
 mod exec;
@@ -34,6 +35,8 @@ pub(crate) fn run(role: Role) -> ExitCode {
         Role::Descriptor(number) => serve::descriptor(number),
         Role::Local(number) => confine::serve(number),
         Role::Control(path) => serve::control_at(&path),
+        Role::Bridge => bridge::serve(),
+        Role::Join => bridge::join(),
         Role::Version => {
             println!("{}", arguments::version());
             ExitCode::SUCCESS

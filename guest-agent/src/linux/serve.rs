@@ -67,7 +67,7 @@ pub(crate) fn control_at(path: &Path) -> ExitCode {
     )
 }
 
-fn serve_control(listener: Listener) -> Result<(), String> {
+pub(crate) fn serve_control(listener: Listener) -> Result<(), String> {
     sys::reset_ignored_signals();
     // Commands may be of the agent's own user: its memory and its control socket are not theirs.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(reason)?;
@@ -114,7 +114,7 @@ fn serve_stream(stream: OwnedFd) -> Result<(), String> {
     Ok(())
 }
 
-fn report(result: Result<(), String>) -> ExitCode {
+pub(crate) fn report(result: Result<(), String>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {

@@ -166,6 +166,8 @@ fn spec(choice: ChoiceArgs, default_image: Option<String>, sandbox: SandboxArgs)
         memory_mib: sandbox.memory,
         hostname: sandbox.hostname,
         overlay_mib: sandbox.overlay_size,
+        network: sandbox.network,
+        processes: sandbox.pids_limit,
         boot_timeout: sandbox.boot_timeout,
     }
 }
@@ -225,6 +227,7 @@ mod tests {
 
     use super::*;
     use crate::cli::args::{Cli, Command};
+    use crate::spec::Network;
     use crate::tier::{Isolation, Tier};
 
     const SIZE: TerminalSize = TerminalSize {
@@ -258,6 +261,8 @@ mod tests {
             "--cpus=2",
             "-m=256M",
             "--overlay-size=64M",
+            "--network=bridge",
+            "--pids-limit=99",
             "-i",
             "-t",
             "-e=A=1",
@@ -275,6 +280,8 @@ mod tests {
         assert_eq!(plan.policy.min_isolation, Isolation::Vm);
         assert_eq!((plan.spec.cpus(), plan.spec.memory_mib()), (2, 256));
         assert_eq!(plan.spec.overlay_mib, Some(64));
+        assert_eq!(plan.spec.network, Some(Network::Bridge));
+        assert_eq!(plan.spec.processes, Some(99));
         assert!(plan.request.stdin);
         assert_eq!(plan.request.tty, Some(SIZE));
         assert!(

@@ -72,7 +72,8 @@ impl Tier {
         match self {
             Self::Local => local::refusal(spec, isolation),
             Self::Docker | Self::Podman => docker::refusal(self, spec),
-            Self::Microvm | Self::AppContainer => None,
+            Self::Microvm => microvm::refusal(spec),
+            Self::AppContainer => None,
         }
     }
 

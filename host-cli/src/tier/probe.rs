@@ -19,9 +19,9 @@ use crate::policy::Policy;
 use crate::spec::{Launch, SandboxSpec};
 use crate::timeline::Timeline;
 
-/// How long an agent may take to confine itself, and a daemon that answers at all to tell about
-/// itself: when one is needed, and when all tiers are looked at, for which a second is enough.
+/// How long an agent may take to confine itself.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a tier may take when all are looked at, for which a second is enough.
 const LITTLE_PATIENCE: Duration = Duration::from_millis(800);
 
 /// What the probes found, and what the tiers that can be had need for their start.
@@ -168,9 +168,11 @@ fn look(
     match tier {
         Tier::Microvm if docker::image::is_of_daemon(image) => Err(image_of_daemon(image)),
         Tier::Microvm => microvm::probe(image, depth, timeline).map(Ready::Microvm),
-        Tier::Docker | Tier::Podman => docker::probe(tier, image, patience(depth), timeline)
-            .map(Box::new)
-            .map(Ready::Container),
+        Tier::Docker | Tier::Podman => {
+            docker::probe(tier, image, daemon_patience(spec, depth), timeline)
+                .map(Box::new)
+                .map(Ready::Container)
+        }
         Tier::AppContainer => Err(Unavailable::other_system("Windows")),
         Tier::Local => {
             local::probe(spec, modules(depth), patience(depth), timeline).map(Ready::Local)
@@ -193,6 +195,14 @@ fn image_of_daemon(image: &str) -> Unavailable {
         code: "image-of-daemon",
         cause: format!("{image} is an image for containers"),
         remedy: None,
+    }
+}
+
+/// A daemon that answers may have much to do: it has the time that a start may take.
+const fn daemon_patience(spec: &SandboxSpec, depth: Depth) -> Duration {
+    match depth {
+        Depth::Quick => spec.boot_timeout,
+        Depth::Full => LITTLE_PATIENCE,
     }
 }
 

@@ -4,47 +4,51 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Output, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::machine::Machine;
 
 /// A case, by its name.
-type Case = (&'static str, fn(&Machine));
+pub(crate) type Case = (&'static str, fn(&Machine));
 
 pub(crate) const CASES: &[Case] = &[
-    ("containers::the_image_is_imported_once", imported_once),
-    ("containers::exit_codes_are_the_commands_own", exit_codes),
-    ("containers::streams_are_kept_apart_and_live", streams),
-    ("containers::a_timeout_ends_the_whole_tree", timeouts),
-    ("containers::memory_and_processes_are_limited", limits),
-    ("containers::there_is_no_network", no_network),
+    ("the_image_is_imported_once", imported_once),
+    ("exit_codes_are_the_commands_own", exit_codes),
+    ("streams_are_kept_apart_and_live", streams),
+    ("a_timeout_ends_the_whole_tree", timeouts),
+    ("memory_and_processes_are_limited", limits),
+    ("processes_are_limited_as_asked", processes),
+    ("cpu_time_is_limited_as_asked", cpu_time),
+    ("there_is_no_network", no_network),
+    ("there_is_a_network_if_asked_for", network),
+    ("a_container_tells_whose_it_is", labels),
+    ("an_image_without_our_user_does", without_user),
+    ("fifty_sandboxes_run_at_once", fifty),
     (
-        "containers::the_root_is_read_only_and_what_is_not_is_bounded",
+        "the_root_is_read_only_and_what_is_not_is_bounded",
         read_only,
     ),
-    ("containers::nothing_of_the_host_is_seen", no_host),
+    ("nothing_of_the_host_is_seen", no_host),
     (
-        "containers::commands_have_no_privilege_and_other_users_are_refused",
+        "commands_have_no_privilege_and_other_users_are_refused",
         users,
     ),
-    ("containers::flags_of_machines_are_refused", flags),
+    ("flags_of_machines_are_refused", flags),
+    ("any_image_of_the_daemon_can_be_named", own_images),
+    ("a_run_leaves_nothing", nothing_left),
+    ("a_killed_engine_leaves_nothing", killed),
     (
-        "containers::any_image_of_the_daemon_can_be_named",
-        own_images,
-    ),
-    ("containers::a_run_leaves_nothing", nothing_left),
-    ("containers::a_killed_engine_leaves_nothing", killed),
-    (
-        "containers::leftovers_of_the_dead_are_removed_and_others_stay",
+        "leftovers_of_the_dead_are_removed_and_others_stay",
         leftovers,
     ),
 ];
 
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-fn stdout(output: &Output) -> String {
+pub(crate) fn stdout(output: &Output) -> String {
     assert!(output.status.success(), "{output:?}");
     text(&output.stdout)
 }
@@ -58,13 +62,13 @@ fn imported_once(machine: &Machine) {
     assert_eq!(machine.daemon.image_id(), first);
     let doctor = machine.sovereign(&["--json", "doctor"]).output().unwrap();
     let told: serde_json::Value = serde_json::from_slice(&doctor.stdout).unwrap();
-    let docker = told["tiers"]
+    let row = told["tiers"]
         .as_array()
         .unwrap()
         .iter()
-        .find(|row| row["tier"] == "docker")
+        .find(|row| row["tier"] == machine.tier())
         .unwrap();
-    assert_eq!(docker["available"], true, "{told}");
+    assert_eq!(row["available"], true, "{told}");
 }
 
 fn exit_codes(machine: &Machine) {
@@ -80,16 +84,7 @@ fn streams(machine: &Machine) {
     assert_eq!(text(&output.stdout), "out\n/home/sandbox\n");
     assert_eq!(text(&output.stderr), "err\n");
     let mut child = machine
-        .sovereign(&[
-            "-q",
-            "run",
-            "-i",
-            "--tier=docker",
-            "--",
-            "sh",
-            "-c",
-            "echo up; wc -c",
-        ])
+        .command(&["-i", "--", "sh", "-c", "echo up; wc -c"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -126,8 +121,95 @@ fn limits(machine: &Machine) {
     assert_eq!(stdout(&machine.shell(&[], processes)).trim(), "4096");
 }
 
+/// A shell whose background jobs all run at once, and tell how many there could be.
+fn processes(machine: &Machine) {
+    let line = "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do sleep 30 & done; \
+                echo all";
+    assert_eq!(
+        stdout(&machine.shell(&["--pids-limit", "40"], line)),
+        "all\n"
+    );
+    let output = machine.shell(&["--pids-limit", "12"], line);
+    assert!(!output.status.success(), "{output:?}");
+    assert!(text(&output.stderr).contains("fork"), "{output:?}");
+}
+
+fn cpu_time(machine: &Machine) {
+    // cgroup v1 and v2.
+    let line = "cat /sys/fs/cgroup/cpu.max 2>/dev/null || \
+                cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us /sys/fs/cgroup/cpu/cpu.cfs_period_us";
+    let told = stdout(&machine.shell(&["--cpus", "1"], line));
+    let numbers: Vec<u32> = told.split_whitespace().flat_map(str::parse).collect();
+    assert!(
+        matches!(numbers[..], [quota, period] if quota == period),
+        "{told}"
+    );
+}
+
 fn no_network(machine: &Machine) {
     assert_eq!(stdout(&machine.shell(&[], "ls /sys/class/net")), "lo\n");
+}
+
+fn network(machine: &Machine) {
+    if machine.daemon.bridge.is_none() {
+        eprintln!("not tried: this engine has no bridge here");
+        return;
+    }
+    let listed = stdout(&machine.shell(&["--network", "bridge"], "ls /sys/class/net"));
+    assert_eq!(listed, "eth0\nlo\n");
+}
+
+fn labels(machine: &Machine) {
+    let mut child = machine
+        .command(&["-i", "--", "sh", "-c", "echo up; cat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "up");
+    let containers = machine.daemon.containers();
+    let [name] = &containers[..] else {
+        panic!("{containers:?}")
+    };
+    let container = machine.daemon.inspect(name);
+    let labels = container.config.unwrap().labels.unwrap();
+    assert_eq!(format!("/sovereign-{}", labels["sovereign.sandbox"]), *name);
+    let owner = format!("{}-", child.id());
+    assert!(labels["sovereign.owner"].starts_with(&owner), "{labels:?}");
+    let host = container.host_config.unwrap();
+    assert_eq!(host.readonly_rootfs, Some(true));
+    assert_eq!(host.network_mode.as_deref(), Some("none"));
+    drop(child.stdin.take());
+    assert!(child.wait().unwrap().success());
+}
+
+/// An image of the user's own may have neither our user nor our folders.
+fn without_user(machine: &Machine) {
+    let archive = machine.archive_without_user();
+    machine.daemon.import("foreign", &archive);
+    let image = ["--image", "docker:foreign:latest"];
+    let line = "id -u; cd /home/sandbox && touch x && ls; touch /tmp/y && ls /tmp";
+    assert_eq!(stdout(&machine.shell(&image, line)), "1000\nx\ny\n");
+    let output = machine.run(&["--image", "debian:bookworm", "--", "true"]);
+    assert_eq!(output.status.code(), Some(125));
+    let told = text(&output.stderr);
+    assert!(told.contains("--image docker:debian:bookworm"), "{told}");
+}
+
+fn fifty(machine: &Machine) {
+    thread::scope(|scope| {
+        let running: Vec<_> = (0..50)
+            .map(|number| {
+                let line = format!("echo {number}");
+                scope.spawn(move || machine.shell(&["-m", "32M", "--boot-timeout", "2m"], &line))
+            })
+            .collect();
+        for (number, thread) in running.into_iter().enumerate() {
+            assert_eq!(stdout(&thread.join().unwrap()), format!("{number}\n"));
+        }
+    });
+    assert!(machine.is_clean_soon(), "{:?}", machine.daemon.containers());
 }
 
 fn read_only(machine: &Machine) {
@@ -157,7 +239,7 @@ fn no_host(machine: &Machine) {
     // The agent, the session, and the command itself.
     let processes = stdout(&machine.shell(&[], "ls -d /proc/[0-9]* | wc -l"));
     assert!(processes.trim().parse::<u32>().unwrap() < 8, "{processes}");
-    let mut command = machine.sovereign(&["-q", "run", "--tier=docker", "--", "env"]);
+    let mut command = machine.command(&["--", "env"]);
     let output = command.env("SECRET_OF_HOST", "1").output().unwrap();
     assert!(!stdout(&output).contains("SECRET"));
 }
@@ -172,14 +254,16 @@ fn users(machine: &Machine) {
         let output = machine.run(&["-u", user, "--", "true"]);
         assert_eq!(output.status.code(), Some(125));
         let told = text(&output.stderr);
-        assert!(told.contains("tier docker cannot honour --user"), "{told}");
+        let refusal = format!("tier {} cannot honour --user", machine.tier());
+        assert!(told.contains(&refusal), "{told}");
     }
 }
 
 fn flags(machine: &Machine) {
     let output = machine.run(&["--kernel", "/etc/passwd", "--", "true"]);
     assert_eq!(output.status.code(), Some(125));
-    assert!(text(&output.stderr).contains("tier docker cannot honour --kernel"));
+    let refusal = format!("tier {} cannot honour --kernel", machine.tier());
+    assert!(text(&output.stderr).contains(&refusal));
 }
 
 fn own_images(machine: &Machine) {
@@ -194,7 +278,8 @@ fn own_images(machine: &Machine) {
     let output = machine.run(&["--image", "docker:no-such-image", "--", "true"]);
     assert_eq!(output.status.code(), Some(125));
     let told = text(&output.stderr);
-    assert!(told.contains("docker pull no-such-image"), "{told}");
+    let remedy = format!("{} pull no-such-image", machine.tier());
+    assert!(told.contains(&remedy), "{told}");
 }
 
 fn nothing_left(machine: &Machine) {
@@ -205,7 +290,7 @@ fn nothing_left(machine: &Machine) {
 fn killed(machine: &Machine) {
     let line = "echo up; sleep 1000 & sleep 1000";
     let mut child = machine
-        .sovereign(&["-q", "run", "--tier=docker", "--", "sh", "-c", line])
+        .command(&["--", "sh", "-c", line])
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();

@@ -1,68 +1,141 @@
-//! A container engine for one test: a `dockerd` with nothing but a folder of its own.
+//! A container engine for one test: one that has nothing but a folder of its own.
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bollard::errors::Error;
-use bollard::models::ContainerCreateBody;
+use bollard::models::{ContainerCreateBody, ContainerInspectResponse};
 use bollard::query_parameters::{
-    CreateContainerOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
+    CreateContainerOptionsBuilder, InspectContainerOptions, ListContainersOptionsBuilder,
+    RemoveContainerOptionsBuilder,
 };
 use bollard::{API_DEFAULT_VERSION, Docker};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::runtime::Builder;
 
-/// A running daemon. Dropped, it has ended.
+use crate::network::OwnBridge;
+
+/// Which engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Engine {
+    Docker,
+    Podman,
+}
+
+impl Engine {
+    pub(crate) const ALL: [Self; 2] = [Self::Docker, Self::Podman];
+
+    /// The name of its tier.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Docker => "docker",
+            Self::Podman => "podman",
+        }
+    }
+
+    /// The variable that names its address.
+    pub(crate) const fn variable(self) -> &'static str {
+        match self {
+            Self::Docker => "DOCKER_HOST",
+            Self::Podman => "CONTAINER_HOST",
+        }
+    }
+
+    const fn program(self) -> &'static str {
+        match self {
+            Self::Docker => "dockerd",
+            Self::Podman => "podman",
+        }
+    }
+
+    /// Whether it is installed.
+    pub(crate) fn is_here(self) -> bool {
+        is_installed(self.program())
+    }
+}
+
+fn is_installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+}
+
+/// A running engine. Dropped, it has ended.
 pub(crate) struct Daemon {
-    process: Child,
+    pub(crate) engine: Engine,
+    processes: Vec<Child>,
     socket: PathBuf,
+    /// Its other address, at which it is treated as one of another machine.
+    port: u16,
+    /// A network of its own, if this machine can make one.
+    pub(crate) bridge: Option<OwnBridge>,
 }
 
 impl Daemon {
-    pub(crate) fn start(folder: &Path) -> Self {
-        let socket = folder.join("docker.sock");
-        let log = File::create(folder.join("dockerd.log")).unwrap();
-        let process = Command::new("dockerd")
-            .arg("--data-root")
-            .arg(folder.join("data"))
-            .arg("--exec-root")
-            .arg(folder.join("exec"))
-            .arg("--pidfile")
-            .arg(folder.join("pid"))
-            .arg("--host")
-            .arg(format!("unix://{}", socket.display()))
-            .args(["--iptables=false", "--bridge=none"])
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let daemon = Self { process, socket };
+    pub(crate) fn start(engine: Engine, folder: &Path) -> Self {
+        let socket = folder.join("engine.sock");
+        let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+        let port = port.unwrap().port();
+        let addresses = [
+            format!("unix://{}", socket.display()),
+            format!("tcp://127.0.0.1:{port}"),
+        ];
+        let bridge = (engine == Engine::Docker).then(OwnBridge::new).flatten();
+        let name = bridge.as_ref().map_or("none", |bridge| bridge.name());
+        let processes = match engine {
+            Engine::Docker => vec![dockerd(folder, name, &addresses)],
+            Engine::Podman => addresses
+                .iter()
+                .map(|address| podman(folder, address))
+                .collect(),
+        };
+        let daemon = Self {
+            engine,
+            processes,
+            socket,
+            port,
+            bridge,
+        };
         let deadline = Instant::now() + Duration::from_secs(60);
-        while daemon.talk(async |api| api.ping().await).is_none() {
-            assert!(Instant::now() < deadline, "dockerd does not come up");
+        while daemon.talk(async |api| api.ping().await).is_none()
+            || std::net::TcpStream::connect(("127.0.0.1", port)).is_err()
+        {
+            assert!(Instant::now() < deadline, "the engine does not come up");
             std::thread::sleep(Duration::from_millis(100));
         }
         daemon
     }
 
-    /// Its address, as `DOCKER_HOST` has it.
+    /// Its address, as the engine's variable has it.
     pub(crate) fn address(&self) -> String {
         format!("unix://{}", self.socket.display())
+    }
+
+    /// Its address as if it were on another machine.
+    pub(crate) fn remote_address(&self) -> String {
+        format!("tcp://127.0.0.1:{}", self.port)
     }
 
     /// The names of all containers, whatever their state.
     pub(crate) fn containers(&self) -> Vec<String> {
         let options = ListContainersOptionsBuilder::default().all(true).build();
         let listed = self.talk(async |api| api.list_containers(Some(options)).await);
-        listed
-            .unwrap()
-            .into_iter()
-            .flat_map(|c| c.names.unwrap())
+        let names = listed.unwrap().into_iter().flat_map(|c| c.names.unwrap());
+        // Podman leaves the slash out of some answers.
+        names
+            .map(|name| format!("/{}", name.trim_start_matches('/')))
             .collect()
+    }
+
+    /// What it knows of a container.
+    pub(crate) fn inspect(&self, name: &str) -> ContainerInspectResponse {
+        let options = None::<InspectContainerOptions>;
+        let name = name.trim_start_matches('/');
+        self.talk(async |api| api.inspect_container(name, options).await)
+            .unwrap()
     }
 
     /// Makes a container that is not started.
@@ -94,6 +167,27 @@ impl Daemon {
         image?.id
     }
 
+    /// Imports an image.
+    pub(crate) fn import(&self, name: &str, archive: &[u8]) {
+        use bollard::query_parameters::CreateImageOptionsBuilder;
+        use futures_util::StreamExt;
+
+        let options = CreateImageOptionsBuilder::default()
+            .from_src("-")
+            .repo(name)
+            .tag("latest")
+            .build();
+        let body = bollard::body_full(archive.to_vec().into());
+        self.talk(async |api| {
+            let mut steps = Box::pin(api.create_image(Some(options), Some(body), None));
+            while let Some(step) = steps.next().await {
+                step?;
+            }
+            Ok(())
+        })
+        .unwrap();
+    }
+
     /// The result of a call, `None` if there is none.
     fn talk<T>(&self, call: impl AsyncFnOnce(Docker) -> Result<T, Error>) -> Option<T> {
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
@@ -107,10 +201,56 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        let id = i32::try_from(self.process.id())
-            .ok()
-            .and_then(Pid::from_raw);
-        let _ = id.map(|id| kill_process(id, Signal::TERM));
-        let _ = self.process.wait();
+        for process in &mut self.processes {
+            let id = i32::try_from(process.id()).ok().and_then(Pid::from_raw);
+            let _ = id.map(|id| kill_process(id, Signal::TERM));
+            let _ = process.wait();
+        }
     }
+}
+
+fn dockerd(folder: &Path, bridge: &str, addresses: &[String]) -> Child {
+    let mut command = Command::new("dockerd");
+    command
+        .arg("--data-root")
+        .arg(folder.join("data"))
+        .arg("--exec-root")
+        .arg(folder.join("exec"))
+        .arg("--pidfile")
+        .arg(folder.join("pid"))
+        .arg("--iptables=false")
+        .arg(format!("--bridge={bridge}"));
+    for address in addresses {
+        command.args(["--host", address]);
+    }
+    spawn(command, &folder.join("dockerd.log"))
+}
+
+fn podman(folder: &Path, address: &str) -> Child {
+    let mut command = Command::new("podman");
+    for (flag, name) in [
+        ("--root", "data"),
+        ("--runroot", "run"),
+        ("--tmpdir", "tmp"),
+    ] {
+        command.arg(flag).arg(folder.join("podman").join(name));
+    }
+    if is_installed("runc") {
+        // The other one, crun, does not take every layout of cgroups.
+        command.args(["--runtime", "runc"]);
+    }
+    command
+        .args(["--cgroup-manager=cgroupfs", "--events-backend=none"])
+        .args(["system", "service", "--time=0", address]);
+    spawn(command, &folder.join("podman.log"))
+}
+
+fn spawn(mut command: Command, log: &Path) -> Child {
+    let log = File::options().create(true).append(true).open(log).unwrap();
+    command
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap()
 }

@@ -13,28 +13,21 @@ use sandbox_image::manifest::{
 };
 use tempfile::TempDir;
 
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, Engine};
 
 /// What the image has, copied from the machine that the test runs on.
 const PROGRAMS: [&str; 12] = [
     "sh", "cat", "sleep", "id", "touch", "ls", "head", "tail", "true", "env", "wc", "pwd",
 ];
 
-/// What is missing for a test with containers.
-pub(crate) fn missing() -> Option<&'static str> {
-    let has_daemon = [
-        "/usr/sbin/dockerd",
-        "/usr/bin/dockerd",
-        "/usr/local/bin/dockerd",
-    ]
-    .iter()
-    .any(|path| Path::new(path).exists());
+/// What is missing for a test with containers of this engine.
+pub(crate) fn missing(engine: Engine) -> Option<String> {
     if !rustix::process::getuid().is_root() {
-        Some("they need root, to start a dockerd")
-    } else if !has_daemon {
-        Some("there is no dockerd")
+        Some("they need root, to start an engine".to_owned())
+    } else if !engine.is_here() {
+        Some(format!("there is no {}", engine.name()))
     } else if agent().is_none() {
-        Some("there is no sovereign-agent; build it, or set SOVEREIGN_AGENT")
+        Some("there is no sovereign-agent; build it, or set SOVEREIGN_AGENT".to_owned())
     } else {
         None
     }
@@ -64,13 +57,13 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(engine: Engine) -> Self {
         let folder = tempfile::tempdir().unwrap();
         for name in ["home", "runtime", "data/images", "cache/rootfs/built"] {
             fs::create_dir_all(folder.path().join(name)).unwrap();
         }
         make_image(folder.path());
-        let daemon = Daemon::start(folder.path());
+        let daemon = Daemon::start(engine, folder.path());
         Self { daemon, folder }
     }
 
@@ -87,15 +80,24 @@ impl Machine {
             .env("SOVEREIGN_DATA_DIR", path.join("data"))
             .env("SOVEREIGN_CACHE_DIR", path.join("cache"))
             .env("SOVEREIGN_AGENT", agent().unwrap())
-            .env("DOCKER_HOST", self.daemon.address())
+            .env(self.daemon.engine.variable(), self.daemon.address())
             .stdin(Stdio::null());
         command
     }
 
-    /// `sovereign run --tier docker`, with these flags, `--`, and a command.
+    /// The name of this machine's tier.
+    pub(crate) fn tier(&self) -> &'static str {
+        self.daemon.engine.name()
+    }
+
+    /// `sovereign run` in this machine's tier, with these flags, `--`, and a command.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        self.sovereign(&[&["-q", "run", "--tier", self.tier()], arguments].concat())
+    }
+
+    /// The same, run to its end.
     pub(crate) fn run(&self, arguments: &[&str]) -> Output {
-        let arguments = [&["-q", "run", "--tier", "docker"], arguments].concat();
-        self.sovereign(&arguments).output().unwrap()
+        self.command(arguments).output().unwrap()
     }
 
     /// A line of shell in a sandbox with these flags.
@@ -111,6 +113,20 @@ impl Machine {
             let folders = fs::read_dir(&runtime).unwrap().count();
             folders == 0 && self.daemon.containers().is_empty()
         })
+    }
+}
+
+impl Machine {
+    /// An archive with the machine's own programs, and no file that tells of users.
+    pub(crate) fn archive_without_user(&self) -> Vec<u8> {
+        let packed = Command::new("tar")
+            .args(["-cf", "-", "--exclude=./etc", "--exclude=./home", "-C"])
+            .arg(self.folder.path().join("tree"))
+            .arg(".")
+            .output()
+            .unwrap();
+        assert!(packed.status.success());
+        packed.stdout
     }
 }
 

@@ -1,8 +1,8 @@
-//! Tiers `docker` and `podman`: the obstacles that a probe tells, and real containers of a daemon
-//! that is started for this test alone.
+//! Tiers `docker` and `podman`: the obstacles that a probe tells, and real containers of engines that
+//! are started for this test alone. The same cases run on each.
 //!
-//! The second part needs root, a `dockerd` and a built `sovereign-agent`; what is missing is said,
-//! and its cases are ignored by name.
+//! The second part needs root, a `dockerd` or `podman`, and a built `sovereign-agent`; what is
+//! missing is said, and its cases are ignored by name.
 
 #![cfg_attr(
     target_os = "linux",
@@ -16,7 +16,11 @@ mod daemon;
 #[cfg(target_os = "linux")]
 mod machine;
 #[cfg(target_os = "linux")]
+mod network;
+#[cfg(target_os = "linux")]
 mod obstacles;
+#[cfg(target_os = "linux")]
+mod remote;
 
 #[cfg(not(target_os = "linux"))]
 fn main() {}
@@ -30,27 +34,29 @@ fn main() -> std::process::ExitCode {
     let mut arguments = Arguments::from_args();
     // Cases look at all containers of the daemon.
     arguments.test_threads = Some(1);
-    let missing = machine::missing();
-    if let Some(missing) = &missing {
-        eprintln!("cases with containers are ignored: {missing}");
-    }
-    let machine = Arc::new(Mutex::new(None));
     let obstacles = obstacles::CASES.iter().map(|(name, case)| {
         Trial::test(*name, move || {
             case();
             Ok(())
         })
     });
-    let containers = containers::CASES.iter().map(|(name, case)| {
-        let machine = Arc::clone(&machine);
-        Trial::test(*name, move || {
-            let mut machine = machine.lock().unwrap_or_else(|held| held.into_inner());
-            case(machine.get_or_insert_with(machine::Machine::new));
-            Ok(())
-        })
-        .with_ignored_flag(missing.is_some())
-    });
-    let conclusion = libtest_mimic::run(&arguments, obstacles.chain(containers).collect());
-    drop(machine);
-    conclusion.exit_code()
+    let mut trials: Vec<_> = obstacles.collect();
+    for engine in daemon::Engine::ALL {
+        let missing = machine::missing(engine);
+        if let Some(missing) = &missing {
+            eprintln!("cases of {} are ignored: {missing}", engine.name());
+        }
+        // The last case that has it ends it.
+        let machine = Arc::new(Mutex::new(None));
+        for (name, case) in containers::CASES.iter().chain(remote::CASES) {
+            let machine = Arc::clone(&machine);
+            let trial = Trial::test(format!("{}::{name}", engine.name()), move || {
+                let mut machine = machine.lock().unwrap_or_else(|held| held.into_inner());
+                case(machine.get_or_insert_with(|| machine::Machine::new(engine)));
+                Ok(())
+            });
+            trials.push(trial.with_ignored_flag(missing.is_some()));
+        }
+    }
+    libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -1,6 +1,7 @@
 //! What `doctor` says of a daemon that cannot be had.
 
 use std::fs::{self, Permissions};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
@@ -29,7 +30,14 @@ pub(crate) const CASES: &[(&str, fn())] = &[
         "obstacles::a_socket_that_one_may_not_open_is_told",
         forbidden,
     ),
-    ("obstacles::a_daemon_elsewhere_is_told", remote),
+    (
+        "obstacles::a_daemon_that_cannot_be_spoken_to_is_told",
+        remote,
+    ),
+    (
+        "obstacles::a_silent_daemon_elsewhere_holds_nothing_up",
+        remote_silence,
+    ),
     ("obstacles::a_thing_that_is_no_daemon_is_told", nonsense),
 ];
 
@@ -138,9 +146,26 @@ fn forbidden() {
 }
 
 fn remote() {
-    for address in ["tcp://127.0.0.1:2375", "ssh://host"] {
-        check(Home::new().told(address), "remote-daemon", address);
-    }
+    let told = Home::new().told("ssh://host");
+    check(told, "remote-daemon", "ssh://host");
+    let home = Home::new();
+    let mut doctor = home.doctor(
+        Path::new(env!("CARGO_BIN_EXE_sovereign")),
+        "tcp://127.0.0.1:2376",
+    );
+    let [docker, _] = rows(doctor.env("DOCKER_TLS_VERIFY", "1"));
+    assert_eq!(docker["code"], "daemon-tls", "{docker}");
+}
+
+/// A port that nobody listens at, and one whose listener never answers.
+fn remote_silence() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("tcp://{}", listener.local_addr().unwrap());
+    let began = Instant::now();
+    check(Home::new().told(&address), "daemon-silent", "400 ms");
+    assert!(began.elapsed() < Duration::from_secs(1));
+    drop(listener);
+    check(Home::new().told(&address), "daemon-stopped", &address);
 }
 
 fn nonsense() {

@@ -131,6 +131,7 @@ mod tests {
             writable_mib: 7,
             hostname: "h".to_owned(),
             modules: None,
+            processes: 9,
         };
         send(&ours, &encode(&setup), SendFlags::empty()).unwrap();
         drop(ours);

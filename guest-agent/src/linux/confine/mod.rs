@@ -158,7 +158,7 @@ fn isolate(
     users::become_inner(inner)?;
     let modules = root::enter(setup, modules, inner)?;
     namespaces::furnish(&setup.hostname)?;
-    privileges::limit(inner)?;
+    privileges::limit(inner, setup.processes)?;
     let landlock = landlock::restrict()?;
     filter::apply()?;
     privileges::hide();

@@ -14,9 +14,6 @@ use rustix::thread::{
 use super::shortfall;
 use super::users::Inner;
 
-/// Processes and threads of a sandbox. They are counted by user and user namespace, so every sandbox
-/// has its own count (Linux 5.14).
-const PROCESSES: u64 = 4096;
 /// Soft and hard limit of open files, as on common distributions.
 const OPEN_FILES: (u64, u64) = (1024, 1024 * 1024);
 /// One byte is too small for a dump in a file, and to the kernel the sign not to give one to a
@@ -37,7 +34,7 @@ pub(super) fn end_with_parent() {
 }
 
 /// Sets limits, and gives up every privilege that is not needed from here on.
-pub(super) fn limit(inner: Inner) -> Result<(), Shortfall> {
+pub(super) fn limit(inner: Inner, processes: u32) -> Result<(), Shortfall> {
     let failed = |about| move |errno: Errno| shortfall(ConfineStep::Privileges, about, errno);
     // Nobody inside can make a user namespace, in which it would have all capabilities again.
     std::fs::write("/proc/sys/user/max_user_namespaces", "0")
@@ -45,7 +42,9 @@ pub(super) fn limit(inner: Inner) -> Result<(), Shortfall> {
     // When the machine runs out of memory, this is what it can do without.
     let _ = std::fs::write("/proc/self/oom_score_adj", "500");
     lower(Resource::Core, NO_CORE_DUMP, NO_CORE_DUMP).map_err(failed("core"))?;
-    lower(Resource::Nproc, PROCESSES, PROCESSES).map_err(failed("nproc"))?;
+    // They are counted by user and user namespace, so every sandbox has its own count (Linux 5.14).
+    let processes = processes.into();
+    lower(Resource::Nproc, processes, processes).map_err(failed("nproc"))?;
     lower(Resource::Nofile, OPEN_FILES.0, OPEN_FILES.1).map_err(failed("nofile"))?;
     never_gain().map_err(failed("no_new_privs"))?;
     clear_ambient_capability_set().map_err(failed("ambient"))?;

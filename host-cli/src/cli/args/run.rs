@@ -7,9 +7,10 @@ use std::time::Duration;
 use clap::Args;
 
 use super::values::{
-    TierWish, isolation_parser, parse_cpus, parse_duration, parse_memory, parse_mib, parse_size,
-    tier_parser,
+    TierWish, isolation_parser, network_parser, parse_cpus, parse_duration, parse_memory,
+    parse_mib, parse_processes, parse_size, tier_parser,
 };
+use crate::spec::Network;
 use crate::tier::Isolation;
 
 /// Run a command in a new sandbox.
@@ -87,6 +88,15 @@ pub struct SandboxArgs {
     /// half of it]
     #[arg(long, value_name = "SIZE", value_parser = parse_mib)]
     pub overlay_size: Option<u32>,
+
+    /// What the sandbox can reach: nothing but itself, or by `bridge` what this machine can reach,
+    /// by a network of its own [default: none]
+    #[arg(long, value_name = "MODE", value_parser = network_parser())]
+    pub network: Option<Network>,
+
+    /// How many processes and threads the sandbox may have, at least 8 [default: 4096]
+    #[arg(long, value_name = "N", value_parser = parse_processes)]
+    pub pids_limit: Option<u32>,
 
     /// The sandbox's host name
     #[arg(long, value_name = "NAME")]

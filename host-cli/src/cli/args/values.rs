@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-use crate::spec::SpecError;
+use crate::spec::{MAX_PROCESSES, MIN_PROCESSES, Network, SpecError};
 use crate::tier::{Isolation, Tier, UnknownName};
 
 /// The tier that is wanted.
@@ -50,6 +50,14 @@ pub(super) fn isolation_parser() -> impl TypedValueParser<Value = Isolation> {
     PossibleValuesParser::new(names).try_map(|name| name.parse())
 }
 
+pub(super) fn network_parser() -> impl TypedValueParser<Value = Network> {
+    PossibleValuesParser::new(Network::ALL.map(Network::name)).map(|name| {
+        // The parser before this one lets no other name pass.
+        let named = Network::ALL.into_iter().find(|mode| mode.name() == name);
+        named.unwrap_or_default()
+    })
+}
+
 /// What is no size, duration or count.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ValueError {
@@ -71,6 +79,9 @@ pub(crate) enum ValueError {
     /// Not a number of CPUs.
     #[error("not a number of CPUs")]
     NotACount,
+    /// Not a number of processes.
+    #[error("not a number of processes")]
+    NotProcesses,
     /// Out of what a sandbox can have.
     #[error(transparent)]
     Spec(#[from] SpecError),
@@ -124,6 +135,15 @@ pub(super) fn parse_cpus(text: &str) -> Result<u8, ValueError> {
     match u8::try_from(cpus) {
         Ok(count @ 1..=vmm::config::MAX_VCPUS) => Ok(count),
         _ => Err(SpecError::Cpus { cpus }.into()),
+    }
+}
+
+/// A number of processes.
+pub(super) fn parse_processes(text: &str) -> Result<u32, ValueError> {
+    let processes: u64 = text.parse().map_err(|_| ValueError::NotProcesses)?;
+    match u32::try_from(processes) {
+        Ok(count @ MIN_PROCESSES..=MAX_PROCESSES) => Ok(count),
+        _ => Err(SpecError::Processes { processes }.into()),
     }
 }
 

@@ -12,9 +12,11 @@ use bollard::models::{
     ResourcesUlimits,
 };
 
+use rustix::process::{Resource, getrlimit};
+
 use super::image::Loaded;
 use super::meeting::SOCKET;
-use crate::spec::SandboxSpec;
+use crate::spec::{Network, SandboxSpec};
 use crate::tier::Tier;
 
 /// The label with a sandbox's id, which begins with its owner.
@@ -25,19 +27,39 @@ pub(super) const LABEL_OWNER: &str = "sovereign.owner";
 pub(super) const LABEL_BOOT: &str = "sovereign.boot";
 
 /// Where the agent's program is in a container, and where it meets the engine.
-const AGENT: &str = "/run/sovereign/agent";
+pub(super) const AGENT: &str = "/run/sovereign/agent";
+/// Its folder and its name there.
+pub(super) const AGENT_FOLDER: &str = "/run/sovereign";
+pub(super) const AGENT_NAME: &str = "agent";
 const HOST: &str = "/run/sovereign/host";
 
 /// Who all processes of a container are.
 pub(super) const UID: u32 = 1000;
+pub(super) const USER: &str = "1000:1000";
 const HOME: &str = "/home/sandbox";
-/// Processes and threads of a sandbox, as in the local tier.
-const PROCESSES: i64 = 4096;
+/// Soft and hard limit of open files, as in the local tier; no more than this process may have.
+const OPEN_FILES: (i64, i64) = (1024, 1024 * 1024);
+/// What Podman limits itself to (podman 4.3, observed): the processes of all sandboxes of one user.
+const PODMAN_PROCESSES: i64 = 32 * 1024;
 /// `/dev/shm`, as container engines make it.
 const SHARED_MEMORY: i64 = 64 << 20;
 /// When the machine runs out of memory, this is what it can do without.
 const OOM_SCORE: i64 = 500;
 const MIB: i64 = 1 << 20;
+
+/// How the agent gets into a container, and how it is reached there.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Entry<'a> {
+    /// By this machine's files.
+    Mounted {
+        /// The agent's program.
+        agent: &'a Path,
+        /// The folder in which the agent meets the engine.
+        folder: &'a Path,
+    },
+    /// By a volume of the daemon's that has the agent's program; it is reached through the API.
+    Volume(&'a str),
+}
 
 /// A container, as it shall be.
 #[derive(Debug)]
@@ -46,10 +68,7 @@ pub(super) struct Plan<'a> {
     pub(super) tier: Tier,
     pub(super) spec: &'a SandboxSpec,
     pub(super) image: &'a Loaded,
-    /// The agent's program on this machine.
-    pub(super) agent: &'a Path,
-    /// The folder in which the agent meets the engine.
-    pub(super) meeting: &'a Path,
+    pub(super) entry: Entry<'a>,
     /// The number of CPUs that the daemon has.
     pub(super) cpus: Option<i64>,
     pub(super) labels: HashMap<String, String>,
@@ -58,15 +77,18 @@ pub(super) struct Plan<'a> {
 impl Plan<'_> {
     /// The request for it.
     pub(super) fn request(self) -> ContainerCreateBody {
+        let is_held = matches!(self.entry, Entry::Volume(_));
         ContainerCreateBody {
             hostname: Some(self.spec.hostname().to_owned()),
-            user: Some(format!("{UID}:{UID}")),
+            user: Some(USER.to_owned()),
+            attach_stdin: Some(is_held),
+            open_stdin: Some(is_held),
+            // It ends when whoever is attached has gone.
+            stdin_once: Some(is_held),
+            attach_stdout: Some(is_held),
             attach_stderr: Some(true),
             entrypoint: Some(vec![AGENT.to_owned()]),
-            cmd: Some(vec![
-                "--control".to_owned(),
-                format!("unix:{HOST}/{SOCKET}"),
-            ]),
+            cmd: Some(self.entry.arguments()),
             // An image may have one that wants to run in the sandbox.
             healthcheck: Some(HealthConfig {
                 test: Some(vec!["NONE".to_owned()]),
@@ -74,7 +96,7 @@ impl Plan<'_> {
             }),
             image: Some(self.image.id.clone()),
             working_dir: Some("/".to_owned()),
-            network_disabled: Some(true),
+            network_disabled: Some(self.spec.network() == Network::None),
             host_config: Some(self.host_config()),
             labels: Some(self.labels),
             ..ContainerCreateBody::default()
@@ -87,33 +109,49 @@ impl Plan<'_> {
         let cpus = i64::from(self.spec.cpus()).min(self.cpus.unwrap_or(i64::MAX));
         HostConfig {
             auto_remove: Some(true),
-            network_mode: Some("none".to_owned()),
+            network_mode: Some(self.spec.network().name().to_owned()),
             cap_drop: Some(vec!["ALL".to_owned()]),
             security_opt: Some(vec!["no-new-privileges:true".to_owned()]),
             privileged: Some(false),
             init: Some(false),
             readonly_rootfs: Some(true),
-            mounts: Some(vec![bind(self.agent, AGENT), bind(self.meeting, HOST)]),
+            mounts: Some(self.entry.mounts()),
             tmpfs: Some(self.writable()),
             shm_size: Some(SHARED_MEMORY),
             memory: Some(memory),
             // Memory and swap together: no swap.
             memory_swap: Some(memory),
             nano_cpus: Some(cpus * 1_000_000_000),
-            pids_limit: Some(PROCESSES),
+            pids_limit: Some(self.spec.processes().into()),
             oom_score_adj: Some(OOM_SCORE),
-            // A dump would go to a program of the host.
-            ulimits: Some(vec![ResourcesUlimits {
-                name: Some("core".to_owned()),
-                soft: Some(0),
-                hard: Some(0),
-            }]),
+            ulimits: Some(self.ulimits()),
             log_config: Some(HostConfigLogConfig {
                 typ: Some("none".to_owned()),
                 config: None,
             }),
             ..HostConfig::default()
         }
+    }
+
+    fn ulimits(&self) -> Vec<ResourcesUlimits> {
+        let most = |resource| {
+            let maximum = getrlimit(resource).maximum;
+            maximum.and_then(|maximum| i64::try_from(maximum).ok())
+        };
+        let files = most(Resource::Nofile).map_or(OPEN_FILES.1, |most| most.min(OPEN_FILES.1));
+        let mut limits = vec![
+            // A dump would go to a program of the host.
+            ulimit("core", 0, 0),
+            ulimit("nofile", OPEN_FILES.0.min(files), files),
+        ];
+        // Without being told, Podman asks for more than it may have where root may not have all. What
+        // bounds the processes of one sandbox is its cgroup.
+        if self.tier == Tier::Podman {
+            let most =
+                most(Resource::Nproc).map_or(PODMAN_PROCESSES, |most| most.min(PODMAN_PROCESSES));
+            limits.push(ulimit("nproc", most, most));
+        }
+        limits
     }
 
     /// The places that can be written to. Each has its bound; all together live in the container's
@@ -139,10 +177,40 @@ impl Plan<'_> {
     }
 }
 
-fn bind(source: &Path, target: &str) -> Mount {
+fn ulimit(name: &str, soft: i64, hard: i64) -> ResourcesUlimits {
+    ResourcesUlimits {
+        name: Some(name.to_owned()),
+        soft: Some(soft),
+        hard: Some(hard),
+    }
+}
+
+impl Entry<'_> {
+    /// The agent's arguments.
+    fn arguments(&self) -> Vec<String> {
+        match self {
+            Self::Mounted { .. } => {
+                vec!["--control".to_owned(), format!("unix:{HOST}/{SOCKET}")]
+            }
+            Self::Volume(_) => vec!["--bridge".to_owned()],
+        }
+    }
+
+    fn mounts(&self) -> Vec<Mount> {
+        match self {
+            Self::Mounted { agent, folder } => vec![
+                mount(MountType::BIND, &agent.to_string_lossy(), AGENT),
+                mount(MountType::BIND, &folder.to_string_lossy(), HOST),
+            ],
+            Self::Volume(name) => vec![mount(MountType::VOLUME, name, AGENT_FOLDER)],
+        }
+    }
+}
+
+fn mount(kind: MountType, source: &str, target: &str) -> Mount {
     Mount {
-        typ: Some(MountType::BIND),
-        source: Some(source.to_string_lossy().into_owned()),
+        typ: Some(kind),
+        source: Some(source.to_owned()),
         target: Some(target.to_owned()),
         read_only: Some(true),
         ..Mount::default()
@@ -163,8 +231,10 @@ mod tests {
                 id: "sha256:0".to_owned(),
                 volumes: vec!["/data".to_owned()],
             },
-            agent: Path::new("/opt/agent"),
-            meeting: Path::new("/run/user/7/m/host"),
+            entry: Entry::Mounted {
+                agent: Path::new("/opt/agent"),
+                folder: Path::new("/run/user/7/m/host"),
+            },
             cpus: Some(2),
             labels: HashMap::new(),
         };
@@ -195,6 +265,14 @@ mod tests {
     }
 
     #[test]
+    fn a_network_is_had_by_asking_for_it() {
+        let host = planned(|spec| spec.network = Some(Network::Bridge));
+        assert_eq!(host.network_mode.as_deref(), Some("bridge"));
+        let host = planned(|spec| spec.network = Some(Network::None));
+        assert_eq!(host.network_mode.as_deref(), Some("none"));
+    }
+
+    #[test]
     fn limits_are_those_of_the_spec_and_swap_is_off() {
         let host = planned(|spec| {
             spec.memory_mib = Some(64);
@@ -203,7 +281,9 @@ mod tests {
         assert_eq!(host.memory, Some(64 << 20));
         assert_eq!(host.memory_swap, host.memory);
         assert_eq!(host.nano_cpus, Some(2_000_000_000));
-        assert_eq!(host.pids_limit, Some(PROCESSES));
+        assert_eq!(host.pids_limit, Some(4096));
+        let host = planned(|spec| spec.processes = Some(99));
+        assert_eq!(host.pids_limit, Some(99));
     }
 
     #[test]

@@ -1,15 +1,14 @@
 //! A connection to a container engine, and what can be in its way.
 
 use std::io;
-use std::path::Path;
 use std::time::Duration;
 
 use bollard::models::SystemInfo;
 use bollard::{API_DEFAULT_VERSION, Docker};
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
-use super::endpoint::Endpoints;
+use super::endpoint::{Address, Endpoints};
 use crate::tier::Tier;
 use crate::tier::facts::Unavailable;
 
@@ -30,6 +29,8 @@ pub(super) struct Daemon {
     pub(super) api: Docker,
     /// Its number of CPUs.
     pub(super) cpus: Option<i64>,
+    /// Whether it is on this machine, and so can mount what is in its file system.
+    pub(super) sees_our_files: bool,
 }
 
 /// Why a socket leads to no daemon.
@@ -45,8 +46,8 @@ impl Daemon {
     /// Finds the daemon behind the first of these sockets that exists.
     pub(super) async fn find(tier: Tier, endpoints: &Endpoints) -> Result<Self, Unavailable> {
         let mut first = None;
-        for path in &endpoints.paths {
-            match Self::at(tier, path).await {
+        for address in &endpoints.addresses {
+            match Self::at(tier, address).await {
                 Ok(daemon) => return Ok(daemon),
                 Err(Obstacle::Missing) => {}
                 Err(Obstacle::Known(obstacle)) => {
@@ -57,22 +58,19 @@ impl Daemon {
         Err(first.unwrap_or_else(|| missing(tier, endpoints)))
     }
 
-    async fn at(tier: Tier, path: &Path) -> Result<Self, Obstacle> {
-        let failed = |error: bollard::errors::Error| Obstacle::Known(broken(tier, path, &error));
+    async fn at(tier: Tier, address: &Address) -> Result<Self, Obstacle> {
+        let failed = |error: bollard::errors::Error| Obstacle::Known(broken(tier, address, &error));
         let greeting = async {
-            // The library tells what is in the way of a connection as text only.
-            UnixStream::connect(path)
+            reach(address)
                 .await
-                .map_err(|error| unreachable(tier, path, &error))?;
-            let address = path.to_string_lossy();
-            let api = Docker::connect_with_unix(&address, ANSWER_SECONDS, API_DEFAULT_VERSION)
-                .map_err(failed)?;
+                .map_err(|error| unreachable(tier, address, &error))?;
+            let api = client(address).map_err(failed)?;
             api.ping().await.map_err(failed)?;
             Ok(api)
         };
         let api = timeout(FIRST_WORD, greeting)
             .await
-            .unwrap_or_else(|_| Err(Obstacle::Known(silent(tier, path, FIRST_WORD))))?;
+            .unwrap_or_else(|_| Err(Obstacle::Known(silent(tier, address, FIRST_WORD))))?;
         let info = if tier == Tier::Podman {
             // It takes half a second to find out its API's version, which follows from its own.
             let info = api.info().await.map_err(failed)?;
@@ -90,7 +88,26 @@ impl Daemon {
             tier,
             api,
             cpus: info.ncpu,
+            sees_our_files: matches!(address, Address::Socket(_)),
         })
+    }
+}
+
+/// Connects once, for nothing: the library tells what is in the way of a connection as text only.
+async fn reach(address: &Address) -> io::Result<()> {
+    match address {
+        Address::Socket(path) => UnixStream::connect(path).await.map(drop),
+        Address::Tcp(host) => TcpStream::connect(host.as_str()).await.map(drop),
+    }
+}
+
+fn client(address: &Address) -> Result<Docker, bollard::errors::Error> {
+    let version = API_DEFAULT_VERSION;
+    match address {
+        Address::Socket(path) => {
+            Docker::connect_with_unix(&path.to_string_lossy(), ANSWER_SECONDS, version)
+        }
+        Address::Tcp(host) => Docker::connect_with_http(host, ANSWER_SECONDS, version),
     }
 }
 
@@ -147,8 +164,8 @@ fn check(tier: Tier, info: &SystemInfo) -> Result<(), Unavailable> {
     })
 }
 
-fn unreachable(tier: Tier, path: &Path, error: &io::Error) -> Obstacle {
-    let shown = path.display();
+fn unreachable(tier: Tier, address: &Address, error: &io::Error) -> Obstacle {
+    let shown = address;
     let (code, cause, remedy) = match error.kind() {
         io::ErrorKind::NotFound => return Obstacle::Missing,
         io::ErrorKind::PermissionDenied => {
@@ -183,17 +200,12 @@ fn unreachable(tier: Tier, path: &Path, error: &io::Error) -> Obstacle {
 }
 
 fn missing(tier: Tier, endpoints: &Endpoints) -> Unavailable {
-    let paths: Vec<_> = endpoints
-        .paths
-        .iter()
-        .map(|path| path.display().to_string())
-        .collect();
     let by = endpoints
         .named_by
         .map_or_else(String::new, |variable| format!(" ({variable})"));
     Unavailable {
         code: "no-daemon",
-        cause: format!("there is no socket at {}{by}", paths.join(" or ")),
+        cause: format!("there is no socket at {}{by}", endpoints.list()),
         remedy: Some(match endpoints.named_by {
             Some(variable) => format!("set {variable} to the daemon's socket, or unset it"),
             None => format!("install {tier}, or {}", start_it(tier)),
@@ -201,12 +213,12 @@ fn missing(tier: Tier, endpoints: &Endpoints) -> Unavailable {
     }
 }
 
-fn silent(tier: Tier, path: &Path, patience: Duration) -> Unavailable {
+fn silent(tier: Tier, address: &Address, patience: Duration) -> Unavailable {
     Unavailable {
         code: "daemon-silent",
         cause: format!(
             "the daemon at {} did not answer within {} ms",
-            path.display(),
+            address,
             patience.as_millis()
         ),
         remedy: Some(restart_it(tier).to_owned()),
@@ -225,12 +237,12 @@ fn too_old(tier: Tier, (major, minor): (u32, u32), found: &str) -> Unavailable {
     }
 }
 
-fn broken(tier: Tier, path: &Path, error: &bollard::errors::Error) -> Unavailable {
+fn broken(tier: Tier, address: &Address, error: &bollard::errors::Error) -> Unavailable {
     Unavailable {
         code: "daemon-broken",
         cause: format!(
             "the daemon at {} gave no usable answer: {}",
-            path.display(),
+            address,
             crate::error::chain(error)
         ),
         remedy: Some(restart_it(tier).to_owned()),
@@ -256,7 +268,11 @@ mod tests {
     use super::*;
 
     fn obstacle(kind: io::ErrorKind) -> Unavailable {
-        match unreachable(Tier::Docker, Path::new("/d.sock"), &kind.into()) {
+        match unreachable(
+            Tier::Docker,
+            &Address::Socket("/d.sock".into()),
+            &kind.into(),
+        ) {
             Obstacle::Known(reason) => reason,
             Obstacle::Missing => panic!("missing"),
         }

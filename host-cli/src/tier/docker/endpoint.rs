@@ -1,6 +1,7 @@
 //! Where a container engine listens.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,27 +9,46 @@ use std::time::Duration;
 use crate::tier::Tier;
 use crate::tier::facts::Unavailable;
 
-/// The sockets to try, in order; more than one only where nobody named one.
+/// Where a daemon listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Address {
+    /// At a socket of this machine: the daemon sees this machine's files.
+    Socket(PathBuf),
+    /// At a host and port, as `tcp://` has them: the daemon may see another machine's files.
+    Tcp(String),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(path) => path.display().fmt(f),
+            Self::Tcp(host) => write!(f, "tcp://{host}"),
+        }
+    }
+}
+
+/// The addresses to try, in order; more than one only where nobody named one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Endpoints {
-    pub(super) paths: Vec<PathBuf>,
+    pub(super) addresses: Vec<Address>,
     /// The variable that names it, if one does.
     pub(super) named_by: Option<&'static str>,
 }
 
 impl Endpoints {
+    /// All addresses, for people.
+    pub(super) fn list(&self) -> String {
+        let addresses: Vec<_> = self.addresses.iter().map(Address::to_string).collect();
+        addresses.join(" or ")
+    }
+
     /// What to say of a daemon that answers, and stops to.
     pub(super) fn too_slow(&self, waited: Duration) -> Unavailable {
-        let paths: Vec<_> = self
-            .paths
-            .iter()
-            .map(|path| path.to_string_lossy())
-            .collect();
         Unavailable {
             code: "daemon-slow",
             cause: format!(
                 "the daemon at {} did not tell about itself within {} ms",
-                paths.join(" or "),
+                self.list(),
                 waited.as_millis()
             ),
             remedy: Some("try again when the machine has less to do, or restart it".to_owned()),
@@ -40,7 +60,7 @@ impl Endpoints {
 ///
 /// # Errors
 ///
-/// If the environment names an engine that is not on this machine.
+/// If the environment names an engine that cannot be spoken to.
 pub(super) fn of(
     tier: Tier,
     env: impl Fn(&str) -> Option<OsString>,
@@ -51,17 +71,15 @@ pub(super) fn of(
     };
     let set = |name: &str| env(name).filter(|value| !value.is_empty());
     if let Some(address) = set(variable) {
-        let Some(path) = address.as_bytes().strip_prefix(b"unix://") else {
-            return Err(not_local(variable, &address));
-        };
+        let tls = tier == Tier::Docker && set("DOCKER_TLS_VERIFY").is_some();
         return Ok(Endpoints {
-            paths: vec![OsString::from_vec(path.to_vec()).into()],
+            addresses: vec![named(variable, &address, tls)?],
             named_by: Some(variable),
         });
     }
     let runtime = set("XDG_RUNTIME_DIR").map(PathBuf::from);
     let below_runtime = |path: &str| runtime.as_ref().map(|folder| folder.join(path));
-    let paths = match tier {
+    let paths: Vec<_> = match tier {
         Tier::Podman => below_runtime("podman/podman.sock")
             .into_iter()
             .chain([PathBuf::from("/run/podman/podman.sock")])
@@ -72,7 +90,7 @@ pub(super) fn of(
             .collect(),
     };
     Ok(Endpoints {
-        paths,
+        addresses: paths.into_iter().map(Address::Socket).collect(),
         named_by: None,
     })
 }
@@ -90,15 +108,43 @@ pub(super) fn runtime_folder(env: impl Fn(&str) -> Option<OsString>) -> PathBuf 
         })
 }
 
-fn not_local(variable: &str, address: &OsString) -> Unavailable {
-    Unavailable {
-        code: "remote-daemon",
-        cause: format!(
-            "{variable}={} is not a daemon of this machine",
-            address.to_string_lossy()
-        ),
-        remedy: Some(format!("set {variable} to unix:///path, or unset it")),
+/// The address that a variable names.
+fn named(variable: &str, address: &OsString, tls: bool) -> Result<Address, Unavailable> {
+    if let Some(path) = address.as_bytes().strip_prefix(b"unix://") {
+        return Ok(Address::Socket(OsString::from_vec(path.to_vec()).into()));
     }
+    let text = address.to_string_lossy();
+    let host = text
+        .strip_prefix("tcp://")
+        .map(|host| host.trim_end_matches('/'));
+    let (code, why) = match host {
+        Some(_) if tls => (
+            "daemon-tls",
+            "is to be spoken to by TLS, which this engine does not",
+        ),
+        Some(host) if host.contains('/') || !host.contains(':') => {
+            ("daemon-address", "is not tcp://HOST:PORT")
+        }
+        Some(host) => return Ok(Address::Tcp(host.to_owned())),
+        None if text.starts_with("ssh://") => ("remote-daemon", "is spoken to by ssh"),
+        None => (
+            "daemon-address",
+            "is neither unix:///PATH nor tcp://HOST:PORT",
+        ),
+    };
+    let forward = format!(
+        "forward its socket (ssh -NL 127.0.0.1:23750:/var/run/docker.sock HOST), and set \
+         {variable}=tcp://127.0.0.1:23750"
+    );
+    Err(Unavailable {
+        code,
+        cause: format!("{variable}={text} {why}"),
+        remedy: Some(if code == "daemon-address" {
+            format!("set {variable} to unix:///PATH or tcp://HOST:PORT, or unset it")
+        } else {
+            forward
+        }),
+    })
 }
 
 #[cfg(test)]
@@ -111,8 +157,7 @@ mod tests {
             Some(OsString::from(value))
         };
         let endpoints = of(tier, value).map_err(|reason| reason.code)?;
-        let text = |path: &PathBuf| path.display().to_string();
-        Ok(endpoints.paths.iter().map(text).collect())
+        Ok(endpoints.addresses.iter().map(Address::to_string).collect())
     }
 
     #[test]
@@ -145,10 +190,27 @@ mod tests {
     }
 
     #[test]
-    fn a_daemon_elsewhere_is_told_as_such() {
-        for address in ["tcp://10.0.0.1:2375", "ssh://host", "/var/run/docker.sock"] {
+    fn a_daemon_elsewhere_is_spoken_to_by_tcp() {
+        let tcp = ("DOCKER_HOST", "tcp://10.0.0.1:2375");
+        assert_eq!(
+            paths(Tier::Docker, &[tcp]).unwrap(),
+            ["tcp://10.0.0.1:2375"]
+        );
+        let tls = [tcp, ("DOCKER_TLS_VERIFY", "1")];
+        assert_eq!(paths(Tier::Docker, &tls), Err("daemon-tls"));
+    }
+
+    #[test]
+    fn what_cannot_be_spoken_to_is_told() {
+        let cases = [
+            ("ssh://host", "remote-daemon"),
+            ("/var/run/docker.sock", "daemon-address"),
+            ("tcp://host", "daemon-address"),
+            ("tcp://host:1/path", "daemon-address"),
+        ];
+        for (address, code) in cases {
             let env = [("DOCKER_HOST", address)];
-            assert_eq!(paths(Tier::Docker, &env), Err("remote-daemon"));
+            assert_eq!(paths(Tier::Docker, &env), Err(code), "{address}");
         }
     }
 }

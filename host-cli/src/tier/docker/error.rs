@@ -35,6 +35,9 @@ pub enum DockerError {
         /// Its reason.
         message: String,
     },
+    /// The daemon took the agent's program, and does not have it.
+    #[error("the daemon did not keep the agent's program")]
+    NotDelivered,
     /// The place where agent and engine meet cannot be made.
     #[error("cannot make a socket in {}", folder.display())]
     Meeting {
@@ -89,7 +92,7 @@ impl DockerError {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::Runtime(_) | Self::Sockets(_) => "sockets",
-            Self::Api { .. } => "daemon",
+            Self::Api { .. } | Self::NotDelivered => "daemon",
             Self::Lock(_) | Self::Archive { .. } | Self::Import { .. } => "image-import",
             Self::Meeting { .. } | Self::NoProc => "meeting",
             Self::Died { .. } => "agent-died",
@@ -111,8 +114,8 @@ impl DockerError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Silent { .. } => Some(
-                "the daemon must run on this machine and see its files; give it more time with \
-                 --boot-timeout"
+                "give it more time with --boot-timeout; a daemon that does not see this machine's \
+                 files has to be named as tcp://HOST:PORT"
                     .to_owned(),
             ),
             _ => None,

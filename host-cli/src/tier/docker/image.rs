@@ -76,7 +76,15 @@ pub(super) async fn find(daemon: &Daemon, name: &str) -> Result<Source, Unavaila
             }),
         };
     }
-    let manifest = Store::open_default().and_then(|store| store.inspect(name))?;
+    let manifest = Store::open_default()
+        .and_then(|store| store.inspect(name))
+        .map_err(|error| Unavailable {
+            remedy: Some(format!(
+                "for an image of that name that {} has: --image {OF_DAEMON}{name}",
+                daemon.tier
+            )),
+            ..error.into()
+        })?;
     let digest = manifest.rootfs.blob.digest;
     let tag = tag_of(name);
     if let Some(image) = inspect(daemon, &format!("{REPOSITORY}:{tag}")).await?

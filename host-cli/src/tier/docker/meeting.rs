@@ -18,7 +18,6 @@ use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with,
 };
-use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::owner::Owner;
 use super::readiness::readable;
@@ -32,24 +31,15 @@ const PREFIX: &str = "sovereign-container-";
 pub(super) struct Meeting {
     folder: PathBuf,
     listener: OwnedFd,
-    /// A name that no other sandbox has.
-    pub(super) id: String,
 }
 
 impl Meeting {
-    /// Makes one below a folder.
-    pub(super) fn new(below: &Path, owner: &Owner) -> io::Result<Self> {
-        let mut number = [0; 8];
-        getrandom(&mut number, GetRandomFlags::empty())?;
-        let id = format!("{owner}-{:016x}", u64::from_ne_bytes(number));
+    /// Makes one below a folder, for the sandbox with this id.
+    pub(super) fn new(below: &Path, id: &str) -> io::Result<Self> {
         let folder = below.join(format!("{PREFIX}{id}"));
         DirBuilder::new().mode(0o700).create(&folder)?;
         match listen_in(&folder.join("host")) {
-            Ok(listener) => Ok(Self {
-                folder,
-                listener,
-                id,
-            }),
+            Ok(listener) => Ok(Self { folder, listener }),
             Err(error) => {
                 let _ = fs::remove_dir_all(&folder);
                 Err(error)
@@ -116,7 +106,8 @@ mod tests {
     #[test]
     fn nobody_else_comes_past_the_folder_and_nothing_is_left() {
         let below = tempfile::tempdir().unwrap();
-        let meeting = Meeting::new(below.path(), &Owner::this().unwrap()).unwrap();
+        let meeting =
+            Meeting::new(below.path(), &Owner::this().unwrap().new_id().unwrap()).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&meeting.folder), 0o700);
         assert_eq!(mode(&meeting.shared_folder()), 0o755);

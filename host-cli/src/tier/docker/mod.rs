@@ -9,13 +9,19 @@
 //!    a stream for each session ─────────────────────────▶ commands
 //! ```
 //!
-//! It is the control socket of the local tier from there on. When it closes, for whatever reason, the
+//! It is the control socket of the local tier from there on. A daemon that does not see this
+//! machine's files gets the agent in a volume, and the streams go through its API ([`bridge`]). When
+//! the one or the other closes, for whatever reason, the
 //! agent ends, with it as the first process all others of the container, and the daemon removes what
 //! is left. The daemon is spoken to for the start and the end only, so that a command costs no more
 //! than in any other tier.
 
+mod begin;
+mod bridge;
 mod container;
 mod daemon;
+mod delivery;
+mod door;
 mod endpoint;
 pub mod error;
 pub(crate) mod image;
@@ -24,44 +30,37 @@ mod meeting;
 mod owner;
 mod readiness;
 
-use std::collections::HashMap;
 use std::env;
 use std::future::Future;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use agent_client::{Exec, Session, SessionOptions};
-use agent_protocol::local::STREAM;
 use agent_protocol::message::ExecRequest;
-use bollard::container::AttachContainerResults;
 use bollard::models::ContainerState;
-use bollard::query_parameters::{
-    AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, InspectContainerOptions,
-    StartContainerOptions, WaitContainerOptionsBuilder,
-};
+use bollard::query_parameters::{InspectContainerOptions, WaitContainerOptionsBuilder};
 use futures_util::StreamExt;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
-use self::container::{LABEL_BOOT, LABEL_ID, LABEL_OWNER, Plan, UID};
+use self::begin::Beginning;
+use self::container::UID;
 use self::daemon::Daemon;
+use self::door::Door;
 use self::error::DockerError;
 use self::image::Source;
-use self::meeting::Meeting;
 use self::owner::Owner;
 use self::readiness::readable;
+use super::Tier;
 use super::facts::Unavailable;
-use super::{Tier, packets};
 use crate::installation::Program;
 use crate::spec::{Launch, SandboxSpec, Unsupported};
 use crate::timeline::{AGENT_HEARD, Timeline};
 
 /// How long a daemon may take to remove a container that has ended, before it is told to.
 const REMOVAL_TIMEOUT: Duration = Duration::from_secs(5);
-/// The most that is kept of what an agent writes to its standard error.
-const MAX_WORDS: usize = 4096;
 
 /// What the probe has found, and the start needs.
 #[derive(Debug)]
@@ -84,7 +83,7 @@ pub(crate) fn probe(
         cause: crate::error::chain(&error),
         remedy: None,
     })?;
-    let (daemon, image) = runtime.block_on(async {
+    let found = runtime.block_on(async {
         let looking = async {
             let daemon = Daemon::find(tier, &endpoints).await?;
             let image = image::find(&daemon, image).await?;
@@ -92,7 +91,10 @@ pub(crate) fn probe(
         };
         let found = timeout(patience, looking).await;
         found.unwrap_or_else(|_| Err(endpoints.too_slow(patience)))
-    })?;
+    });
+    // A name that is still being looked up holds nothing up.
+    runtime.shutdown_background();
+    let (daemon, image) = found?;
     let agent = Program::Agent.find()?;
     timeline.mark("probe");
     Ok(Ready {
@@ -148,8 +150,8 @@ pub(crate) fn refuses_user(tier: Tier, request: &ExecRequest) -> Option<Unsuppor
 pub(crate) struct Container {
     daemon: Daemon,
     name: String,
-    /// Our end of the control socket; closing it ends the agent.
-    control: Option<OwnedFd>,
+    /// The way to its agent; closing it ends the agent.
+    door: Option<Door>,
     /// Whether the agent has come, so that its end is the container's.
     is_up: bool,
 }
@@ -174,74 +176,28 @@ impl Container {
         let loading = unless_cancelled(launch.cancel, image::load(&daemon, image));
         let image = runtime.block_on(loading)?;
         timeline.mark("image loaded");
-        let below = endpoint::runtime_folder(|name| env::var_os(name));
         let owner = Owner::this().ok_or(DockerError::NoProc)?;
-        let meeting = Meeting::new(&below, &owner).map_err(|source| DockerError::Meeting {
-            folder: below.clone(),
-            source,
-        })?;
-        let plan = Plan {
-            tier: daemon.tier,
-            spec: launch.spec,
-            image: &image,
-            agent: &agent,
-            meeting: &meeting.shared_folder(),
-            cpus: daemon.cpus,
-            labels: labels(&meeting.id, &owner),
-        };
-        let request = plan.request();
+        let id = owner.new_id().map_err(DockerError::Sockets)?;
         let mut container = Self {
             daemon,
-            name: format!("sovereign-{}", meeting.id),
-            control: None,
+            name: format!("sovereign-{id}"),
+            door: None,
             is_up: false,
         };
-        let waited = launch.spec.boot_timeout;
-        let coming = container.begin(request, &meeting);
-        let control = runtime.block_on(unless_cancelled(launch.cancel, async {
-            let came = timeout(waited, coming).await;
-            came.unwrap_or(Err(DockerError::Silent { waited }))
-        }))?;
-        container.control = Some(control);
+        let beginning = Beginning {
+            daemon: &container.daemon,
+            name: &container.name,
+            id: &id,
+            owner: &owner,
+            launch,
+            image: &image,
+            agent: &agent,
+        };
+        container.door = Some(beginning.run(runtime)?);
         container.is_up = true;
         timeline.mark(AGENT_HEARD);
-        drop(meeting);
-        meeting::remove_leftovers(&below);
         let exec = launch.request.map(|request| container.exec(request));
         Ok((container, exec.transpose()?))
-    }
-
-    /// Has the daemon make and start the container. Returns the control socket.
-    async fn begin(
-        &self,
-        request: bollard::models::ContainerCreateBody,
-        meeting: &Meeting,
-    ) -> Result<OwnedFd, DockerError> {
-        let api = &self.daemon.api;
-        let options = CreateContainerOptionsBuilder::default()
-            .name(&self.name)
-            .build();
-        let (created, ()) = tokio::join!(
-            api.create_container(Some(options), request),
-            leftovers::remove(&self.daemon)
-        );
-        created.map_err(DockerError::api("making the container"))?;
-        let options = AttachContainerOptionsBuilder::default()
-            .stderr(true)
-            .stream(true)
-            .build();
-        let attached = api
-            .attach_container(&self.name, Some(options))
-            .await
-            .map_err(DockerError::api("attaching to the container"))?;
-        api.start_container(&self.name, None::<StartContainerOptions>)
-            .await
-            .map_err(DockerError::api("starting the container"))?;
-        tokio::select! {
-            biased;
-            control = meeting.wait() => control.map_err(DockerError::Sockets),
-            words = last_words(attached) => Err(DockerError::Died { words }),
-        }
     }
 
     fn exec(&mut self, request: &ExecRequest) -> Result<Exec, DockerError> {
@@ -255,15 +211,10 @@ impl Container {
     ///
     /// If the container has ended.
     pub(crate) fn connect(&mut self) -> Result<UnixStream, DockerError> {
-        let (stream, passed) = UnixStream::pair().map_err(DockerError::Sockets)?;
-        let sent = self
-            .control
-            .as_ref()
-            .map(|control| packets::send(control, &[STREAM], Some(passed.as_fd())));
-        match sent {
-            Some(Ok(())) => Ok(stream),
-            Some(Err(_)) | None => Err(self.why_gone()),
-        }
+        let door = self.door.as_ref();
+        let stream = door.map(Door::stream).transpose();
+        let stream = stream.map_err(DockerError::Sockets)?.flatten();
+        stream.ok_or_else(|| self.why_gone())
     }
 
     /// Why the container is gone, after a stream to it has ended unexpectedly.
@@ -288,11 +239,15 @@ impl Container {
 
     /// Has the container end, without waiting until its daemon has removed it.
     pub(crate) fn begin_end(&mut self) {
-        self.control = None;
+        self.door = None;
     }
 
-    /// The id of the agent's process on this machine, as the daemon knows it; 0 if it does not.
+    /// The id of the agent's process on this machine, as the daemon knows it; 0 if it does not, or
+    /// is elsewhere.
     pub(crate) fn process_id(&self) -> i32 {
+        if !self.daemon.sees_our_files {
+            return 0;
+        }
         let id = self.state().and_then(|state| state.pid);
         id.and_then(|id| i32::try_from(id).ok()).unwrap_or_default()
     }
@@ -353,29 +308,6 @@ async fn unless_cancelled<T>(
         result = work => result,
         _ = readable(cancel) => Err(DockerError::Interrupted),
     }
-}
-
-fn labels(id: &str, owner: &Owner) -> HashMap<String, String> {
-    let boot = owner::boot().unwrap_or_default();
-    [
-        (LABEL_ID, id.to_owned()),
-        (LABEL_OWNER, owner.to_string()),
-        (LABEL_BOOT, boot),
-    ]
-    .map(|(name, value)| (name.to_owned(), value))
-    .into()
-}
-
-/// What the container writes to its standard error until it ends.
-async fn last_words(mut attached: AttachContainerResults) -> String {
-    let mut words = Vec::new();
-    while let Some(Ok(piece)) = attached.output.next().await {
-        if words.len() < MAX_WORDS {
-            words.extend_from_slice(&piece.into_bytes());
-        }
-    }
-    words.truncate(MAX_WORDS);
-    String::from_utf8_lossy(&words).into_owned()
 }
 
 #[cfg(test)]

@@ -2,7 +2,10 @@
 
 use std::fmt;
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
+
+use rustix::rand::{GetRandomFlags, getrandom};
 
 /// A process, by its number, the moment of its start, and where that number means it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +36,13 @@ impl Owner {
             started: parts.next()?.parse().ok()?,
             space: parts.next()?.parse().ok()?,
         })
+    }
+
+    /// The id of a new sandbox of its: no other has it.
+    pub(super) fn new_id(&self) -> io::Result<String> {
+        let mut number = [0; 8];
+        getrandom(&mut number, GetRandomFlags::empty())?;
+        Ok(format!("{self}-{:016x}", u64::from_ne_bytes(number)))
     }
 
     /// Whether it has ended, as far as can be seen from here.

@@ -34,7 +34,7 @@ use super::{Isolation, Tier, packets};
 use crate::deadline::remaining;
 use crate::error::chain;
 use crate::installation::Program;
-use crate::spec::{Launch, SandboxSpec, Unsupported};
+use crate::spec::{Launch, Network, SandboxSpec, Unsupported};
 use crate::timeline::{AGENT_HEARD, Timeline};
 
 /// How long an agent may take to end, after the first sign that it does.
@@ -108,6 +108,17 @@ pub(crate) fn refusal(spec: &SandboxSpec, isolation: Isolation) -> Option<Unsupp
             MACHINE,
         ),
         (unconfined && spec.hostname.is_some(), "--hostname", MACHINE),
+        (
+            unconfined && spec.processes.is_some(),
+            "--pids-limit",
+            MACHINE,
+        ),
+        (unconfined && spec.network.is_some(), "--network", MACHINE),
+        (
+            spec.network() == Network::Bridge,
+            "--network",
+            "a confined process reaches no network",
+        ),
     ];
     let (_, flag, reason) = asked.into_iter().find(|(asked, _, _)| *asked)?;
     Some(Unsupported {
@@ -158,6 +169,7 @@ impl Local {
             writable_mib: spec.overlay_mib(),
             hostname: spec.hostname().to_owned(),
             modules: modules.map(|folder| folder.into_os_string().into_vec()),
+            processes: spec.processes(),
         };
         packets::send(&control, &encode(&setup), None).map_err(LocalError::Sockets)?;
         let arguments = [c"sovereign-agent", c"--local", c"3"];
@@ -279,5 +291,15 @@ mod tests {
         assert_eq!(refused(size, Isolation::Process), None);
         assert_eq!(refused(name, Isolation::None), Some("--hostname"));
         assert_eq!(refused(size, Isolation::None), Some("--overlay-size"));
+    }
+
+    #[test]
+    fn only_a_confined_process_is_kept_from_the_network() {
+        let network = |mode| move |spec: &mut SandboxSpec| spec.network = Some(mode);
+        let flag = Some("--network");
+        assert_eq!(refused(network(Network::None), Isolation::Process), None);
+        assert_eq!(refused(network(Network::None), Isolation::None), flag);
+        assert_eq!(refused(network(Network::Bridge), Isolation::Process), flag);
+        assert_eq!(refused(network(Network::Bridge), Isolation::None), flag);
     }
 }

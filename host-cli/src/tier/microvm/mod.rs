@@ -35,10 +35,11 @@ use self::boot::Owned;
 use self::control::{Control, ControlError};
 use self::error::MicrovmError;
 use self::kvm::Depth;
+use super::Tier;
 use super::facts::Unavailable;
 use super::process::ChildProcess;
 use crate::installation::{MissingProgram, Program};
-use crate::spec::Launch;
+use crate::spec::{Launch, Network, SandboxSpec, Unsupported};
 use crate::timeline::{AGENT_HEARD, Actor, Timeline};
 
 /// What the probe has found, and the start needs.
@@ -60,6 +61,28 @@ pub(crate) fn probe(
     let image = Store::open_default().and_then(|store| store.find(image))?;
     timeline.mark("image");
     Ok(Ready { vmm, image })
+}
+
+/// What of this spec a machine cannot honour, if there is anything.
+pub(crate) fn refusal(spec: &SandboxSpec) -> Option<Unsupported> {
+    let asked = [
+        (
+            spec.network() == Network::Bridge,
+            "--network",
+            "its machines have no network device",
+        ),
+        (
+            spec.processes.is_some(),
+            "--pids-limit",
+            "its processes are bounded by the machine's memory only",
+        ),
+    ];
+    let (_, flag, reason) = asked.into_iter().find(|(asked, _, _)| *asked)?;
+    Some(Unsupported {
+        tier: Tier::Microvm,
+        flag,
+        reason,
+    })
 }
 
 /// A running machine.

@@ -107,7 +107,12 @@ fn unconfined_command_is_told_to_be_so(sovereign: &Sovereign) -> Outcome {
             "{output}"
         );
         ensure!(output.errors().contains("sudo sysctl"), "{output}");
-        for [flag, value] in [["--hostname", "box"], ["--overlay-size", "16M"]] {
+        for [flag, value] in [
+            ["--hostname", "box"],
+            ["--overlay-size", "16M"],
+            ["--network", "none"],
+            ["--pids-limit", "100"],
+        ] {
             let output = local.run([flag, value, "--", "echo", "ran"]).output()?;
             ensure!(
                 output.code() == Some(125) && output.stdout.is_empty(),
