@@ -10,6 +10,7 @@
 
 #[cfg(feature = "cli")]
 pub mod cli;
+pub mod contract;
 mod deadline;
 pub mod engine;
 pub mod error;

@@ -61,3 +61,4 @@ echo "fact system $PRETTY_NAME"
 echo "fact version $(cat /etc/debian_version)"
 echo "fact python $(python3 -c 'import platform; print(platform.python_version())')"
 dpkg-query -W -f 'fact package ${Package} ${Version}\n'
+echo "fact package terminai-apts $(python3 -c 'import terminai_apts; print(terminai_apts.__version__)')"

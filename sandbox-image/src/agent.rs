@@ -99,23 +99,30 @@ impl Agent {
             Some(true) => return Err(AgentError::Dynamic { path }),
             Some(false) => {}
         }
-        let mut ask = Command::new(&path);
-        let text = match tool::output(ask.arg("--version"), VERSION_LIMIT) {
-            Ok(text) => text,
-            Err(source) => return Err(AgentError::Version { path, source }),
-        };
-        match parse_version(&text) {
-            Some((release, protocol)) => Ok(Self {
-                bytes,
-                release,
-                protocol,
-            }),
-            None => Err(AgentError::Other {
-                path,
-                text: text.trim().to_owned(),
-            }),
-        }
+        let (release, protocol) = version(&path)?;
+        Ok(Self {
+            bytes,
+            release,
+            protocol,
+        })
     }
+}
+
+/// The release of an agent, and the version of the protocol that it speaks, if it says so.
+///
+/// # Errors
+/// If it does not start, or is another program.
+pub fn version(path: &Path) -> Result<(String, Option<u16>), AgentError> {
+    let path = path.to_owned();
+    let mut ask = Command::new(&path);
+    let text = match tool::output(ask.arg("--version"), VERSION_LIMIT) {
+        Ok(text) => text,
+        Err(source) => return Err(AgentError::Version { path, source }),
+    };
+    parse_version(&text).ok_or_else(|| AgentError::Other {
+        path,
+        text: text.trim().to_owned(),
+    })
 }
 
 /// Reads `sovereign-agent RELEASE`, with `protocol N` after it if the agent says that.

@@ -1,5 +1,6 @@
 //! Builds an image: kernel, root file system and initramfs, each only if its inputs changed.
 
+use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -74,6 +75,9 @@ pub enum BuildError {
     /// The image could not be stored.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The image was examined, and refused.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
     /// The build cache could not be used.
     #[error(transparent)]
     Cache(#[from] CacheError),
@@ -88,17 +92,31 @@ pub enum BuildError {
     },
 }
 
-/// Builds an image and stores it under its name. What an earlier build made of the same inputs is
-/// used again; if nothing changed at all, the stored image is verified and returned.
+/// Why an image that was built is not published.
+#[derive(Debug, thiserror::Error)]
+#[error("the image that was built does not keep its contract and is not published")]
+pub struct Refusal(#[source] Box<dyn Error + Send + Sync>);
+
+impl Refusal {
+    /// The refusal for this reason.
+    pub fn new(reason: impl Error + Send + Sync + 'static) -> Self {
+        Self(Box::new(reason))
+    }
+}
+
+/// Builds an image and stores it under its name, if `examine` does not refuse it, which gets it under
+/// a name of its own. What an earlier build made of the same inputs is used again; if nothing changed
+/// at all, the stored image is verified and returned.
 ///
 /// # Errors
 /// What could not be built, and what to do.
 pub fn build(
     store: &Store,
     options: &BuildOptions,
+    examine: &mut dyn FnMut(&Image) -> Result<(), Refusal>,
     progress: &dyn Progress,
 ) -> Result<Image, BuildError> {
-    build_in(store, &Cache::open_default()?, options, progress)
+    build_in(store, &Cache::open_default()?, options, examine, progress)
 }
 
 /// Like [`build`], with a cache of one's own.
@@ -109,6 +127,7 @@ pub fn build_in(
     store: &Store,
     cache: &Cache,
     options: &BuildOptions,
+    examine: &mut dyn FnMut(&Image) -> Result<(), Refusal>,
     progress: &dyn Progress,
 ) -> Result<Image, BuildError> {
     // What fails fast comes first.
@@ -144,8 +163,9 @@ pub fn build_in(
         step.up_to_date();
         return Ok(image);
     }
-    let image = store.publish(&options.name, &parts, &step)?;
-    step.done();
+    let image = store.publish_if(&options.name, &parts, step, |candidate| {
+        Ok::<_, BuildError>(examine(candidate)?)
+    })?;
     // Superseded entries are hundreds of megabytes each, and nobody else collects them. That some
     // could not be removed is no reason to call this build failed.
     let _ = cache.prune();

@@ -29,7 +29,7 @@ pub mod space;
 pub mod store;
 pub mod tool;
 
-pub use build::{BuildError, BuildOptions, build};
+pub use build::{BuildError, BuildOptions, Refusal, build};
 pub use image::{DEFAULT_IMAGE, Image, OverrideError, Overrides};
 pub use manifest::Manifest;
 pub use progress::Progress;

@@ -32,8 +32,8 @@ impl Store {
         self.collect()
     }
 
-    /// Removes files that no image names and no running sandbox uses, and what killed builds left.
-    /// Waits for a build that is storing its result. Returns the bytes freed.
+    /// Removes files that no image names and no running sandbox uses, what killed builds left, and what
+    /// no build examines any more. Waits for a build that is storing its result. Returns the bytes freed.
     ///
     /// # Errors
     /// [`StoreError::BadManifest`] if it cannot be told what an image needs: nothing is removed
@@ -44,6 +44,7 @@ impl Store {
         }
         let step = Step::begin(&Silent, "pruning images");
         let _lock = self.lock("pruning images", &step)?;
+        self.clear_candidates()?;
         Ok(self.clear_tmp()? + self.collect()?)
     }
 
@@ -76,7 +77,7 @@ impl Store {
 }
 
 /// Removes a file, if it is there. Returns its length.
-fn remove_file(path: &Path) -> Result<u64, StoreError> {
+pub(super) fn remove_file(path: &Path) -> Result<u64, StoreError> {
     let length = fs::symlink_metadata(path).map_or(0, |meta| meta.len());
     match fs::remove_file(path) {
         Ok(()) => Ok(length),

@@ -2,15 +2,17 @@
 //!
 //! ```text
 //!  <store>/blobs/sha256/<digest>   kernels, initramfs, root file systems; never written to again
-//!  <store>/images/<name>.json      manifests
+//!  <store>/images/<name>.json      manifests; those of candidates (see `candidate`) too
 //!  <store>/images/<name>.verified  when the files of an image were last hashed (see `stamp`)
 //!  <store>/tmp/                    files being written
 //!  <store>/lock                    held by whoever changes the store
+//!  <store>/candidate.lock          held by whoever examines a candidate
 //! ```
 //!
 //! Readers take no lock: files appear by rename, complete and on disk, blobs before the manifest
 //! that names them. Nothing is used that does not have the digest that its manifest names.
 
+mod candidate;
 mod collect;
 mod error;
 mod publish;
@@ -26,6 +28,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+pub use candidate::CANDIDATE;
 pub use error::{Damage, StoreError};
 pub use publish::{Content, Description, Parts};
 pub(crate) use stamp::Stamp;
@@ -136,12 +139,13 @@ impl Store {
         Ok(self.read_manifest(name)?.0)
     }
 
-    /// Lists all images by name, damaged ones included.
+    /// Lists all images by name, damaged ones included, candidates not.
     ///
     /// # Errors
     /// If the store cannot be read.
     pub fn list(&self) -> Result<Vec<Summary>, StoreError> {
-        let names = self.names()?;
+        let mut names = self.names()?;
+        names.retain(|name| !candidate::is_candidate(name));
         Ok(names.into_iter().map(|name| self.summary(name)).collect())
     }
 
@@ -200,8 +204,7 @@ impl Store {
         }
     }
 
-    /// Makes the folders, and keeps other writers out.
-    fn lock(&self, purpose: &str, step: &Step<'_>) -> Result<Lock, StoreError> {
+    fn make_folders(&self) -> Result<(), StoreError> {
         for folder in [&self.root, &self.blobs(), &self.images(), &self.tmp()] {
             DirBuilder::new()
                 .recursive(true)
@@ -209,6 +212,12 @@ impl Store {
                 .create(folder)
                 .map_err(error::write_failed(folder, 4096))?;
         }
+        Ok(())
+    }
+
+    /// Makes the folders, and keeps other writers out.
+    fn lock(&self, purpose: &str, step: &Step<'_>) -> Result<Lock, StoreError> {
+        self.make_folders()?;
         let lock = Lock::acquire(
             &self.root.join("lock"),
             Sharing::Exclusive,
@@ -261,13 +270,14 @@ fn folder_names(folder: &Path) -> Result<Vec<String>, StoreError> {
 
 /// A name that is safe as a file name, and readable.
 fn check_name(name: &str) -> Result<(), StoreError> {
-    let good = name.len() <= MAX_NAME
-        && name.bytes().enumerate().all(|(place, byte)| match byte {
+    let own = name.strip_suffix(CANDIDATE).unwrap_or(name);
+    let good = own.len() <= MAX_NAME
+        && own.bytes().enumerate().all(|(place, byte)| match byte {
             b'a'..=b'z' | b'0'..=b'9' => true,
             b'.' | b'_' | b'-' => place > 0,
             _ => false,
         });
-    if name.is_empty() || !good {
+    if own.is_empty() || !good {
         return Err(StoreError::BadName {
             name: name.to_owned(),
         });

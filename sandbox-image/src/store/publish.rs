@@ -320,7 +320,7 @@ fn check_source(path: &Path, expected: Option<Digest>, actual: Digest) -> Result
     }
 }
 
-fn sync_folder(path: &Path) -> Result<(), StoreError> {
+pub(super) fn sync_folder(path: &Path) -> Result<(), StoreError> {
     File::open(path)
         .and_then(|folder| folder.sync_all())
         .map_err(failed("sync", path))

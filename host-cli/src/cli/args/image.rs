@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::values::named_tier_parser;
+use crate::tier::Tier;
+
 /// Build, list, check and remove sandbox images.
 #[derive(Debug, Args)]
 #[command(arg_required_else_help = false)]
@@ -26,10 +29,10 @@ pub enum ImageAction {
     Inspect(NameArgs),
     /// Remove images
     Rm(NamesArgs),
-    /// Remove files that belong to no image any more
+    /// Remove files that belong to no image any more, and what builds have no more use for
     Prune,
-    /// Hash every file of an image again
-    Verify(NameArgs),
+    /// Hash every file of an image again, and check its contract in each tier
+    Verify(VerifyArgs),
 }
 
 /// The name of an image.
@@ -39,6 +42,23 @@ pub struct NameArgs {
     #[arg(value_name = "NAME", default_value = sandbox_image::DEFAULT_IMAGE)]
     pub name: String,
 }
+
+/// Hash every file of an image again, and check its contract.
+#[derive(Debug, Args)]
+#[command(after_help = VERIFY_HELP)]
+pub struct VerifyArgs {
+    /// The image
+    #[arg(value_name = "NAME", default_value = sandbox_image::DEFAULT_IMAGE)]
+    pub name: String,
+
+    /// A tier to check it in, which then must be there; once for each [default: all that are there]
+    #[arg(long = "tier", value_name = "TIER", value_parser = named_tier_parser())]
+    pub tiers: Vec<Tier>,
+}
+
+const VERIFY_HELP: &str = "\
+The contract is what commands rely on: T-APTS, Python and tools, the user, writable places, clock,
+random numbers, versions that agree. The exit code is 0 if nothing of it is broken, else 1.";
 
 /// Names of images.
 #[derive(Debug, Args)]
@@ -83,4 +103,6 @@ Examples:
   sovereign image build
   sovereign image build --name debian-kernel --kernel vmlinuz --module virtio_mmio.ko
 
-What an earlier build made of the same inputs is used again, so a second build takes seconds.";
+What an earlier build made of the same inputs is used again, so a second build takes seconds.
+An image that does not keep its contract (`sovereign image verify`) is not published: the one that had
+the name before stays.";

@@ -8,7 +8,7 @@ use std::ffi::OsString;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub use self::image::{BuildArgs, ImageAction, ImageArgs, NameArgs, NamesArgs};
+pub use self::image::{BuildArgs, ImageAction, ImageArgs, NameArgs, NamesArgs, VerifyArgs};
 pub use self::run::{ChoiceArgs, ExecArgs, RunArgs, SandboxArgs};
 
 /// The command line.

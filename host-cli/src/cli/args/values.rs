@@ -45,6 +45,10 @@ pub(super) fn tier_parser() -> impl TypedValueParser<Value = TierWish> {
     PossibleValuesParser::new(names).try_map(|name| name.parse())
 }
 
+pub(super) fn named_tier_parser() -> impl TypedValueParser<Value = Tier> {
+    PossibleValuesParser::new(Tier::ALL.map(Tier::name)).try_map(|name| name.parse())
+}
+
 pub(super) fn isolation_parser() -> impl TypedValueParser<Value = Isolation> {
     let names = Isolation::ALL.map(Isolation::name).into_iter().rev();
     PossibleValuesParser::new(names).try_map(|name| name.parse())

@@ -1,15 +1,19 @@
 //! `sovereign image`: building, listing, checking and removing images.
 
+mod verify;
+
 use std::fmt::Write;
 
 use indicatif::HumanBytes;
-use sandbox_image::progress::Step;
+use sandbox_image::cache::{Cache, CacheError};
 use sandbox_image::{BuildError, BuildOptions, Store, StoreError, Summary};
 use serde::Serialize;
 
 use crate::cli::args::{BuildArgs, GlobalArgs, ImageAction, ImageArgs, NameArgs, NamesArgs};
 use crate::cli::progress;
-use crate::cli::report::{Failure, print, print_json};
+use crate::cli::report::{Failure, print, print_json, say};
+use crate::contract::{self, Report, Verdict};
+use crate::engine::Engine;
 use crate::installation::Program;
 
 /// Does what is to be done with images.
@@ -20,12 +24,12 @@ use crate::installation::Program;
 pub(in crate::cli) fn image(args: ImageArgs, global: GlobalArgs) -> Result<u8, Failure> {
     let store = Store::open_default()?;
     match args.action {
-        ImageAction::Build(args) => build(&store, args, global),
+        ImageAction::Build(args) => build(args, global),
         ImageAction::Ls => list(&store, global),
         ImageAction::Inspect(args) => inspect(&store, &args),
         ImageAction::Rm(args) => remove(&store, &args, global),
         ImageAction::Prune => prune(&store, global),
-        ImageAction::Verify(args) => verify(&store, &args, global),
+        ImageAction::Verify(args) => return verify::verify(&store, &args, global),
     }
     .map(|()| 0)
 }
@@ -35,9 +39,11 @@ pub(in crate::cli) fn image(args: ImageArgs, global: GlobalArgs) -> Result<u8, F
 struct Built<'a> {
     name: &'a str,
     id: &'a str,
+    /// Empty if the image is what it was.
+    checks: &'a Report,
 }
 
-fn build(store: &Store, args: BuildArgs, global: GlobalArgs) -> Result<(), Failure> {
+fn build(args: BuildArgs, global: GlobalArgs) -> Result<(), Failure> {
     let agent = match args.agent {
         Some(path) => path,
         None => Program::Agent.find().map_err(|missing| Failure {
@@ -54,17 +60,26 @@ fn build(store: &Store, args: BuildArgs, global: GlobalArgs) -> Result<(), Failu
         force: args.force,
     };
     let progress = progress::for_user(global);
-    let image = sandbox_image::build(store, &options, progress.as_ref())?;
+    let (image, checks) = contract::build(Engine::new(), &options, progress.as_ref())?;
     if global.json {
-        print_json(&Built {
+        return print_json(&Built {
             name: &image.name,
             id: &image.id,
-        })
-    } else if global.quiet {
-        Ok(())
-    } else {
-        print(&format!("image {} is ready\n", image.name))
+            checks: &checks,
+        });
     }
+    if global.quiet {
+        return Ok(());
+    }
+    for row in &checks.rows {
+        if let (Some(tier), Verdict::Skipped) = (row.tier, row.judgement.result) {
+            say(&format!(
+                "not checked in {tier}: {}\n",
+                row.judgement.detail
+            ));
+        }
+    }
+    print(&format!("image {} is ready\n", image.name))
 }
 
 fn list(store: &Store, global: GlobalArgs) -> Result<(), Failure> {
@@ -136,7 +151,7 @@ fn prune(store: &Store, global: GlobalArgs) -> Result<(), Failure> {
     tell_freed(
         Freed {
             removed: Vec::new(),
-            freed_bytes: store.prune()?,
+            freed_bytes: store.prune()? + Cache::open_default()?.prune()?,
         },
         global,
     )
@@ -157,41 +172,22 @@ fn tell_freed(freed: Freed, global: GlobalArgs) -> Result<(), Failure> {
     print(&text)
 }
 
-/// What `verify` prints with `--json`.
-#[derive(Debug, Serialize)]
-struct Verified<'a> {
-    name: &'a str,
-    id: &'a str,
-    intact: bool,
-}
-
-fn verify(store: &Store, args: &NameArgs, global: GlobalArgs) -> Result<(), Failure> {
-    let progress = progress::for_user(global);
-    let step = Step::begin(
-        progress.as_ref(),
-        &format!("hashing the files of {}", args.name),
-    );
-    let image = store.verify(&args.name)?;
-    step.done();
-    if global.json {
-        print_json(&Verified {
-            name: &image.name,
-            id: &image.id,
-            intact: true,
-        })
-    } else if global.quiet {
-        Ok(())
-    } else {
-        print(&format!("{}: every file is what was stored\n", image.name))
-    }
-}
-
 impl From<BuildError> for Failure {
     fn from(error: BuildError) -> Self {
         match error {
             BuildError::Store(error) => error.into(),
+            BuildError::Refused(_) => Self {
+                hint: Some("the image of that name, if there is one, is what it was".to_owned()),
+                ..Self::of("image-broken", &error)
+            },
             error => Self::of("image-build", &error),
         }
+    }
+}
+
+impl From<CacheError> for Failure {
+    fn from(error: CacheError) -> Self {
+        Self::of("cache", &error)
     }
 }
 

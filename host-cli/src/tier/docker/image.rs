@@ -26,7 +26,7 @@ use crate::tier::facts::Unavailable;
 /// What begins the name of an image that the daemon has.
 const OF_DAEMON: &str = "docker:";
 /// What our images are called.
-const REPOSITORY: &str = "terminai-sandbox";
+pub(super) const REPOSITORY: &str = "terminai-sandbox";
 /// The label that tells which root file system an image of ours holds.
 const LABEL: &str = "sovereign.rootfs";
 /// How long another process may take to import the same image.
@@ -196,7 +196,7 @@ async fn inspect(daemon: &Daemon, reference: &str) -> Result<Option<ImageInspect
 }
 
 /// The default image is the latest; others are called by their own names.
-fn tag_of(name: &str) -> String {
+pub(super) fn tag_of(name: &str) -> String {
     let tag = if name == DEFAULT_IMAGE {
         "latest"
     } else {

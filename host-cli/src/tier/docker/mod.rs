@@ -18,6 +18,7 @@
 
 mod begin;
 mod bridge;
+pub(crate) mod candidate;
 mod container;
 mod daemon;
 mod delivery;

@@ -1,5 +1,6 @@
 //! The store: what is put in comes out.
 
+mod candidate;
 mod crowd;
 mod damage;
 

@@ -1,10 +1,13 @@
 //! `sovereign image`.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
+use serde_json::Value;
 use sovereign_tests::call::Sovereign;
 use sovereign_tests::images::Store;
 
@@ -34,7 +37,19 @@ pub(crate) fn add(suite: &mut Suite) {
                 "full_disk_is_told_and_leaves_nothing",
                 full_disk_is_told_and_leaves_nothing,
             ),
+            (
+                "verify_tells_of_each_check_and_tier",
+                verify_tells_of_each_check_and_tier,
+            ),
+            (
+                "build_that_breaks_its_contract_is_not_published",
+                broken_build_is_not_published,
+            ),
         ],
+    );
+    suite.guest(
+        "image",
+        &[("image_keeps_its_contract", image_keeps_its_contract)],
     );
 }
 
@@ -110,6 +125,7 @@ fn prune_removes_what_no_image_needs(sovereign: &Sovereign) -> Outcome {
     )?;
     let call = sovereign
         .call(["image", "prune"])
+        .env("SOVEREIGN_CACHE_DIR", store.path().join("cache"))
         .env("SOVEREIGN_DATA_DIR", store.path());
     let output = call.output()?;
     ensure!(output.code() == Some(0), "{output}");
@@ -123,10 +139,10 @@ fn full_disk_is_told_and_leaves_nothing(sovereign: &Sovereign) -> Outcome {
         return skip("no image was built");
     }
     let dir = tempfile::tempdir()?;
-    // The store's lock stays: it names who held it last.
+    // The store's locks stay: they name who held them last.
     let script = "mount -t tmpfs -o size=8m,mode=0700 tmpfs \"$1\" || exit 99
         SOVEREIGN_DATA_DIR=\"$1\" \"$2\" image build --progress none; code=$?
-        find \"$1\" -type f -size +0 ! -name lock; exit $code";
+        find \"$1\" -type f -size +0 ! -name '*lock'; exit $code";
     let mut command = Command::new("unshare");
     if !rustix::process::geteuid().is_root() {
         command.args(["--user", "--map-root-user"]);
@@ -154,6 +170,105 @@ fn full_disk_is_told_and_leaves_nothing(sovereign: &Sovereign) -> Outcome {
     ensure!(said.contains("space"), "{said}");
     let left = String::from_utf8_lossy(&output.stdout);
     ensure!(left.trim().is_empty(), "files are left: {left}");
+    PASSED
+}
+
+/// The rows of `image verify --json` that did not pass.
+fn not_passed(answer: &Value) -> Vec<&Value> {
+    let rows = answer["checks"].as_array().into_iter().flatten();
+    rows.filter(|row| row["result"] != "passed").collect()
+}
+
+fn verify_tells_of_each_check_and_tier(sovereign: &Sovereign) -> Outcome {
+    let Some(store) = copied_store()? else {
+        return skip("no image was built");
+    };
+    let verify = |args: &[&str]| {
+        let call = sovereign.call([&["image", "verify", "--json", "-q"], args].concat());
+        call.env("SOVEREIGN_DATA_DIR", store.path()).output()
+    };
+    let output = verify(&["--tier", "local"])?;
+    let answer = output.json()?;
+    ensure!(output.code() == Some(0), "{output}");
+    ensure!(
+        answer["passed"] == true && answer["intact"] == true,
+        "{output}"
+    );
+    let rows = answer["checks"].as_array().context("no checks")?;
+    for check in [
+        "files",
+        "agent-of-image",
+        "contents",
+        "start",
+        "t-apts",
+        "clock",
+        "entropy",
+    ] {
+        ensure!(
+            rows.iter().any(|row| row["check"] == check),
+            "{check}: {output}"
+        );
+    }
+    let failed = |row: &&Value| row["result"] == "failed";
+    ensure!(!not_passed(&answer).iter().any(failed), "{output}");
+    let output = verify(&["--tier", "appcontainer"])?;
+    ensure!(output.code() == Some(1), "{output}");
+    let answer = output.json()?;
+    let [row] = not_passed(&answer)[..] else {
+        return Err(anyhow!("{output}"));
+    };
+    ensure!(
+        row["tier"] == "appcontainer" && row["check"] == "start",
+        "{output}"
+    );
+    ensure!(row["result"] == "failed", "{output}");
+    PASSED
+}
+
+/// In the tier that can run it: the lab has it, or this machine.
+fn image_keeps_its_contract(sovereign: &Sovereign) -> Outcome {
+    let call = sovereign.call(["image", "verify", "--json", "-q", "--tier", "microvm"]);
+    let output = call.deadline(Duration::from_secs(240)).output()?;
+    ensure!(output.code() == Some(0), "{output}");
+    ensure!(not_passed(&output.json()?).is_empty(), "{output}");
+    PASSED
+}
+
+/// An agent that does not tell the version of its protocol is one of another release.
+fn broken_build_is_not_published(sovereign: &Sovereign) -> Outcome {
+    const TOLD: &[u8] = b"(protocol ";
+    let Some(store) = copied_store()? else {
+        return skip("no image was built");
+    };
+    let mut agent = fs::read(sovereign.program().with_file_name("sovereign-agent"))?;
+    let places: Vec<_> = agent
+        .windows(TOLD.len())
+        .enumerate()
+        .filter_map(|(place, bytes)| (bytes == TOLD).then_some(place))
+        .collect();
+    ensure!(!places.is_empty(), "the agent tells no protocol");
+    for place in places {
+        if let Some(byte) = agent.get_mut(place) {
+            *byte = b'x';
+        }
+    }
+    let other = store.path().join("agent");
+    fs::write(&other, agent)?;
+    fs::set_permissions(&other, fs::Permissions::from_mode(0o755))?;
+    let call = |args: &[&str]| {
+        let call = sovereign.call(args).env("SOVEREIGN_DATA_DIR", store.path());
+        call.deadline(Duration::from_secs(240)).output()
+    };
+    let before = call(&["image", "ls", "--json"])?.json()?;
+    let path = other.to_str().context("a strange folder")?;
+    let output = call(&["image", "build", "--progress", "none", "--agent", path])?;
+    if output.errors().contains("is not installed") {
+        return skip("no image can be built here");
+    }
+    ensure!(output.code() == Some(125), "{output}");
+    ensure!(output.errors().contains("agent-of-image"), "{output}");
+    let after = call(&["image", "ls", "--json"])?.json()?;
+    ensure!(after == before, "{before} became {after}");
     PASSED
 }
 

@@ -1,0 +1,83 @@
+//! Candidates: what is refused leaves everything as it was.
+
+use super::*;
+
+fn publish_if(
+    store: &Store,
+    rootfs: &[u8],
+    examine: impl FnOnce(&Image) -> Result<(), StoreError>,
+) -> Result<Image, StoreError> {
+    let step = Step::begin(&Silent, "storing");
+    store.publish_if(
+        "sandbox",
+        &parts(b"kernel", b"initramfs", rootfs),
+        step,
+        examine,
+    )
+}
+
+fn refusal() -> StoreError {
+    StoreError::NoPlace
+}
+
+#[test]
+fn an_accepted_candidate_becomes_the_image() {
+    let fixture = fixture();
+    let store = &fixture.store;
+    publish(store, "sandbox", b"old").unwrap();
+    let image = publish_if(store, b"new", |candidate| {
+        // It can be used under its own name, and the old one under the other.
+        assert_eq!(store.find(&candidate.name).unwrap().id, candidate.id);
+        let old = store.find("sandbox").unwrap();
+        assert_eq!(fs::read(old.rootfs).unwrap(), b"old");
+        assert_eq!(store.list().unwrap().len(), 1);
+        Ok(())
+    });
+    let image = image.unwrap();
+    assert_eq!(
+        (image.name.as_str(), store.find("sandbox").unwrap()),
+        ("sandbox", image.clone())
+    );
+    assert_eq!(fs::read(image.rootfs).unwrap(), b"new");
+    assert_eq!(store.names().unwrap(), ["sandbox"]);
+}
+
+#[test]
+fn a_refused_candidate_leaves_what_was_there() {
+    let fixture = fixture();
+    let store = &fixture.store;
+    let old = publish(store, "sandbox", b"old").unwrap();
+    let blobs = blob_count(store);
+    publish_if(store, b"new", |_| Err(refusal())).unwrap_err();
+    assert_eq!(store.find("sandbox").unwrap(), old);
+    assert_eq!(store.names().unwrap(), ["sandbox"]);
+    assert_eq!(blob_count(store), blobs);
+}
+
+#[test]
+fn an_abandoned_candidate_is_pruned_and_an_examined_one_is_not() {
+    let fixture = fixture();
+    let store = &fixture.store;
+    publish(store, "sandbox.candidate", b"left").unwrap();
+    publish_if(store, b"new", |candidate| {
+        store.prune()?;
+        store.find(&candidate.name).map(|_| ())
+    })
+    .unwrap();
+    publish(store, "other.candidate", b"left").unwrap();
+    store.prune().unwrap();
+    assert_eq!(store.names().unwrap(), ["sandbox"]);
+    assert_eq!(blob_count(store), 3);
+}
+
+#[test]
+fn nothing_is_built_under_a_candidates_name() {
+    let fixture = fixture();
+    let step = Step::begin(&Silent, "storing");
+    let parts = parts(b"kernel", b"initramfs", b"r");
+    let accept = |_: &Image| Ok::<_, StoreError>(());
+    let error = fixture
+        .store
+        .publish_if("x.candidate", &parts, step, accept);
+    assert!(matches!(error, Err(StoreError::BadName { .. })));
+}
