@@ -149,7 +149,7 @@ fn exec_round_trips(runs: u32) -> Result<Vec<f64>> {
     (0..runs).map(|_| once(&mut sandbox)).collect()
 }
 
-fn once(sandbox: &mut Sandbox) -> Result<f64> {
+pub(crate) fn once(sandbox: &mut Sandbox) -> Result<f64> {
     let started = Instant::now();
     let output = sandbox.output(true_request(), &[], 1024)?;
     let took = started.elapsed();
@@ -213,16 +213,16 @@ fn timeline(sovereign: &Sovereign) -> Result<serde_json::Value> {
     Ok(report["timeline"].take())
 }
 
-fn median(values: &[f64]) -> f64 {
+pub(crate) fn median(values: &[f64]) -> f64 {
     crate::samples::Samples::new(values.to_vec()).median()
 }
 
-fn milliseconds(duration: Duration) -> f64 {
+pub(crate) fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
 }
 
 /// What the machine says it is.
-fn machine() -> String {
+pub(crate) fn machine() -> String {
     let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpus
         .lines()

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  here, if a guest can boot     ─▶ wall milliseconds
+//!  here, the other tiers         ─▶ wall milliseconds, beside a bare process and Docker's commands
 //!  in the lab, its clock counted ─▶ virtual milliseconds: one for a million instructions
 //! ```
 //!
@@ -15,12 +16,15 @@ mod outside;
 mod results;
 mod samples;
 mod stopwatch;
+mod tiers;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
+
+use crate::results::Results;
 
 /// Measure what a user of Sovereign feels.
 #[derive(Parser)]
@@ -40,6 +44,12 @@ struct Cli {
 enum Command {
     /// Measure on this very machine, by its own clock.
     Here(MeasureArgs),
+    /// Measure the tiers that share this machine's kernel, beside a bare process and Docker's own
+    /// commands.
+    Tiers(MeasureArgs),
+    /// Measure the local tier alone, as far confined as it is here.
+    #[command(hide = true)]
+    Local(MeasureArgs),
 }
 
 /// What is measured.
@@ -84,11 +94,14 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
-        Some(Command::Here(args)) => {
-            let results = inside::measure(&args)?;
-            results.publish(args.json.as_deref())?;
-            Ok(ExitCode::SUCCESS)
-        }
+        Some(Command::Here(args)) => publish(&inside::measure(&args)?, &args),
+        Some(Command::Tiers(args)) => publish(&tiers::measure(&args)?, &args),
+        Some(Command::Local(args)) => publish(&tiers::local(&args)?, &args),
         None => outside::run(&cli.outside),
     }
+}
+
+fn publish(results: &Results, args: &MeasureArgs) -> Result<ExitCode> {
+    results.publish(args.json.as_deref())?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -14,7 +14,7 @@ use sovereign_tests::images::Store;
 
 use crate::inside::COUNTED;
 use crate::results::{Figure, Results};
-use crate::{MeasureArgs, OutsideArgs};
+use crate::{MeasureArgs, OutsideArgs, tiers};
 
 /// Where things are in the lab.
 const BIN: &str = "/opt/sovereign/bin";
@@ -30,8 +30,18 @@ pub(crate) fn run(args: &OutsideArgs) -> Result<ExitCode> {
     let sovereign = Sovereign::at(&programs.join("sovereign"))?;
     match sovereign.guest_obstacle()? {
         _ if args.lab_only => {}
-        None => all.push(here(&programs, &args.measure)?),
+        None => {
+            let list = |json: &Path| {
+                here_arguments(&args.measure, args.measure.firecracker.as_deref(), json)
+            };
+            all.push(here(&programs, list)?);
+        }
         Some(why) => println!("No guest can boot on this machine ({why}), so only in the lab."),
+    }
+    if !args.lab_only {
+        all.push(here(&programs, |json| {
+            tiers::arguments(&args.measure, json)
+        })?);
     }
     all.push(in_lab(&programs, &args.measure)?);
     if let Some(path) = &args.measure.json {
@@ -69,12 +79,12 @@ fn release_folder() -> Result<PathBuf> {
 }
 
 /// Measures on this machine, in a process of its own that finds the programs beside it.
-fn here(programs: &Path, args: &MeasureArgs) -> Result<Results> {
+fn here(programs: &Path, arguments: impl FnOnce(&Path) -> Vec<String>) -> Result<Results> {
     let dir = tempfile::tempdir().context("cannot make a folder")?;
     let json = dir.path().join("results.json");
     let mut command = std::process::Command::new(env::current_exe()?);
     command
-        .args(here_arguments(args, args.firecracker.as_deref(), &json))
+        .args(arguments(&json))
         .env("SOVEREIGN_E2E_PROGRAM", programs.join("sovereign"))
         .env("SOVEREIGN_VMM", programs.join("sovereign-vmm"))
         .env("SOVEREIGN_AGENT", programs.join("sovereign-agent"))
@@ -133,7 +143,8 @@ fn here_arguments(args: &MeasureArgs, firecracker: Option<&Path>, json: &Path) -
     list
 }
 
-fn read(json: &Path) -> Result<Results> {
+/// Reads results that a process of this program has written.
+pub(crate) fn read(json: &Path) -> Result<Results> {
     let text = fs::read_to_string(json).context("there are no results")?;
     serde_json::from_str(&text).context("the results cannot be understood")
 }

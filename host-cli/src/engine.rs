@@ -3,9 +3,11 @@
 use agent_client::Exec;
 
 use crate::error::chain;
+use crate::host::memory_mib;
+use crate::launch::Launch;
 use crate::policy::Policy;
 use crate::sandbox::Sandbox;
-use crate::spec::{Launch, SandboxSpec, SpecError, Unsupported, host_memory_mib};
+use crate::spec::{SandboxSpec, SpecError, Unsupported};
 use crate::tier::choose::{Choice, ChooseError, choose};
 use crate::tier::facts::{Facts, Finding, Unavailable};
 use crate::tier::probe::{self, Probed};
@@ -74,7 +76,7 @@ impl Engine {
         timeline: &mut Timeline,
     ) -> Result<(Sandbox, Option<Exec>), StartError> {
         let spec = launch.spec;
-        spec.check(host_memory_mib())?;
+        spec.check(memory_mib())?;
         let mut probed = Probed::default();
         let mut failed = None;
         loop {

@@ -10,24 +10,41 @@
 
 #[cfg(feature = "cli")]
 pub mod cli;
+#[cfg(target_os = "linux")]
 pub mod contract;
+#[cfg(target_os = "linux")]
 mod deadline;
+#[cfg(target_os = "linux")]
 pub mod engine;
 pub mod error;
+#[cfg(target_os = "linux")]
+pub mod host;
+#[cfg(target_os = "linux")]
 pub mod installation;
+#[cfg(target_os = "linux")]
+pub mod launch;
+#[cfg(target_os = "linux")]
 mod orphans;
 pub mod policy;
+#[cfg(target_os = "linux")]
 pub mod sandbox;
 pub mod spec;
 pub mod tier;
+#[cfg(target_os = "linux")]
 pub mod timeline;
 
+#[cfg(target_os = "linux")]
 pub use agent_client::{ClientError, Exec, Finished, InputSource, Output, OutputTarget, PumpIo};
 pub use agent_protocol::message::{ExecRequest, ExitReport};
 
+#[cfg(target_os = "linux")]
 pub use self::engine::{Engine, StartError};
+#[cfg(target_os = "linux")]
+pub use self::launch::Launch;
 pub use self::policy::Policy;
+#[cfg(target_os = "linux")]
 pub use self::sandbox::{ExecError, Sandbox};
-pub use self::spec::{ImageChoice, Launch, SandboxSpec};
+pub use self::spec::{ImageChoice, SandboxSpec};
 pub use self::tier::{Isolation, Tier};
+#[cfg(target_os = "linux")]
 pub use self::timeline::Timeline;

@@ -1,14 +1,15 @@
 //! What a sandbox is to be made of, in terms that every tier understands.
 
-use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-use agent_protocol::message::ExecRequest;
 use sandbox_image::{DEFAULT_IMAGE, Overrides};
-use vmm::config::{MAX_VCPUS, MIN_MEMORY_MIB};
 
 use crate::tier::Tier;
 
+/// As many as our virtual machines have.
+pub const MAX_CPUS: u8 = 32;
+/// What our guests need at least.
+pub const MIN_MEMORY_MIB: u32 = 32;
 /// The agent, a session of it, and a command that starts one of its own.
 pub const MIN_PROCESSES: u32 = 8;
 /// As many as 64-bit Linux can number (proc(5), `pid_max`).
@@ -46,32 +47,6 @@ impl Default for SandboxSpec {
             network: None,
             processes: None,
             boot_timeout: Duration::from_secs(30),
-        }
-    }
-}
-
-/// What a start is about.
-#[derive(Debug, Clone, Copy)]
-pub struct Launch<'a> {
-    /// What the sandbox is made of.
-    pub spec: &'a SandboxSpec,
-    /// A command to ask for at once: the request lies ready when the agent comes up.
-    pub request: Option<&'a ExecRequest>,
-    /// Becomes readable when the caller gives up.
-    pub cancel: Option<BorrowedFd<'a>>,
-    /// Have the guest tell the moments of its start.
-    pub trace: bool,
-}
-
-impl<'a> Launch<'a> {
-    /// The start of a sandbox like this, and nothing else.
-    #[must_use]
-    pub const fn new(spec: &'a SandboxSpec) -> Self {
-        Self {
-            spec,
-            request: None,
-            cancel: None,
-            trace: false,
         }
     }
 }
@@ -133,7 +108,7 @@ impl Network {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
     /// Too few or too many CPUs.
-    #[error("{cpus} CPUs: a sandbox has 1 to {MAX_VCPUS}")]
+    #[error("{cpus} CPUs: a sandbox has 1 to {MAX_CPUS}")]
     Cpus {
         /// What was asked for.
         cpus: u64,
@@ -243,7 +218,7 @@ impl SandboxSpec {
     ///
     /// The first thing that is out of its limits.
     pub fn check(&self, host_memory_mib: u64) -> Result<(), SpecError> {
-        if let Some(cpus) = self.cpus.filter(|cpus| *cpus == 0 || *cpus > MAX_VCPUS) {
+        if let Some(cpus) = self.cpus.filter(|cpus| *cpus == 0 || *cpus > MAX_CPUS) {
             return Err(SpecError::Cpus { cpus: cpus.into() });
         }
         if self.memory_mib.is_some() {
@@ -295,13 +270,6 @@ impl SandboxSpec {
             _ => Ok(()),
         }
     }
-}
-
-/// This machine's memory in MiB.
-#[must_use]
-pub fn host_memory_mib() -> u64 {
-    let info = rustix::system::sysinfo();
-    (info.totalram * u64::from(info.mem_unit)) >> 20
 }
 
 /// RFC 1123, section 2.1, one label.
@@ -409,10 +377,5 @@ mod tests {
                 "{bad:?}"
             );
         }
-    }
-
-    #[test]
-    fn this_machine_has_memory() {
-        assert!(host_memory_mib() > 64);
     }
 }

@@ -3,8 +3,7 @@
 //! Layout: Linux, fs/erofs/erofs_fs.h, `struct erofs_super_block`.
 
 use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 /// Where the superblock is (`EROFS_SUPER_OFFSET`).
@@ -69,10 +68,11 @@ pub fn check(path: &Path) -> Result<(), ErofsError> {
     let other = || ErofsError::OtherFormat {
         path: path.to_owned(),
     };
-    let file = File::open(path).map_err(failed)?;
+    let mut file = File::open(path).map_err(failed)?;
     let meta = file.metadata().map_err(failed)?;
     let mut block = [0; 128];
-    match file.read_exact_at(&mut block, OFFSET) {
+    file.seek(SeekFrom::Start(OFFSET)).map_err(failed)?;
+    match file.read_exact(&mut block) {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(other()),
         result => result.map_err(failed)?,
     }

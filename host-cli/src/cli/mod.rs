@@ -11,13 +11,24 @@
 pub mod args;
 mod commands;
 mod config_file;
+#[cfg(target_os = "linux")]
 mod environment;
 mod plan;
+#[cfg(target_os = "linux")]
 mod progress;
 mod report;
+#[cfg(target_os = "linux")]
 mod signals;
 mod style;
+#[cfg(target_os = "linux")]
+#[path = "linux.rs"]
+mod system;
+#[cfg(not(target_os = "linux"))]
+#[path = "elsewhere.rs"]
+mod system;
+#[cfg(target_os = "linux")]
 mod terminal;
+#[cfg(target_os = "linux")]
 mod trace;
 
 use std::ffi::OsString;
@@ -25,28 +36,23 @@ use std::ffi::OsString;
 use clap::Parser;
 use clap::error::ErrorKind;
 
-use self::args::{Cli, Command};
+use self::args::Cli;
 use self::report::{ENGINE_FAILURE, Failure, print_json};
-use crate::timeline::Timeline;
 
 /// Does what the command line says. Returns what the program exits with.
 #[must_use]
 pub fn main(args: &[OsString]) -> u8 {
-    let timeline = Timeline::of_this_process();
+    system::main(args)
+}
+
+/// Has a command line that makes sense done, and tells what has failed.
+fn with(args: &[OsString], act: impl FnOnce(Cli) -> Result<u8, Failure>) -> u8 {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => return misunderstood(&error, args),
     };
-    let global = cli.global;
-    let outcome = match cli.command {
-        Command::Run(args) => commands::run::run(*args, global, timeline),
-        Command::Doctor(args) => commands::doctor::doctor(args, global),
-        Command::Image(args) => commands::image::image(args, global),
-        Command::Completions(args) => commands::generate::completions(&args),
-        Command::Man(args) => commands::generate::man(&args),
-        Command::Version => commands::generate::version(global),
-    };
-    outcome.unwrap_or_else(|failure| tell(&failure, global.json))
+    let json = cli.global.json;
+    act(cli).unwrap_or_else(|failure| tell(&failure, json))
 }
 
 /// A command line that asks for help, or makes no sense.

@@ -7,6 +7,8 @@
 pub mod choose;
 #[cfg(target_os = "linux")]
 pub mod docker;
+#[cfg(not(target_os = "linux"))]
+pub(crate) mod elsewhere;
 pub mod facts;
 #[cfg(target_os = "linux")]
 pub mod local;
@@ -14,9 +16,12 @@ pub mod local;
 pub mod microvm;
 #[cfg(target_os = "linux")]
 mod packets;
+#[cfg(target_os = "linux")]
 pub mod probe;
 #[cfg(target_os = "linux")]
 mod process;
+#[cfg(target_os = "linux")]
+mod refusal;
 #[cfg(target_os = "linux")]
 mod spawn;
 #[cfg(target_os = "linux")]
@@ -25,10 +30,7 @@ pub mod started;
 use std::fmt;
 use std::str::FromStr;
 
-use agent_protocol::message::ExecRequest;
 use serde::Serialize;
-
-use crate::spec::{SandboxSpec, Unsupported};
 
 /// A way to isolate a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -63,26 +65,6 @@ impl Tier {
             Self::Microvm => Isolation::Vm,
             Self::Docker | Self::Podman => Isolation::Container,
             Self::AppContainer | Self::Local => Isolation::Process,
-        }
-    }
-
-    /// What of this spec the tier cannot honour, where it reaches this isolation.
-    #[must_use]
-    pub fn refusal(self, spec: &SandboxSpec, isolation: Isolation) -> Option<Unsupported> {
-        match self {
-            Self::Local => local::refusal(spec, isolation),
-            Self::Docker | Self::Podman => docker::refusal(self, spec),
-            Self::Microvm => microvm::refusal(spec),
-            Self::AppContainer => None,
-        }
-    }
-
-    /// What of this request the tier cannot honour.
-    #[must_use]
-    pub fn refuses(self, request: &ExecRequest) -> Option<Unsupported> {
-        match self {
-            Self::Docker | Self::Podman => docker::refuses_user(self, request),
-            Self::Microvm | Self::AppContainer | Self::Local => None,
         }
     }
 

@@ -15,8 +15,9 @@ pub use super::microvm::kvm::Depth;
 use super::microvm::{self, Microvm};
 use super::started::{Started, TierError};
 use super::{Isolation, Tier};
+use crate::launch::Launch;
 use crate::policy::Policy;
-use crate::spec::{Launch, SandboxSpec};
+use crate::spec::SandboxSpec;
 use crate::timeline::Timeline;
 
 /// How long an agent may take to confine itself.

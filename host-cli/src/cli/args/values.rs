@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-use crate::spec::{MAX_PROCESSES, MIN_PROCESSES, Network, SpecError};
+use crate::spec::{MAX_CPUS, MAX_PROCESSES, MIN_MEMORY_MIB, MIN_PROCESSES, Network, SpecError};
 use crate::tier::{Isolation, Tier, UnknownName};
 
 /// The tier that is wanted.
@@ -127,7 +127,7 @@ pub(super) fn parse_mib(text: &str) -> Result<u32, ValueError> {
 /// The memory of a sandbox in MiB.
 pub(super) fn parse_memory(text: &str) -> Result<u32, ValueError> {
     let mib = parse_mib(text)?;
-    if mib < vmm::config::MIN_MEMORY_MIB {
+    if mib < MIN_MEMORY_MIB {
         return Err(SpecError::TooLittleMemory { mib: mib.into() }.into());
     }
     Ok(mib)
@@ -137,7 +137,7 @@ pub(super) fn parse_memory(text: &str) -> Result<u32, ValueError> {
 pub(super) fn parse_cpus(text: &str) -> Result<u8, ValueError> {
     let cpus: u64 = text.parse().map_err(|_| ValueError::NotACount)?;
     match u8::try_from(cpus) {
-        Ok(count @ 1..=vmm::config::MAX_VCPUS) => Ok(count),
+        Ok(count @ 1..=MAX_CPUS) => Ok(count),
         _ => Err(SpecError::Cpus { cpus }.into()),
     }
 }

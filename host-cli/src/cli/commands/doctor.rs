@@ -8,7 +8,7 @@ use crate::cli::args::{DoctorArgs, GlobalArgs};
 use crate::cli::plan::DoctorPlan;
 use crate::cli::report::{Failure, print, print_json};
 use crate::cli::style::Style;
-use crate::engine::Engine;
+use crate::cli::system;
 use crate::tier::choose::{ChooseError, choose};
 use crate::tier::facts::{Facts, Unavailable};
 use crate::tier::{Isolation, Tier};
@@ -23,7 +23,7 @@ const NOTHING_USABLE: u8 = 1;
 /// If the configuration makes no sense, or the result cannot be written.
 pub(in crate::cli) fn doctor(args: DoctorArgs, global: GlobalArgs) -> Result<u8, Failure> {
     let plan = DoctorPlan::new(args)?;
-    let facts = Engine::new().probe(&plan.image);
+    let facts = system::facts(&plan.image);
     let choice = choose(&plan.policy, &facts);
     let verdict = Verdict {
         usable: choice.is_ok(),

@@ -2,5 +2,7 @@
 
 pub(super) mod doctor;
 pub(super) mod generate;
+#[cfg(target_os = "linux")]
 pub(super) mod image;
+#[cfg(target_os = "linux")]
 pub(super) mod run;

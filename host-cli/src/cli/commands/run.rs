@@ -15,14 +15,15 @@ use rustix::stdio::{stderr, stdin, stdout};
 use serde::Serialize;
 
 use crate::cli::args::{GlobalArgs, RunArgs};
-use crate::cli::plan::{OutputPlan, RunPlan};
-use crate::cli::report::{Failure, announcement, print_json, say};
+use crate::cli::plan::run::{OutputPlan, RunPlan};
+use crate::cli::report::sandbox::announcement;
+use crate::cli::report::{Failure, print_json, say};
 use crate::cli::signals::Signals;
 use crate::cli::terminal::{self, RawMode};
 use crate::cli::trace::{self, Step};
 use crate::engine::{Engine, StartError};
+use crate::launch::Launch;
 use crate::sandbox::{Sandbox, overdue};
-use crate::spec::Launch;
 use crate::tier::choose::{Choice, ChooseError, PassedOver};
 use crate::tier::{Isolation, Tier};
 use crate::timeline::Timeline;

@@ -27,7 +27,7 @@ use super::leftovers;
 use super::meeting::{self, Meeting};
 use super::owner::{self, Owner};
 use super::unless_cancelled;
-use crate::spec::Launch;
+use crate::launch::Launch;
 
 /// The most that is kept of what an agent writes to its standard error.
 const MAX_WORDS: usize = 4096;

@@ -57,7 +57,8 @@ use self::readiness::readable;
 use super::Tier;
 use super::facts::Unavailable;
 use crate::installation::Program;
-use crate::spec::{Launch, SandboxSpec, Unsupported};
+use crate::launch::Launch;
+use crate::spec::{SandboxSpec, Unsupported};
 use crate::timeline::{AGENT_HEARD, Timeline};
 
 /// How long a daemon may take to remove a container that has ended, before it is told to.

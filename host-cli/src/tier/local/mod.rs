@@ -34,7 +34,8 @@ use super::{Isolation, Tier, packets};
 use crate::deadline::remaining;
 use crate::error::chain;
 use crate::installation::Program;
-use crate::spec::{Launch, Network, SandboxSpec, Unsupported};
+use crate::launch::Launch;
+use crate::spec::{Network, SandboxSpec, Unsupported};
 use crate::timeline::{AGENT_HEARD, Timeline};
 
 /// How long an agent may take to end, after the first sign that it does.

@@ -5,7 +5,8 @@ use sandbox_image::Image;
 use vmm::config::{DeviceDiscovery, DiskConfig, MachineConfig, VsockConfig};
 
 use super::error::MicrovmError;
-use crate::spec::{SandboxSpec, host_memory_mib};
+use crate::host::memory_mib;
+use crate::spec::SandboxSpec;
 
 /// The guest's address on its own socket device; each machine has one of its own.
 const GUEST_CID: u32 = 3;
@@ -23,7 +24,7 @@ pub(super) fn describe(
     image: Image,
     trace: bool,
 ) -> Result<MachineConfig, MicrovmError> {
-    spec.check_as_machine(host_memory_mib())?;
+    spec.check_as_machine(memory_mib())?;
     let boot = BootParameters {
         root: Some(RootDisk {
             device: "/dev/vda".to_owned(),
@@ -142,5 +143,11 @@ mod tests {
         let error = describe(&spec, image(), false).unwrap_err();
         assert!(error.to_string().contains("/nowhere/vmlinux"), "{error}");
         assert!(!error.blames_the_tier());
+    }
+
+    #[test]
+    fn what_a_spec_may_ask_for_a_machine_can_be() {
+        assert_eq!(crate::spec::MAX_CPUS, vmm::config::MAX_VCPUS);
+        assert_eq!(crate::spec::MIN_MEMORY_MIB, vmm::config::MIN_MEMORY_MIB);
     }
 }

@@ -39,7 +39,8 @@ use super::Tier;
 use super::facts::Unavailable;
 use super::process::ChildProcess;
 use crate::installation::{MissingProgram, Program};
-use crate::spec::{Launch, Network, SandboxSpec, Unsupported};
+use crate::launch::Launch;
+use crate::spec::{Network, SandboxSpec, Unsupported};
 use crate::timeline::{AGENT_HEARD, Actor, Timeline};
 
 /// What the probe has found, and the start needs.

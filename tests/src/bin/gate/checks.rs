@@ -1,6 +1,8 @@
 //! The checks that are one result each: formatting, lints, documentation, licences.
 
-use crate::cargo::{cargo, print_line, show};
+use std::path::Path;
+
+use crate::cargo::{cargo, merged, print_line, show};
 use crate::report::{Report, Verdict};
 
 const SUITE: &str = "checks";
@@ -27,7 +29,35 @@ pub(crate) fn run(report: &mut Report) {
         ],
     );
     documentation(report);
+    windows(report);
     licences(report);
+}
+
+/// The target that stands for Windows, and the packages that keep to what both systems have.
+const WINDOWS: &str = "x86_64-pc-windows-gnu";
+const ON_WINDOWS: &[&str] = &["sovereign", "agent-protocol", "agent-client", "guest-agent"];
+
+fn windows(report: &mut Report) {
+    const NAME: &str = "compiles for Windows";
+    let standard_library = show(
+        merged("rustc".as_ref()).args(["--print", "target-libdir", "--target", WINDOWS]),
+        &mut |_| (),
+    );
+    let is_there = standard_library.is_ok_and(|transcript| {
+        let folder = transcript.lines.first();
+        transcript.success && folder.is_some_and(|folder| Path::new(folder).is_dir())
+    });
+    if !is_there {
+        let reason = format!("the target is not installed: rustup target add {WINDOWS}");
+        report.add(SUITE, NAME, Verdict::Skipped(reason));
+        return;
+    }
+    let mut args = vec!["clippy", "-q", "--target", WINDOWS];
+    for package in ON_WINDOWS {
+        args.extend(["-p", package]);
+    }
+    args.extend(["--", "-D", "warnings"]);
+    check(report, NAME, &args);
 }
 
 /// Adds one result: whether `cargo ARGS` succeeds.

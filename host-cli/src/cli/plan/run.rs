@@ -1,6 +1,4 @@
-//! What is meant: what was typed, together with the environment and the user's configuration.
-//!
-//! Whatever can be seen to be wrong before anything starts is found here.
+//! A run, as it is meant. Whatever can be seen to be wrong before anything starts is found here.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -9,37 +7,36 @@ use agent_protocol::message::{ExecRequest, TerminalSize};
 use sandbox_image::Overrides;
 use serde_bytes::ByteBuf;
 
-use super::args::values::TierWish;
-use super::args::{ChoiceArgs, DoctorArgs, ExecArgs, GlobalArgs, RunArgs, SandboxArgs};
-use super::config_file::{ConfigError, ConfigFile};
-use super::environment::{self, EnvironmentError};
+use super::{ALLOW_LOCAL, PlanError, consent, here};
+use crate::cli::args::values::TierWish;
+use crate::cli::args::{ChoiceArgs, ExecArgs, GlobalArgs, RunArgs, SandboxArgs};
+use crate::cli::config_file::ConfigFile;
+use crate::cli::environment::{self, EnvironmentError};
+use crate::host::memory_mib;
 use crate::policy::Policy;
-use crate::spec::{ImageChoice, SandboxSpec, SpecError, host_memory_mib};
+use crate::spec::{ImageChoice, SandboxSpec, SpecError};
 
 /// How much of each output `--json` collects, unless told otherwise.
 const DEFAULT_COLLECTED: u64 = 1 << 20;
 
-/// The variable that gives consent to run on the host itself.
-const ALLOW_LOCAL: &str = "SOVEREIGN_ALLOW_LOCAL";
-
 /// A run, as it is meant.
 #[derive(Debug)]
-pub(super) struct RunPlan {
+pub(in crate::cli) struct RunPlan {
     /// Which sandbox may be taken.
-    pub(super) policy: Policy,
+    pub(in crate::cli) policy: Policy,
     /// What it is made of.
-    pub(super) spec: SandboxSpec,
+    pub(in crate::cli) spec: SandboxSpec,
     /// What it runs.
-    pub(super) request: ExecRequest,
+    pub(in crate::cli) request: ExecRequest,
     /// How the result is told.
-    pub(super) output: OutputPlan,
+    pub(in crate::cli) output: OutputPlan,
     /// Whether a timeline is told afterwards.
-    pub(super) trace: bool,
+    pub(in crate::cli) trace: bool,
 }
 
 /// How the result is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum OutputPlan {
+pub(in crate::cli) enum OutputPlan {
     /// The command's output is passed on, live.
     Live,
     /// The command's output is collected, at most so many bytes of each stream, and told in JSON.
@@ -51,19 +48,16 @@ pub(super) enum OutputPlan {
 
 /// What cannot be meant.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum PlanError {
-    /// The configuration file cannot be used.
+pub(in crate::cli) enum RunPlanError {
+    /// What is said of all sandboxes makes no sense.
     #[error(transparent)]
-    Config(#[from] ConfigError),
+    Plan(#[from] PlanError),
     /// The environment cannot be made.
     #[error(transparent)]
     Environment(#[from] EnvironmentError),
     /// No sandbox can be like this.
     #[error(transparent)]
     Spec(#[from] SpecError),
-    /// A consent that is neither yes nor no.
-    #[error("{ALLOW_LOCAL}={0:?}: 1 allows to run on the host itself, 0 does not")]
-    Consent(OsString),
     /// A folder that cannot be one.
     #[error("-w {0:?}: the folder must be an absolute path in the sandbox")]
     RelativeFolder(OsString),
@@ -75,11 +69,11 @@ impl RunPlan {
     /// # Errors
     ///
     /// If something is wrong with it.
-    pub(super) fn new(
+    pub(in crate::cli) fn new(
         args: RunArgs,
         global: GlobalArgs,
         terminal: TerminalSize,
-    ) -> Result<Self, PlanError> {
+    ) -> Result<Self, RunPlanError> {
         let RunArgs {
             choice,
             sandbox,
@@ -87,7 +81,7 @@ impl RunPlan {
             trace_boot,
             command,
         } = args;
-        let config = ConfigFile::load()?;
+        let config = ConfigFile::load().map_err(PlanError::from)?;
         let policy = Policy {
             tier: choice.tier.or(config.tier).and_then(TierWish::named),
             min_isolation: choice
@@ -97,7 +91,7 @@ impl RunPlan {
             allow_local: consent(here(OsStr::new(ALLOW_LOCAL)))? || config.allow_local,
         };
         let spec = spec(choice, config.image, sandbox);
-        spec.check(host_memory_mib())?;
+        spec.check(memory_mib())?;
         let output = if global.json {
             let limit = exec.max_output.unwrap_or(DEFAULT_COLLECTED);
             OutputPlan::Json {
@@ -117,36 +111,6 @@ impl RunPlan {
             output,
             trace: trace_boot,
         })
-    }
-}
-
-/// An examination, as it is meant.
-#[derive(Debug)]
-pub(super) struct DoctorPlan {
-    /// The sandboxes that `run` may take without further flags.
-    pub(super) policy: Policy,
-    /// The image that is looked for.
-    pub(super) image: String,
-}
-
-impl DoctorPlan {
-    /// Finds out what is meant.
-    ///
-    /// # Errors
-    ///
-    /// If the configuration makes no sense.
-    pub(super) fn new(args: DoctorArgs) -> Result<Self, PlanError> {
-        let config = ConfigFile::load()?;
-        let policy = Policy {
-            tier: config.tier.and_then(TierWish::named),
-            min_isolation: config.min_isolation.unwrap_or_default(),
-            allow_local: consent(here(OsStr::new(ALLOW_LOCAL)))? || config.allow_local,
-        };
-        let image = args
-            .image
-            .or(config.image)
-            .unwrap_or_else(|| ImageChoice::default().name);
-        Ok(Self { policy, image })
     }
 }
 
@@ -176,7 +140,7 @@ fn request(
     exec: ExecArgs,
     command: Vec<OsString>,
     terminal: TerminalSize,
-) -> Result<ExecRequest, PlanError> {
+) -> Result<ExecRequest, RunPlanError> {
     let mut env = environment::collect(&exec.env_file, &exec.env, here)?;
     if exec.tty
         && !env.iter().any(|(name, _)| name.as_ref() == b"TERM")
@@ -189,7 +153,7 @@ fn request(
         .as_ref()
         .filter(|dir| !dir.as_bytes().starts_with(b"/"))
     {
-        return Err(PlanError::RelativeFolder(folder.clone()));
+        return Err(RunPlanError::RelativeFolder(folder.clone()));
     }
     Ok(ExecRequest {
         argv: command.into_iter().map(bytes).collect(),
@@ -204,21 +168,8 @@ fn request(
     })
 }
 
-fn here(name: &OsStr) -> Option<OsString> {
-    std::env::var_os(name)
-}
-
 fn bytes(text: OsString) -> ByteBuf {
     ByteBuf::from(text.into_vec())
-}
-
-fn consent(value: Option<OsString>) -> Result<bool, PlanError> {
-    let Some(value) = value else { return Ok(false) };
-    match value.as_bytes() {
-        b"1" | b"true" | b"yes" => Ok(true),
-        b"" | b"0" | b"false" | b"no" => Ok(false),
-        _ => Err(PlanError::Consent(value)),
-    }
 }
 
 #[cfg(test)]
@@ -235,7 +186,7 @@ mod tests {
         columns: 80,
     };
 
-    fn plan(words: &[&str]) -> Result<RunPlan, PlanError> {
+    fn plan(words: &[&str]) -> Result<RunPlan, RunPlanError> {
         let cli = Cli::parse_from(["sovereign", "run"].iter().chain(words));
         let Command::Run(run) = cli.command else {
             panic!("not run")
@@ -315,24 +266,15 @@ mod tests {
     fn what_cannot_be_is_refused_before_anything_starts() {
         assert!(matches!(
             plan(&["-w", "tmp", "--", "true"]),
-            Err(PlanError::RelativeFolder(_))
+            Err(RunPlanError::RelativeFolder(_))
         ));
         assert!(matches!(
             plan(&["--hostname=a b", "--", "true"]),
-            Err(PlanError::Spec(_))
+            Err(RunPlanError::Spec(_))
         ));
         assert!(matches!(
             plan(&["-m=900000G", "--", "true"]),
-            Err(PlanError::Spec(_))
+            Err(RunPlanError::Spec(_))
         ));
-    }
-
-    #[test]
-    fn consent_is_yes_or_no() {
-        let consent = |value: &str| consent(Some(OsString::from(value)));
-        assert!(consent("1").unwrap());
-        assert!(!consent("0").unwrap());
-        assert!(!consent("").unwrap());
-        assert!(matches!(consent("maybe"), Err(PlanError::Consent(_))));
     }
 }

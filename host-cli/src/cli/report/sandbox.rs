@@ -1,77 +1,15 @@
-//! How a failure is told: one message, what to do about it, and an exit code.
+//! How it is told what became of a sandbox: the tier that was taken, and why there is none.
 
-use std::io::Write;
-
-use serde::Serialize;
-
-use super::plan::PlanError;
+use super::Failure;
+use crate::cli::plan::run::RunPlanError;
 use crate::engine::StartError;
-use crate::error::chain;
 use crate::sandbox::ExecError;
+use crate::tier::Isolation;
 use crate::tier::choose::{Choice, PassedOver};
 use crate::tier::facts::Unavailable;
-use crate::tier::{Isolation, Tier};
 
-/// The exit code for a failure of the engine, and for wrong use.
-pub(super) const ENGINE_FAILURE: u8 = 125;
-
-/// Something that the user must be told.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(super) struct Failure {
-    /// A word for programs.
-    pub(super) code: &'static str,
-    /// What happened, in one line.
-    pub(super) message: String,
-    /// What to do about it.
-    pub(super) hint: Option<String>,
-    /// The newest lines of the guest's console, where they may help.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(super) console: Vec<String>,
-    /// What this program exits with.
-    #[serde(skip)]
-    pub(super) exit_code: u8,
-    /// The tier in which it happened, or that was asked for.
-    #[serde(skip)]
-    pub(super) tier: Option<Tier>,
-    /// The tiers that were passed over before it came to this.
-    #[serde(skip)]
-    pub(super) passed_over: Vec<PassedOver>,
-}
-
-impl Failure {
-    /// A failure of the engine.
-    pub(super) fn new(code: &'static str, message: String) -> Self {
-        Self {
-            code,
-            message,
-            hint: None,
-            console: Vec::new(),
-            exit_code: ENGINE_FAILURE,
-            tier: None,
-            passed_over: Vec::new(),
-        }
-    }
-
-    /// An error with its causes.
-    pub(super) fn of(code: &'static str, error: &dyn std::error::Error) -> Self {
-        Self::new(code, chain(error))
-    }
-
-    /// Tells a person, on standard error.
-    pub(super) fn print(&self) {
-        let mut text = format!("sovereign: {}\n", self.message);
-        for line in &self.console {
-            text.push_str(&format!("  | {line}\n"));
-        }
-        if let Some(hint) = &self.hint {
-            text.push_str(&format!("  hint: {hint}\n"));
-        }
-        say(&text);
-    }
-}
-
-impl From<PlanError> for Failure {
-    fn from(error: PlanError) -> Self {
+impl From<RunPlanError> for Failure {
+    fn from(error: RunPlanError) -> Self {
         Self::of("usage", &error)
     }
 }
@@ -152,7 +90,7 @@ fn client_code(error: &agent_client::ClientError) -> &'static str {
 }
 
 /// The line that names the tier, and why each stronger one was passed over.
-pub(super) fn announcement(choice: &Choice) -> String {
+pub(in crate::cli) fn announcement(choice: &Choice) -> String {
     let Choice {
         tier, isolation, ..
     } = choice;
@@ -177,46 +115,13 @@ pub(super) fn announcement(choice: &Choice) -> String {
     line
 }
 
-/// Writes to standard error; if nobody reads it, nobody is to be told.
-pub(super) fn say(text: &str) {
-    let _ = std::io::stderr().lock().write_all(text.as_bytes());
-}
-
-/// Writes to standard output. A reader that has left is no failure.
-///
-/// # Errors
-///
-/// If it cannot be written for another reason.
-pub(super) fn print(text: &str) -> Result<(), Failure> {
-    let mut stdout = std::io::stdout().lock();
-    match stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-    {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Failure::new("output", format!("standard output: {error}")))
-        }
-        Ok(()) | Err(_) => Ok(()),
-    }
-}
-
-/// Writes an object to standard output, as JSON.
-///
-/// # Errors
-///
-/// As [`print`].
-pub(super) fn print_json(object: &impl Serialize) -> Result<(), Failure> {
-    let text =
-        serde_json::to_string_pretty(object).map_err(|error| Failure::of("output", &error))?;
-    print(&format!("{text}\n"))
-}
-
 #[cfg(test)]
 mod tests {
     use agent_client::ClientError;
     use agent_protocol::message::AgentError;
 
     use super::*;
+    use crate::tier::Tier;
 
     fn over(tier: Tier, code: &'static str, cause: &str) -> PassedOver {
         let reason = Unavailable {
@@ -297,17 +202,5 @@ mod tests {
         );
         assert_eq!(code(ClientError::Interrupted(2)), 130);
         assert_eq!(Failure::new("x", String::new()).exit_code, 125);
-    }
-
-    #[test]
-    fn a_failure_in_json_has_code_message_and_hint() {
-        let failure = Failure {
-            hint: Some("do".to_owned()),
-            ..Failure::new("c", "m".to_owned())
-        };
-        assert_eq!(
-            serde_json::to_value(failure).unwrap(),
-            serde_json::json!({ "code": "c", "message": "m", "hint": "do" })
-        );
     }
 }

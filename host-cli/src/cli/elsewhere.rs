@@ -1,0 +1,36 @@
+//! The commands of a system that has no sandboxes yet.
+
+use std::ffi::OsString;
+
+use super::args::{Cli, Command};
+use super::commands;
+use super::report::Failure;
+use crate::tier::elsewhere;
+use crate::tier::facts::Facts;
+
+/// Does what the command line says. Returns what the program exits with.
+pub(super) fn main(args: &[OsString]) -> u8 {
+    super::with(args, act)
+}
+
+/// What this machine has, for any image.
+pub(super) fn facts(_image: &str) -> Facts {
+    elsewhere::facts()
+}
+
+fn act(cli: Cli) -> Result<u8, Failure> {
+    let global = cli.global;
+    match cli.command {
+        Command::Doctor(args) => commands::doctor::doctor(args, global),
+        Command::Completions(args) => commands::generate::completions(&args),
+        Command::Man(args) => commands::generate::man(&args),
+        Command::Version => commands::generate::version(global),
+        _ => Err(Failure {
+            hint: Some("run it on Linux, or in WSL 2".to_owned()),
+            ..Failure::new(
+                "other-system",
+                format!("sandboxes need Linux; this is {}", std::env::consts::OS),
+            )
+        }),
+    }
+}

@@ -1,0 +1,33 @@
+//! The commands of a system that has sandboxes.
+
+use std::ffi::OsString;
+
+use super::args::{Cli, Command};
+use super::commands;
+use super::report::Failure;
+use crate::engine::Engine;
+use crate::tier::facts::Facts;
+use crate::timeline::Timeline;
+
+/// Does what the command line says. Returns what the program exits with.
+pub(super) fn main(args: &[OsString]) -> u8 {
+    let timeline = Timeline::of_this_process();
+    super::with(args, |cli| act(cli, timeline))
+}
+
+/// What this machine has for an image.
+pub(super) fn facts(image: &str) -> Facts {
+    Engine::new().probe(image)
+}
+
+fn act(cli: Cli, timeline: Timeline) -> Result<u8, Failure> {
+    let global = cli.global;
+    match cli.command {
+        Command::Run(args) => commands::run::run(*args, global, timeline),
+        Command::Doctor(args) => commands::doctor::doctor(args, global),
+        Command::Image(args) => commands::image::image(args, global),
+        Command::Completions(args) => commands::generate::completions(&args),
+        Command::Man(args) => commands::generate::man(&args),
+        Command::Version => commands::generate::version(global),
+    }
+}
