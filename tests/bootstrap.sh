@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # Installs what a Debian or Ubuntu machine lacks: `bootstrap.sh build` for building and running,
-# `bootstrap.sh test` for the tests besides. Says what it does; does nothing when nothing is missing.
+# `bootstrap.sh test` for the tests besides, `bootstrap.sh containers` for those with containers. Says what it does; does nothing when nothing is missing.
 set -euo pipefail
 
 # What `sovereign image build` takes from the machine, and a C linker for Rust's build scripts.
 build_packages=(gcc libc6-dev make flex bison bc libelf-dev libssl-dev erofs-utils mmdebstrap xz-utils)
+# The engines that the tests with containers start for themselves (some 500 MB with what they pull in).
+container_packages=(docker.io podman uidmap iproute2)
 # What the KVM lab, the benches and the Python tests take.
 test_packages=(qemu-system-x86 e2fsprogs util-linux python3-pytest)
 
@@ -71,8 +73,11 @@ test)
     install_packages "${test_packages[@]}"
     install_cargo_deny
     ;;
+containers)
+    install_packages "${container_packages[@]}"
+    ;;
 *)
-    say "usage: bootstrap.sh build|test"
+    say "usage: bootstrap.sh build|test|containers"
     exit 2
     ;;
 esac

@@ -71,7 +71,7 @@ pub(crate) struct Daemon {
     /// Its other address, at which it is treated as one of another machine.
     port: u16,
     /// A network of its own, if this machine can make one.
-    pub(crate) bridge: Option<OwnBridge>,
+    _bridge: Option<OwnBridge>,
 }
 
 impl Daemon {
@@ -97,7 +97,7 @@ impl Daemon {
             processes,
             socket,
             port,
-            bridge,
+            _bridge: bridge,
         };
         let deadline = Instant::now() + Duration::from_secs(60);
         while daemon.talk(async |api| api.ping().await).is_none()

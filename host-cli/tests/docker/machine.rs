@@ -33,7 +33,7 @@ pub(crate) fn missing(engine: Engine) -> Option<String> {
     }
 }
 
-/// The agent's program: the one that is named, else a static one of the same target folder.
+/// The agent's program: the one that is named, else the newest static one of the same target folder.
 fn agent() -> Option<PathBuf> {
     if let Some(named) = std::env::var_os("SOVEREIGN_AGENT") {
         return Some(named.into());
@@ -47,7 +47,8 @@ fn agent() -> Option<PathBuf> {
             folder.join("sovereign-agent")
         })
         .into_iter()
-        .find(|path| path.is_file())
+        .filter(|path| path.is_file())
+        .max_by_key(|path| path.metadata().and_then(|agent| agent.modified()).ok())
 }
 
 /// The machine.

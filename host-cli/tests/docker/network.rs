@@ -2,6 +2,13 @@
 
 use std::process::{Command, Stdio};
 
+use crate::daemon::Engine;
+
+/// Whether an engine can have one here. Podman makes its own, on the machine's firewall.
+pub(crate) fn is_possible(engine: Engine) -> bool {
+    engine == Engine::Docker && OwnBridge::new().is_some()
+}
+
 /// The bridge. Dropped, it is gone.
 #[derive(Debug)]
 pub(crate) struct OwnBridge(String);

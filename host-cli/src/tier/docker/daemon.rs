@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use bollard::models::SystemInfo;
+use bollard::models::{SystemInfo, SystemInfoCgroupVersionEnum};
 use bollard::{API_DEFAULT_VERSION, Docker};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
@@ -61,14 +61,14 @@ impl Daemon {
     async fn at(tier: Tier, address: &Address) -> Result<Self, Obstacle> {
         let failed = |error: bollard::errors::Error| Obstacle::Known(broken(tier, address, &error));
         let greeting = async {
-            reach(address)
+            let owner = reach(address)
                 .await
                 .map_err(|error| unreachable(tier, address, &error))?;
             let api = client(address).map_err(failed)?;
             api.ping().await.map_err(failed)?;
-            Ok(api)
+            Ok((api, owner))
         };
-        let api = timeout(FIRST_WORD, greeting)
+        let (api, owner) = timeout(FIRST_WORD, greeting)
             .await
             .unwrap_or_else(|_| Err(Obstacle::Known(silent(tier, address, FIRST_WORD))))?;
         let info = if tier == Tier::Podman {
@@ -83,7 +83,7 @@ impl Daemon {
             check_version(tier, OLDEST_API, version.as_deref()).map_err(Obstacle::Known)?;
             info.map_err(failed)?
         };
-        check(tier, &info).map_err(Obstacle::Known)?;
+        check(tier, &info, owner).map_err(Obstacle::Known)?;
         Ok(Self {
             tier,
             api,
@@ -93,11 +93,15 @@ impl Daemon {
     }
 }
 
-/// Connects once, for nothing: the library tells what is in the way of a connection as text only.
-async fn reach(address: &Address) -> io::Result<()> {
+/// Connects once, for the error alone: the library tells what is in the way of a connection as text
+/// only. Returns whose daemon it is, as far as can be known.
+async fn reach(address: &Address) -> io::Result<Option<u32>> {
     match address {
-        Address::Socket(path) => UnixStream::connect(path).await.map(drop),
-        Address::Tcp(host) => TcpStream::connect(host.as_str()).await.map(drop),
+        Address::Socket(path) => {
+            let stream = UnixStream::connect(path).await?;
+            Ok(stream.peer_cred().ok().map(|daemon| daemon.uid()))
+        }
+        Address::Tcp(host) => TcpStream::connect(host.as_str()).await.map(|_| None),
     }
 }
 
@@ -124,8 +128,8 @@ fn check_version(tier: Tier, oldest: (u32, u32), version: Option<&str>) -> Resul
     Err(too_old(tier, oldest, version))
 }
 
-/// Whether this daemon's containers can be held to their limits.
-fn check(tier: Tier, info: &SystemInfo) -> Result<(), Unavailable> {
+/// Whether the containers of this daemon, which runs as this user, can be held to their limits.
+fn check(tier: Tier, info: &SystemInfo, owner: Option<u32>) -> Result<(), Unavailable> {
     if let Some(system) = info.os_type.as_deref().filter(|system| *system != "linux") {
         return Err(Unavailable {
             code: "not-linux",
@@ -133,6 +137,17 @@ fn check(tier: Tier, info: &SystemInfo) -> Result<(), Unavailable> {
             remedy: Some("switch it to Linux containers".to_owned()),
         });
     }
+    let rootless = info
+        .security_options
+        .iter()
+        .flatten()
+        .any(|option| option.contains("rootless"));
+    // Podman does not say so itself.
+    let rootless = rootless || (tier == Tier::Podman && owner.is_some_and(|uid| uid != 0));
+    // It says that there are limits on version 1 of cgroups too, and leaves them out with no more than a
+    // warning.
+    let is_first_version = info.cgroup_version == Some(SystemInfoCgroupVersionEnum::_1);
+    let none = rootless && is_first_version;
     let limits = [
         (info.memory_limit, "memory"),
         (info.cpu_cfs_quota, "cpu"),
@@ -140,18 +155,16 @@ fn check(tier: Tier, info: &SystemInfo) -> Result<(), Unavailable> {
     ];
     let lacking: Vec<_> = limits
         .iter()
-        .filter(|(has, _)| *has == Some(false))
+        .filter(|(has, _)| none || *has == Some(false))
         .map(|(_, name)| *name)
         .collect();
     if lacking.is_empty() {
         return Ok(());
     }
-    let rootless = info
-        .security_options
-        .iter()
-        .flatten()
-        .any(|option| option.contains("rootless"));
-    let remedy = if rootless {
+    let remedy = if none {
+        "boot with cgroup v2 (systemd.unified_cgroup_hierarchy=1): version 1 cannot be delegated to a \
+         user; or use a daemon of root's"
+    } else if rootless {
         "let systemd delegate them to your user (Delegate=cpu cpuset io memory pids in \
          user@.service, cgroup v2)"
     } else {
@@ -309,11 +322,20 @@ mod tests {
             security_options: Some(vec!["name=rootless".to_owned()]),
             ..SystemInfo::default()
         };
-        let found = check(Tier::Podman, &info).unwrap_err();
+        let found = check(Tier::Podman, &info, None).unwrap_err();
         assert_eq!(found.code, "limits-unavailable");
         assert!(found.cause.contains("limit memory here"), "{}", found.cause);
         assert!(found.remedy.unwrap().contains("Delegate"));
-        assert_eq!(check(Tier::Docker, &SystemInfo::default()), Ok(()));
+        assert_eq!(check(Tier::Docker, &SystemInfo::default(), Some(0)), Ok(()));
+        let first = SystemInfo {
+            memory_limit: Some(true),
+            cgroup_version: Some(SystemInfoCgroupVersionEnum::_1),
+            ..SystemInfo::default()
+        };
+        let found = check(Tier::Podman, &first, Some(1000)).unwrap_err();
+        assert!(found.cause.contains("memory, cpu, pids"), "{}", found.cause);
+        assert!(found.remedy.unwrap().contains("unified_cgroup_hierarchy"));
+        assert_eq!(check(Tier::Podman, &first, Some(0)), Ok(()));
     }
 
     #[test]
@@ -337,6 +359,9 @@ mod tests {
             os_type: Some("windows".to_owned()),
             ..SystemInfo::default()
         };
-        assert_eq!(check(Tier::Docker, &info).unwrap_err().code, "not-linux");
+        assert_eq!(
+            check(Tier::Docker, &info, None).unwrap_err().code,
+            "not-linux"
+        );
     }
 }

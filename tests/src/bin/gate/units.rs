@@ -1,12 +1,28 @@
 //! Unit tests, property tests and house rules: `cargo test`, read line by line.
 
-use crate::cargo::{cargo, show};
+use crate::cargo::{cargo, print_line, show};
 use crate::report::{Report, Verdict};
 
 /// The suite of a failure of `cargo test` itself.
 const CARGO: &str = "cargo test";
 
+/// The agent for containers: static, so that it runs in any image.
+const AGENT: [&str; 6] = [
+    "build",
+    "-q",
+    "--target",
+    "x86_64-unknown-linux-musl",
+    "-p",
+    "guest-agent",
+];
+
 pub(crate) fn run(report: &mut Report) {
+    println!(
+        "\n== the agent for the tests with containers: cargo {}",
+        AGENT.join(" ")
+    );
+    // Without it, those tests say what they lack.
+    let _ = show(&mut cargo(AGENT), &mut print_line);
     println!("\n== unit tests: cargo test --workspace --no-fail-fast");
     let mut reader = Reader::default();
     let mut command = cargo(["test", "--workspace", "--no-fail-fast"]);
