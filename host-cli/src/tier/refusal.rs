@@ -26,3 +26,46 @@ impl Tier {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::Network;
+
+    fn flag(tier: Tier, change: impl FnOnce(&mut SandboxSpec)) -> Option<&'static str> {
+        let mut spec = SandboxSpec::default();
+        change(&mut spec);
+        let refusal = tier.refusal(&spec, tier.strongest_isolation())?;
+        assert_eq!(refusal.tier, tier);
+        Some(refusal.flag)
+    }
+
+    #[test]
+    fn nothing_is_refused_that_nobody_asked_for() {
+        for tier in Tier::ALL {
+            assert_eq!(flag(tier, |_| ()), None, "{tier}");
+        }
+    }
+
+    #[test]
+    fn a_network_is_refused_where_there_is_none_to_be_had() {
+        let bridge = |spec: &mut SandboxSpec| spec.network = Some(Network::Bridge);
+        let none = |spec: &mut SandboxSpec| spec.network = Some(Network::None);
+        for tier in [Tier::Microvm, Tier::Local] {
+            assert_eq!(flag(tier, bridge), Some("--network"), "{tier}");
+            assert_eq!(flag(tier, none), None, "{tier}");
+        }
+        for tier in [Tier::Docker, Tier::Podman] {
+            assert_eq!(flag(tier, bridge), None, "{tier}");
+        }
+    }
+
+    #[test]
+    fn a_bound_of_processes_is_refused_by_machines_alone() {
+        let bound = |spec: &mut SandboxSpec| spec.processes = Some(99);
+        assert_eq!(flag(Tier::Microvm, bound), Some("--pids-limit"));
+        for tier in [Tier::Docker, Tier::Podman, Tier::Local] {
+            assert_eq!(flag(tier, bound), None, "{tier}");
+        }
+    }
+}

@@ -39,6 +39,7 @@ pub(crate) const CASES: &[Case] = &[
     ),
     ("flags_of_machines_are_refused", flags),
     ("any_image_of_the_daemon_can_be_named", own_images),
+    ("orphans_are_reaped", orphans),
     ("a_run_leaves_nothing", nothing_left),
     ("a_killed_engine_leaves_nothing", killed),
     (
@@ -279,6 +280,13 @@ fn own_images(machine: &Machine) {
     let told = text(&output.stderr);
     let remedy = format!("{} pull no-such-image", machine.tier());
     assert!(told.contains(&remedy), "{told}");
+}
+
+/// The agent is the first process of the container, and so whoever has lost its parent is its.
+fn orphans(machine: &Machine) {
+    let line = "for i in 1 2 3; do (sleep 0.1 &); done; sleep 0.5; for file in /proc/[0-9]*/stat; do \
+                read -r id name state rest < $file && [ $state = Z ] && echo $name; done; echo end";
+    assert_eq!(stdout(&machine.shell(&[], line)), "end\n");
 }
 
 fn nothing_left(machine: &Machine) {
