@@ -27,6 +27,8 @@ pub mod launch;
 mod orphans;
 pub mod policy;
 #[cfg(target_os = "linux")]
+pub mod prune;
+#[cfg(target_os = "linux")]
 pub mod sandbox;
 pub mod spec;
 pub mod tier;

@@ -26,6 +26,7 @@ fn act(cli: Cli, timeline: Timeline) -> Result<u8, Failure> {
         Command::Run(args) => commands::run::run(*args, global, timeline),
         Command::Doctor(args) => commands::doctor::doctor(args, global),
         Command::Image(args) => commands::image::image(args, global),
+        Command::Prune(args) => commands::prune::prune(&args, global),
         Command::Completions(args) => commands::generate::completions(&args),
         Command::Man(args) => commands::generate::man(&args),
         Command::Version => commands::generate::version(global),

@@ -325,6 +325,20 @@ fn leftovers(machine: &Machine) {
     machine
         .daemon
         .create("stranger", &[("sovereign.sandbox", &dead)]);
+    let pruned = |flags: &[&str]| -> Vec<String> {
+        let flags = [&["prune", "--json"], flags].concat();
+        let output = machine.sovereign(&flags).output().unwrap();
+        let told: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+        let names = told["leftovers"].as_array().unwrap().iter();
+        let containers = names.filter(|left| left["kind"] == "container");
+        containers
+            .map(|left| left["name"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(pruned(&["--dry-run"]), ["dead"]);
+    assert_eq!(pruned(&[]), ["dead"]);
+    assert!(pruned(&[]).is_empty());
+    machine.daemon.create("dead", &labels(&dead));
     stdout(&machine.shell(&[], "true"));
     let mut left = machine.daemon.containers();
     left.retain(|name| !name.starts_with("/sovereign-"));

@@ -18,7 +18,7 @@ use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
@@ -31,6 +31,9 @@ use super::FILES;
 
 /// How the name of a folder begins that is being made.
 const UNFINISHED: &str = ".new-";
+
+/// Making one takes milliseconds: what is older than this was left.
+const ABANDONED_AFTER: Duration = Duration::from_secs(600);
 
 /// The folder cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +69,22 @@ pub fn ensure(store: &Store) -> Result<PathBuf, EnvironmentError> {
     }
     place.record();
     Ok(place.folder)
+}
+
+/// What processes that were killed have left of their attempts to make one.
+pub(crate) fn unfinished(store: &Store) -> Vec<PathBuf> {
+    let parent = Place::new(store).parent;
+    let is_left = |entry: &fs::DirEntry| {
+        let name = entry.file_name();
+        let age = entry.metadata().ok()?.modified().ok()?.elapsed().ok()?;
+        let is_ours = name.to_str()?.starts_with(UNFINISHED);
+        (is_ours && age > ABANDONED_AFTER).then_some(())
+    };
+    let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| is_left(entry).is_some())
+        .map(|entry| entry.path())
+        .collect()
 }
 
 /// Where things are.
@@ -246,7 +265,6 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Enviro
 #[cfg(test)]
 mod tests {
     use std::thread;
-    use std::time::Duration;
 
     use super::*;
 
@@ -326,6 +344,19 @@ mod tests {
         assert!(!home.exists());
         fs::create_dir(&home).unwrap();
         ensure(&store).unwrap();
+    }
+
+    #[test]
+    fn only_an_old_attempt_is_unfinished() {
+        let (_folder, store) = store();
+        assert!(unfinished(&store).is_empty());
+        ensure(&store).unwrap();
+        let path = store.root().join("apts/.new-x");
+        fs::create_dir(&path).unwrap();
+        assert!(unfinished(&store).is_empty());
+        let old = SystemTime::now() - 2 * ABANDONED_AFTER;
+        fs::File::open(&path).unwrap().set_modified(old).unwrap();
+        assert_eq!(unfinished(&store), [path]);
     }
 
     #[test]

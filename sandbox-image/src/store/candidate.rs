@@ -23,6 +23,9 @@ use super::{Parts, Store, StoreError, check_name};
 /// How a candidate's name ends.
 pub const CANDIDATE: &str = ".candidate";
 
+/// The lock of whoever examines one.
+pub(super) const LOCK: &str = "candidate.lock";
+
 /// How long a build waits for another one's candidate: an examination starts sandboxes.
 const PATIENCE: Duration = Duration::from_secs(900);
 
@@ -95,7 +98,7 @@ impl Store {
     ) -> Result<Lock, StoreError> {
         self.make_folders()?;
         let lock = Lock::acquire(
-            &self.root.join("candidate.lock"),
+            &self.root.join(LOCK),
             Sharing::Exclusive,
             &format!("examining image `{name}`"),
             patience,

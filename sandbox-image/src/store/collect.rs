@@ -49,7 +49,7 @@ impl Store {
     }
 
     /// Removes unneeded blobs and records. The caller holds the lock.
-    fn collect(&self) -> Result<u64, StoreError> {
+    pub(super) fn collect(&self) -> Result<u64, StoreError> {
         let names = self.names()?;
         let mut needed = HashSet::new();
         for name in &names {

@@ -17,6 +17,7 @@ mod collect;
 mod error;
 mod publish;
 mod stamp;
+mod unfinished;
 mod verify;
 
 use std::env;
@@ -32,6 +33,7 @@ pub use candidate::CANDIDATE;
 pub use error::{Damage, StoreError};
 pub use publish::{Content, Description, Parts};
 pub(crate) use stamp::Stamp;
+pub use unfinished::Unfinished;
 
 use crate::digest::Digest;
 use crate::image::Image;
@@ -43,6 +45,9 @@ use error::failed;
 
 /// How long a change of the store waits for another process that changes it.
 const PATIENCE: Duration = Duration::from_secs(600);
+
+/// The lock of whoever changes the store.
+const LOCK: &str = "lock";
 
 /// The longest manifest that is read.
 const MAX_MANIFEST: u64 = 4 << 20;
@@ -219,7 +224,7 @@ impl Store {
     fn lock(&self, purpose: &str, step: &Step<'_>) -> Result<Lock, StoreError> {
         self.make_folders()?;
         let lock = Lock::acquire(
-            &self.root.join("lock"),
+            &self.root.join(LOCK),
             Sharing::Exclusive,
             purpose,
             PATIENCE,

@@ -1,11 +1,16 @@
 //! Serving without confinement: a folder of its own is all that a command gets.
+//!
+//! Whoever finds the folder later can tell that nobody needs it any more: this process holds a lock on
+//! it (`flock(2)`) for as long as it lives.
 
 use std::ffi::OsStr;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use rustix::process::getuid;
 
 /// How often a name is tried that somebody else has taken.
@@ -14,7 +19,10 @@ const ATTEMPTS: u32 = 64;
 /// A new folder that is home and working directory to commands that name none. It is removed with
 /// all that is in it.
 #[derive(Debug)]
-pub(super) struct PlainHome(PathBuf);
+pub(super) struct PlainHome {
+    path: PathBuf,
+    _lock: OwnedFd,
+}
 
 impl PlainHome {
     pub(super) fn new() -> io::Result<Self> {
@@ -25,14 +33,18 @@ impl PlainHome {
             let path = Path::new("/tmp").join(name);
             match builder.create(&path) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                result => return result.map(|()| Self(path)),
+                result => {
+                    result?;
+                    let _lock = lock(&path)?;
+                    return Ok(Self { path, _lock });
+                }
             }
         }
         Err(io::ErrorKind::AlreadyExists.into())
     }
 
     pub(super) fn path(&self) -> &[u8] {
-        let path: &OsStr = self.0.as_ref();
+        let path: &OsStr = self.path.as_ref();
         path.as_bytes()
     }
 }
@@ -41,8 +53,15 @@ impl Drop for PlainHome {
     fn drop(&mut self) {
         // A command may have made a folder in it that its user cannot enter; what is left then can
         // be told by its name.
-        let _ = std::fs::remove_dir_all(&self.0);
+        let _ = std::fs::remove_dir_all(&self.path);
     }
+}
+
+fn lock(folder: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = open(folder, flags, Mode::empty())?;
+    flock(&fd, FlockOperation::NonBlockingLockExclusive)?;
+    Ok(fd)
 }
 
 /// The user of commands that name none: the agent's own. Root says so, or it would be user 1000,
@@ -60,13 +79,19 @@ mod tests {
     #[test]
     fn a_home_is_private_and_leaves_nothing_behind() {
         let home = PlainHome::new().unwrap();
-        let path = home.0.clone();
+        let path = home.path.clone();
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
         std::fs::create_dir_all(path.join("a/b")).unwrap();
         std::fs::write(path.join("a/b/c"), "x").unwrap();
         drop(home);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_home_is_locked_while_it_is_in_use() {
+        let home = PlainHome::new().unwrap();
+        assert!(lock(&home.path).is_err());
     }
 
     #[test]

@@ -78,6 +78,8 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Build, list, check and remove sandbox images
     Image(ImageArgs),
+    /// Remove what crashes have left behind: containers, folders, unfinished files
+    Prune(PruneArgs),
     /// Print the completions for a shell
     Completions(CompletionsArgs),
     /// Print the manual page
@@ -93,6 +95,18 @@ pub struct DoctorArgs {
     /// The image to look for
     #[arg(long, value_name = "NAME")]
     pub image: Option<String>,
+}
+
+/// Remove what crashes have left behind.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "What belongs to a process that lives is never touched. For images that are not \
+    needed any more, see `sovereign image prune`."
+)]
+pub struct PruneArgs {
+    /// Only tell what would be removed
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// Print the completions for a shell.

@@ -5,4 +5,6 @@ pub(super) mod generate;
 #[cfg(target_os = "linux")]
 pub(super) mod image;
 #[cfg(target_os = "linux")]
+pub(super) mod prune;
+#[cfg(target_os = "linux")]
 pub(super) mod run;

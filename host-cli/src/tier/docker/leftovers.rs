@@ -14,18 +14,31 @@ use super::owner::{self, Owner};
 
 /// Removes them. What cannot be removed now is tried again at the next start.
 pub(super) async fn remove(daemon: &Daemon) {
-    let Some(boot) = owner::boot() else { return };
+    for left in list(daemon).await {
+        remove_one(daemon, &left.id).await;
+    }
+}
+
+/// A container whose owner has ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Abandoned {
+    pub(super) id: String,
+    pub(super) name: String,
+}
+
+/// Lists them.
+pub(super) async fn list(daemon: &Daemon) -> Vec<Abandoned> {
+    let Some(boot) = owner::boot() else {
+        return Vec::new();
+    };
     let ours = vec![LABEL_ID.to_owned(), format!("{LABEL_BOOT}={boot}")];
     let options = ListContainersOptionsBuilder::default()
         .all(true)
         .filters(&HashMap::from([("label".to_owned(), ours)]))
         .build();
     let known = daemon.api.list_containers(Some(options)).await;
-    for container in known.unwrap_or_default() {
-        if let Some(id) = abandoned(&container) {
-            remove_one(daemon, id).await;
-        }
-    }
+    let known = known.unwrap_or_default();
+    known.iter().filter_map(abandoned).collect()
 }
 
 /// Ends and removes a container.
@@ -38,11 +51,19 @@ pub(super) async fn remove_one(daemon: &Daemon, id: &str) {
     let _ = daemon.api.remove_container(id, Some(options)).await;
 }
 
-/// The id of a container whose owner is gone.
-fn abandoned(container: &ContainerSummary) -> Option<&str> {
+/// A container, if its owner is gone.
+fn abandoned(container: &ContainerSummary) -> Option<Abandoned> {
     let sandbox = container.labels.as_ref()?.get(LABEL_ID)?;
-    let owner = Owner::of_id(sandbox)?;
-    container.id.as_deref().filter(|_| owner.is_gone())
+    if !Owner::of_id(sandbox)?.is_gone() {
+        return None;
+    }
+    let id = container.id.clone()?;
+    let names = container.names.iter().flatten();
+    let name = names.map(|name| name.trim_start_matches('/')).next();
+    Some(Abandoned {
+        name: name.unwrap_or(&id).to_owned(),
+        id,
+    })
 }
 
 #[cfg(test)]
@@ -63,7 +84,7 @@ mod tests {
         assert_eq!(abandoned(&container(&format!("{owner}-0"))), None);
         let (_, rest) = owner.split_once('-').unwrap();
         let gone = container(&format!("4194305-{rest}-0"));
-        assert_eq!(abandoned(&gone), Some("c"));
+        assert_eq!(abandoned(&gone).map(|left| left.id).as_deref(), Some("c"));
         assert_eq!(abandoned(&container("somebody's")), None);
         assert_eq!(abandoned(&ContainerSummary::default()), None);
     }

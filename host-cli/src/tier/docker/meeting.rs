@@ -11,7 +11,7 @@
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
@@ -73,17 +73,26 @@ impl Drop for Meeting {
 
 /// Removes what owners that are gone have left below a folder.
 pub(super) fn remove_leftovers(below: &Path) {
-    for entry in fs::read_dir(below).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let owner = name.to_str().and_then(|name| name.strip_prefix(PREFIX));
-        if owner
-            .and_then(Owner::of_id)
-            .is_some_and(|owner| owner.is_gone())
-        {
-            // A folder of another user's is not ours to remove, and cannot be.
-            let _ = fs::remove_dir_all(entry.path());
-        }
+    for path in leftovers(below) {
+        let _ = fs::remove_dir_all(path);
     }
+}
+
+/// The folders of this user's that owners that are gone have left below a folder.
+pub(super) fn leftovers(below: &Path) -> Vec<PathBuf> {
+    let us = rustix::process::geteuid().as_raw();
+    let is_left = |entry: &fs::DirEntry| {
+        let name = entry.file_name();
+        let owner = name.to_str()?.strip_prefix(PREFIX)?;
+        let is_gone = Owner::of_id(owner)?.is_gone();
+        let is_ours = entry.metadata().ok()?.uid() == us;
+        (is_gone && is_ours).then_some(())
+    };
+    let entries = fs::read_dir(below).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| is_left(entry).is_some())
+        .map(|entry| entry.path())
+        .collect()
 }
 
 fn listen_in(folder: &Path) -> io::Result<OwnedFd> {

@@ -29,6 +29,7 @@ pub(crate) mod image;
 mod leftovers;
 mod meeting;
 mod owner;
+pub(crate) mod prune;
 mod readiness;
 
 use std::env;

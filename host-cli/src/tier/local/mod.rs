@@ -14,6 +14,7 @@
 //! socket closes, for whatever reason, the agent ends, and with it all that it runs.
 
 pub mod error;
+pub(crate) mod homes;
 mod shortfall;
 
 use std::os::fd::{AsFd, OwnedFd};

@@ -81,3 +81,39 @@ fn nothing_is_built_under_a_candidates_name() {
         .publish_if("x.candidate", &parts, step, accept);
     assert!(matches!(error, Err(StoreError::BadName { .. })));
 }
+
+#[test]
+fn unfinished_work_is_removed_and_work_that_goes_on_is_not() {
+    let fixture = fixture();
+    let store = &fixture.store;
+    let image = publish(store, "sandbox", b"good").unwrap();
+    publish(store, "other.candidate", b"left").unwrap();
+    fs::write(store.tmp().join("half"), "x").unwrap();
+    let paths = |dry_run| -> Vec<_> {
+        let found = store.remove_unfinished(dry_run).unwrap();
+        assert!(found.iter().all(|left| left.problem.is_none()));
+        found.into_iter().map(|left| left.path).collect()
+    };
+    let expected = [
+        store.tmp().join("half"),
+        store.manifest_path("other.candidate"),
+    ];
+    assert_eq!(paths(true), expected);
+    assert_eq!(paths(false), expected);
+    assert!(paths(false).is_empty());
+    assert_eq!((blob_count(store), tmp_count(store)), (3, 0));
+    assert_eq!(store.find("sandbox").unwrap(), image);
+    publish_if(store, b"new", |candidate| {
+        assert!(paths(false).is_empty());
+        store.find(&candidate.name).map(|_| ())
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_store_that_is_not_there_has_nothing_unfinished() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path().join("store")).unwrap();
+    assert!(store.remove_unfinished(false).unwrap().is_empty());
+    assert!(!store.root().exists());
+}

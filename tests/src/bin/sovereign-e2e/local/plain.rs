@@ -6,7 +6,8 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use sovereign_tests::call::{Sovereign, read_exactly};
+use rustix::process::{Pid, Signal, kill_process};
+use sovereign_tests::call::{Running, Sovereign, read_exactly};
 use tempfile::TempDir;
 
 use super::{Local, Traces, is_installed};
@@ -28,6 +29,10 @@ pub(crate) fn add(suite: &mut Suite) {
             (
                 "killed_sovereign_leaves_no_unconfined_command",
                 killed_leaves_nothing,
+            ),
+            (
+                "folder_of_a_killed_agent_is_pruned_and_others_stay",
+                prune_removes_what_is_abandoned,
             ),
         ],
     );
@@ -144,5 +149,56 @@ fn killed_leaves_nothing(sovereign: &Sovereign) -> Outcome {
         ensure!(read_exactly(&mut stdout, 3)? == b"up\n");
         drop(running);
         before.are_gone()
+    })
+}
+
+fn prune_removes_what_is_abandoned(sovereign: &Sovereign) -> Outcome {
+    let data = tempfile::tempdir()?;
+    let prune = |args: &[&str]| -> Result<Vec<String>> {
+        let call = sovereign.call([&["prune", "--json"], args].concat());
+        let output = call.env("SOVEREIGN_DATA_DIR", data.path()).output()?;
+        ensure!(output.code() == Some(0), "{output}");
+        let answer = output.json()?;
+        let found = answer["leftovers"].as_array().context("no list")?.iter();
+        let folders = found.filter(|left| left["kind"] == "home-folder");
+        Ok(folders
+            .map(|left| format!("folder {}", left["name"].as_str().unwrap_or_default()))
+            .collect())
+    };
+    unconfined(sovereign, |local| {
+        // What others have left is not of this test.
+        prune(&[])?;
+        let start = || -> Result<(Running, Vec<String>)> {
+            let before = Traces::look()?;
+            let mut running = local.sh("echo x > file; echo up; sleep 7010").start()?;
+            ensure!(read_exactly(&mut running.take_stdout()?, 3)? == b"up\n");
+            Ok((
+                running,
+                Traces::look()?.0.difference(&before.0).cloned().collect(),
+            ))
+        };
+        let (killed, traces) = start()?;
+        let (live, _) = start()?;
+        let (agents, folders): (Vec<_>, Vec<_>) = traces
+            .into_iter()
+            .partition(|trace| trace.starts_with("agent "));
+        ensure!(
+            !agents.is_empty() && folders.len() == 1,
+            "{agents:?} {folders:?}"
+        );
+        for agent in &agents {
+            let agent = agent.trim_start_matches("agent ").parse().ok();
+            kill_process(
+                agent.and_then(Pid::from_raw).context("no process")?,
+                Signal::KILL,
+            )?;
+        }
+        killed.signal(Signal::KILL)?;
+        drop(killed);
+        ensure!(prune(&["--dry-run"])? == folders, "{folders:?}");
+        ensure!(prune(&[])? == folders, "{folders:?}");
+        ensure!(prune(&[])?.is_empty());
+        drop(live);
+        PASSED
     })
 }

@@ -1,0 +1,161 @@
+//! Removing what crashes have left behind: of an engine that was killed, of a machine that lost power.
+//!
+//! Every tier takes its sandbox along when its engine ends, however that happens, so there is seldom
+//! anything. What is removed is ours and nobody's any more: its owner is known to be gone. In doubt
+//! it stays.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use sandbox_image::{Store, StoreError};
+use serde::Serialize;
+
+use crate::tier::facts::Unavailable;
+use crate::tier::{Tier, docker, local};
+
+/// What there was.
+#[derive(Debug, Default, Serialize)]
+pub struct Pruned {
+    /// Everything that was found.
+    pub leftovers: Vec<Leftover>,
+    /// Where nobody could look.
+    pub unseen: Vec<Unseen>,
+}
+
+/// Something that was left behind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Leftover {
+    /// What it is.
+    pub kind: Kind,
+    /// Its path, or its name.
+    pub name: String,
+    /// The tier that it is of, if it is of one.
+    pub tier: Option<Tier>,
+    /// Why it could not be removed, if it was to be.
+    pub problem: Option<String>,
+}
+
+/// What something is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// A container of a container engine.
+    Container,
+    /// The folder in which a container's agent was to meet its engine.
+    MeetingFolder,
+    /// The folder of the commands of an unconfined sandbox.
+    HomeFolder,
+    /// A file or folder of the image store that was not finished.
+    Unfinished,
+}
+
+impl Kind {
+    /// The words for it.
+    #[must_use]
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Container => "container",
+            Self::MeetingFolder | Self::HomeFolder => "folder",
+            Self::Unfinished => "unfinished",
+        }
+    }
+}
+
+/// A container engine that could not be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Unseen {
+    /// Its tier.
+    pub tier: Tier,
+    /// Why not.
+    #[serde(flatten)]
+    pub reason: Unavailable,
+}
+
+/// Removes what was left behind, or just looks for it.
+///
+/// # Errors
+///
+/// If the image store cannot be read.
+pub fn prune(store: &Store, dry_run: bool) -> Result<Pruned, StoreError> {
+    let mut pruned = Pruned::default();
+    for tier in [Tier::Docker, Tier::Podman] {
+        pruned.containers(tier, dry_run);
+    }
+    for path in docker::prune::folders() {
+        let removed = unless(dry_run, || fs::remove_dir_all(&path));
+        pruned.note(Kind::MeetingFolder, &path, removed);
+    }
+    for home in local::homes::abandoned(Path::new(local::homes::PLACE)) {
+        let path = home.path.clone();
+        let removed = unless(dry_run, || home.remove());
+        pruned.note(Kind::HomeFolder, &path, removed);
+    }
+    for left in store.remove_unfinished(dry_run)? {
+        let removed = left.problem.map_or(Ok(()), Err);
+        pruned.note(Kind::Unfinished, &left.path, removed);
+    }
+    Ok(pruned)
+}
+
+impl Pruned {
+    /// Whether everything that was found is gone, or would be.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.leftovers.iter().all(|left| left.problem.is_none())
+    }
+
+    fn containers(&mut self, tier: Tier, dry_run: bool) {
+        match docker::prune::containers(tier, dry_run) {
+            Ok(found) => {
+                let leftovers = found.into_iter().map(|(name, is_gone)| Leftover {
+                    kind: Kind::Container,
+                    name,
+                    tier: Some(tier),
+                    problem: (!is_gone).then(|| "its engine did not remove it".to_owned()),
+                });
+                self.leftovers.extend(leftovers);
+            }
+            // An engine that is not installed has nothing of ours.
+            Err(reason) if reason.code == "no-daemon" => {}
+            Err(reason) => self.unseen.push(Unseen { tier, reason }),
+        }
+    }
+
+    fn note(&mut self, kind: Kind, path: &Path, removed: io::Result<()>) {
+        let tier = match kind {
+            Kind::HomeFolder => Some(Tier::Local),
+            Kind::Container | Kind::MeetingFolder | Kind::Unfinished => None,
+        };
+        self.leftovers.push(Leftover {
+            kind,
+            name: path.display().to_string(),
+            tier,
+            problem: removed.err().map(|error| error.to_string()),
+        });
+    }
+}
+
+fn unless(dry_run: bool, remove: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    if dry_run { Ok(()) } else { remove() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_not_be_removed_is_told_with_its_reason() {
+        let mut pruned = Pruned::default();
+        assert!(pruned.is_clean());
+        pruned.note(Kind::HomeFolder, Path::new("/tmp/a"), Ok(()));
+        assert!(pruned.is_clean());
+        let denied = Err(io::ErrorKind::PermissionDenied.into());
+        pruned.note(Kind::Unfinished, Path::new("/tmp/b"), denied);
+        assert!(!pruned.is_clean());
+        let json = serde_json::to_value(&pruned.leftovers).unwrap();
+        assert_eq!(json[0]["kind"], "home-folder");
+        assert_eq!(json[0]["tier"], "local");
+        assert!(json[1]["problem"].as_str().unwrap().contains("denied"));
+    }
+}

@@ -1,0 +1,62 @@
+//! Removing on request what crashes have left at a container engine.
+
+use std::env;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::daemon::Daemon;
+use super::{endpoint, leftovers, meeting, runtime};
+use crate::tier::Tier;
+use crate::tier::facts::Unavailable;
+
+/// How long a daemon may take for all of it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Removes the containers whose owners are gone, or just lists them. Returns each one's name, and
+/// whether it is (or would be) removed.
+///
+/// # Errors
+///
+/// Why the daemon of this tier cannot be asked.
+pub(crate) fn containers(tier: Tier, dry_run: bool) -> Result<Vec<(String, bool)>, Unavailable> {
+    let endpoints = endpoint::of(tier, |name| env::var_os(name))?;
+    let runtime = runtime().map_err(|error| Unavailable {
+        code: error.code(),
+        cause: crate::error::chain(&error),
+        remedy: None,
+    })?;
+    let pruned = runtime.block_on(async {
+        let pruning = async {
+            let daemon = Daemon::find(tier, &endpoints).await?;
+            Ok(prune(&daemon, dry_run).await)
+        };
+        let pruned = timeout(PATIENCE, pruning).await;
+        pruned.unwrap_or_else(|_| Err(endpoints.too_slow(PATIENCE)))
+    });
+    // A name that is still being looked up holds nothing up.
+    runtime.shutdown_background();
+    pruned
+}
+
+async fn prune(daemon: &Daemon, dry_run: bool) -> Vec<(String, bool)> {
+    let found = leftovers::list(daemon).await;
+    if dry_run {
+        return found.into_iter().map(|left| (left.name, true)).collect();
+    }
+    for left in &found {
+        leftovers::remove_one(daemon, &left.id).await;
+    }
+    let still = leftovers::list(daemon).await;
+    let is_gone = |id: &str| still.iter().all(|left| left.id != id);
+    found
+        .into_iter()
+        .map(|left| (left.name, is_gone(&left.id)))
+        .collect()
+}
+
+/// The folders in which agents and engines that are gone would have met.
+pub(crate) fn folders() -> Vec<PathBuf> {
+    meeting::leftovers(&endpoint::runtime_folder(|name| env::var_os(name)))
+}
