@@ -18,7 +18,7 @@ pub struct Broken {
     pub report: Report,
 }
 
-/// Builds an image in the user's store like [`sandbox_image::build`]. It gets its name if it keeps its contract, as far
+/// Builds an image in the user's store like [`sandbox_image::build()`]. It gets its name if it keeps its contract, as far
 /// as that can be told on this machine. The report is empty if nothing has changed since the image
 /// was published.
 ///

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! It is the control socket of the local tier from there on. A daemon that does not see this
-//! machine's files gets the agent in a volume, and the streams go through its API ([`bridge`]). When
+//! machine's files gets the agent in a volume, and the streams go through its API (`bridge`). When
 //! the one or the other closes, for whatever reason, the
 //! agent ends, with it as the first process all others of the container, and the daemon removes what
 //! is left. The daemon is spoken to for the start and the end only, so that a command costs no more
