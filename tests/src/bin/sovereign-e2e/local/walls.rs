@@ -213,6 +213,13 @@ fn processes_are_bounded(sovereign: &Sovereign) -> Outcome {
         let output = local.sh("ulimit -u 2>/dev/null || ulimit -p").output()?;
         let bound: u32 = output.text().parse()?;
         ensure!((1..=4096).contains(&bound), "{output}");
+        let script = "for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 30 & done; echo all";
+        let few = ["-q", "--pids-limit", "10", "--", "sh", "-c", script];
+        let output = local.run(few).output()?;
+        ensure!(
+            output.code() != Some(0) && output.text().is_empty(),
+            "{output}"
+        );
         PASSED
     })
 }
