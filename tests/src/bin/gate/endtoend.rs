@@ -15,6 +15,7 @@ use sovereign_tests::images::{STOCK, Store};
 
 use self::events::Events;
 use crate::cargo::{cargo, merged, print_line, show};
+use crate::python;
 use crate::report::{Report, Verdict};
 
 mod events;
@@ -37,6 +38,10 @@ const TARGET: &str = "x86_64-unknown-linux-musl";
 const LAB_BIN: &str = "/opt/sovereign/bin";
 const LAB_STORE: &str = "/root/images";
 
+/// The archive with pytest, and the variable that tells the tests of it.
+const PYTEST: &str = "pytest.tar";
+const PYTEST_VARIABLE: &str = "SOVEREIGN_E2E_PYTEST";
+
 /// What makes tests smaller for a quick look.
 const SIZES: &[&str] = &["SOVEREIGN_E2E_SANDBOXES", "SOVEREIGN_E2E_STREAM_MIB"];
 
@@ -58,7 +63,8 @@ pub(crate) fn run(filter: Option<&str>, report: &mut Report) {
 
 fn try_run(filter: Option<&str>, report: &mut Report) -> Result<()> {
     build_release()?;
-    let programs = Programs::find()?;
+    let mut programs = Programs::find()?;
+    programs.pytest = python::pack_for_sandboxes(&programs.bin.with_file_name(PYTEST))?;
     build_image(&programs)?;
     let store = prepare_images(&programs)?;
     let native = native_guests(&programs)?;
@@ -101,6 +107,8 @@ fn build_release() -> Result<()> {
 struct Programs {
     bin: PathBuf,
     tests: PathBuf,
+    /// An archive with pytest and the tests of T-APTS, where there is pytest.
+    pytest: Option<PathBuf>,
 }
 
 impl Programs {
@@ -112,6 +120,7 @@ impl Programs {
         let programs = Self {
             bin: triple.join("release"),
             tests: tool.join("sovereign-e2e"),
+            pytest: None,
         };
         for path in BINARIES
             .iter()
@@ -214,6 +223,9 @@ fn run_here(programs: &Programs, names: &[String], store: &Path, report: &mut Re
             .env("SOVEREIGN_VMM", programs.bin.join("sovereign-vmm"))
             .env("SOVEREIGN_AGENT", programs.agent())
             .env("SOVEREIGN_DATA_DIR", store);
+        if let Some(archive) = &programs.pytest {
+            command.env(PYTEST_VARIABLE, archive);
+        }
         show(&mut command, &mut |line| events.read(line))
     };
     let end = outcome.map(|_| "the tests ended early".to_owned());
@@ -287,6 +299,11 @@ fn lab_job(programs: &Programs, names: &[String], store: &Path) -> Job {
         ("SOVEREIGN_E2E_QUIET_HOST".to_owned(), "1".into()),
         ("SOVEREIGN_REQUIRE_KVM".to_owned(), "1".into()),
     ];
+    if let Some(archive) = &programs.pytest {
+        let place = format!("{LAB_BIN}/{PYTEST}");
+        job = job.with_file(archive, &place);
+        job.env.push((PYTEST_VARIABLE.to_owned(), place.into()));
+    }
     for name in SIZES {
         job.env
             .extend(env::var_os(name).map(|value| ((*name).to_owned(), value)));

@@ -1,11 +1,17 @@
 //! The tests of the Python package that every sandbox image holds, by pytest.
 
 use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, ensure};
 
 use crate::cargo::{merged, show, workspace};
 use crate::report::{Report, Verdict};
 
 const SUITE: &str = "python";
+
+/// What packs pytest.
+const PACK: &str = include_str!("bundle.py");
 
 /// The system's own interpreter comes second: distributions install pytest for that one.
 const INTERPRETERS: &[&str] = &["python3", "/usr/bin/python3"];
@@ -43,6 +49,25 @@ pub(crate) fn run(report: &mut Report) {
         Ok(transcript) => report.add(SUITE, "pytest", Verdict::Failed(transcript.tail(30))),
         Err(error) => report.add(SUITE, "pytest", Verdict::Failed(format!("{error:#}"))),
     }
+}
+
+/// Packs pytest and the tests, for a sandbox that has neither. `None` where there is no pytest.
+pub(crate) fn pack_for_sandboxes(target: &Path) -> Result<Option<PathBuf>> {
+    let Some(interpreter) = INTERPRETERS.iter().find(|program| has_pytest(program)) else {
+        return Ok(None);
+    };
+    let mut command = merged(OsStr::new(interpreter));
+    command
+        .args(["-c", PACK])
+        .arg(workspace().join("sandbox-image/python/tests"))
+        .arg(target);
+    let transcript = show(&mut command, &mut |line| println!("{line}"))?;
+    ensure!(
+        transcript.success,
+        "pytest cannot be packed:\n{}",
+        transcript.tail(10)
+    );
+    Ok(Some(target.to_owned()))
 }
 
 fn has_pytest(program: &str) -> bool {

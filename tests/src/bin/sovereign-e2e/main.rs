@@ -6,6 +6,7 @@
 //! the reason that `sovereign doctor` gives, or fail if `SOVEREIGN_REQUIRE_KVM=1`.
 //!
 //! `SOVEREIGN_E2E_ONLY` chooses tests by their exact names, with commas between.
+//! `SOVEREIGN_E2E_PYTEST` is an archive with pytest and the tests of T-APTS (the gate packs it).
 //! Counts and sizes can be made smaller for a quick look: `SOVEREIGN_E2E_SANDBOXES` (200 one after
 //! the other), `SOVEREIGN_E2E_STREAM_MIB` (1024 through a sandbox).
 
@@ -18,6 +19,7 @@ mod limits;
 mod local;
 mod machine;
 mod misuse;
+mod python;
 mod report;
 mod streams;
 mod suite;
@@ -52,6 +54,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     misuse::add(&mut suite);
     report::add(&mut suite);
     image::add(&mut suite);
+    python::add(&mut suite);
     limits::add(&mut suite);
     local::add(&mut suite);
     library::add(&mut suite);
