@@ -22,6 +22,7 @@ mod exec;
 mod fork;
 mod init;
 mod listen;
+mod oom;
 mod reason;
 mod serve;
 mod session;

@@ -12,10 +12,12 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{DumpableBehavior, Pid, Signal, WaitOptions, getpid, getppid};
 
 use crate::linux::confine::control::Incoming;
+use crate::linux::confine::filter;
 use crate::linux::connection::{Connection, time_left};
 use crate::linux::exec::tree;
 use crate::linux::fork::{Forked, fork};
 use crate::linux::listen::{Listener, connect_to_host};
+use crate::linux::oom::OomScore;
 use crate::linux::reason::reason;
 use crate::linux::session::{self, Agent, Verdict};
 use crate::linux::sys::{self, Sender, SignalFd, Target};
@@ -35,6 +37,8 @@ pub(crate) struct Server {
     signals: SignalFd,
     agent: Agent,
     sessions: Vec<Pid>,
+    /// Its own, if sessions and commands are to be taken before it when memory runs out.
+    oom_score: Option<OomScore>,
     /// Whether processes of its own namespace that are no session can tell it to end.
     heeds_commands: bool,
 }
@@ -69,10 +73,15 @@ pub(crate) fn control_at(path: &Path) -> ExitCode {
 
 pub(crate) fn serve_control(listener: Listener) -> Result<(), String> {
     sys::reset_ignored_signals();
+    // What belongs to a process without a dump belongs to root.
+    let oom_score = OomScore::of_this_process().ok();
     // Commands may be of the agent's own user: its memory and its control socket are not theirs.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(reason)?;
-    let server = Server::new(listener, Agent::default()).map_err(reason)?;
+    let mut server = Server::new(listener, Agent::default()).map_err(reason)?;
+    server.oom_score = oom_score;
     if getpid() == Pid::INIT {
+        // Container engines have filters of their own, each with other holes.
+        filter::apply().map_err(|shortfall| format!("{}: {}", shortfall.step, shortfall.about))?;
         server.run_until_closed().map_err(reason)
     } else {
         server.run().map_err(reason)
@@ -135,6 +144,7 @@ impl Server {
             signals,
             agent,
             sessions: Vec::new(),
+            oom_score: None,
             heeds_commands: true,
         })
     }
@@ -159,7 +169,11 @@ impl Server {
     /// Forks a process for a session. If there cannot be one, the host is told, and nothing else ends.
     pub(crate) fn start_session(&mut self, origin: Origin) {
         let agent_pid = getpid();
-        match fork() {
+        let forked = match &self.oom_score {
+            Some(score) => score.while_expendable(fork),
+            None => fork(),
+        };
+        match forked {
             Ok(Forked::Parent(pid)) => self.sessions.push(pid),
             Ok(Forked::Child) => {
                 if let Ok(stream) = origin.connect() {

@@ -99,7 +99,7 @@ const SOCKETS: [libc::c_int; 4] = [
 const X32_BIT: u32 = 0x4000_0000;
 
 /// Applies the filter to this process, and to all that it starts.
-pub(super) fn apply() -> Result<(), Shortfall> {
+pub(crate) fn apply() -> Result<(), Shortfall> {
     try_apply().map_err(|error| shortfall(ConfineStep::Filter, &error, Errno::IO))
 }
 

@@ -16,7 +16,7 @@
 
 pub(crate) mod control;
 mod etc;
-mod filter;
+pub(crate) mod filter;
 mod landlock;
 mod modules;
 mod mount_attributes;

@@ -3,7 +3,8 @@
 use std::ffi::{CStr, CString};
 
 use agent_protocol::message::{AgentError, ExecRequest};
-use rustix::process::{getgid, getuid};
+use rustix::process::{Gid, Uid, getgid, getuid};
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use crate::linux::exec::account::{Account, Database};
 use crate::linux::fork::Identity;
@@ -81,6 +82,20 @@ impl Command {
             gid: self.account.gid,
             groups: &self.account.groups,
         })
+    }
+
+    /// Gives this process the command's view of the file system, for good: root of a namespace
+    /// without further capabilities sees less than the command would have.
+    pub(crate) fn see_as_account(&self) {
+        let Some(identity) = self.identity() else {
+            return;
+        };
+        let groups: Vec<_> = identity.groups.iter().copied().map(Gid::from_raw).collect();
+        let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
+        // What cannot be seen for want of one of these is only explained less well.
+        let _ = set_thread_groups(&groups);
+        let _ = set_thread_res_gid(None, gid, None);
+        let _ = set_thread_res_uid(None, uid, None);
     }
 
     /// The program as the request named it, for messages.

@@ -64,6 +64,9 @@ fn start(request: &ExecRequest) -> Result<(Pid, Ours), AgentError> {
     };
     match spawn(&program) {
         Ok(pid) => Ok((pid, stdio.ours)),
-        Err(failure) => Err(failure::explain(&command, &failure)),
+        Err(failure) => {
+            command.see_as_account();
+            Err(failure::explain(&command, &failure))
+        }
     }
 }

@@ -92,9 +92,14 @@ fn boot() -> Result<(), InitError> {
     let listener = Listener::vsock().map_err(InitError::system("listening on vsock"))?;
     mounts::root(&parameters)?;
     trace.note("root mounted");
-    mounts::late();
+    mounts::late(&parameters);
+    // The kernel's log is root's. Kernels that have none keep it from nobody.
+    let _ = std::fs::write("/proc/sys/kernel/dmesg_restrict", "1");
     name_host(&parameters)?;
     raise_limits();
+    // A set-id bit gives a command nothing, whoever puts it on a file.
+    rustix::thread::set_no_new_privs(true)
+        .map_err(|error| InitError::system("giving up new privileges")(error.into()))?;
     bring_loopback_up()?;
     trace.note("set up");
     let trace = if parameters.trace {

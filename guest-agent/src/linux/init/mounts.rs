@@ -4,9 +4,13 @@
 //!  initramfs (holds /init only)          the guest's root
 //!    /proc /dev          ────moved────▶    /proc /dev
 //!    /lower  the root disk, read-only ┐
-//!    /upper  tmpfs, bounded           ┴─▶  /        overlay of the two
-//!                                          /sys /dev/pts /dev/shm /run /tmp
+//!    /upper  tmpfs, bounded  data     ┴─▶  /        overlay of the two
+//!                            shm run tmp ─▶  /dev/shm /run /tmp
+//!                                          /sys /dev/pts
 //! ```
+//!
+//! All that can be written to is one tmpfs, so that one bound holds for it. Without it, the three
+//! are file systems of their own.
 
 use std::ffi::{CStr, CString};
 use std::io::Read;
@@ -14,9 +18,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use agent_protocol::boot::{BootParameters, RootDisk};
-use rustix::fs::Mode;
+use rustix::fs::{Mode, RawMode};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, mount, mount_move};
+use rustix::mount::{MountFlags, mount, mount_bind, mount_move};
 
 use crate::linux::init::InitError;
 use crate::linux::reason::reason;
@@ -47,7 +51,7 @@ const DEV: Mounting<'_> = Mounting {
 };
 
 /// What a guest can do without: a kernel may lack the file system, a read-only root the folder.
-const LATE: [Mounting<'_>; 5] = [
+const LATE: [Mounting<'_>; 2] = [
     Mounting {
         source: "sysfs",
         target: "/sys",
@@ -64,28 +68,16 @@ const LATE: [Mounting<'_>; 5] = [
         flags: MountFlags::NOSUID.union(MountFlags::NOEXEC),
         options: Some(c"gid=5,mode=620,ptmxmode=666"),
     },
-    Mounting {
-        source: "shm",
-        target: "/dev/shm",
-        kind: "tmpfs",
-        flags: MountFlags::NOSUID.union(MountFlags::NODEV),
-        options: Some(c"mode=1777"),
-    },
-    Mounting {
-        source: "run",
-        target: "/run",
-        kind: "tmpfs",
-        flags: MountFlags::NOSUID.union(MountFlags::NODEV),
-        options: Some(c"mode=755"),
-    },
-    Mounting {
-        source: "tmp",
-        target: "/tmp",
-        kind: "tmpfs",
-        flags: MountFlags::NOSUID.union(MountFlags::NODEV),
-        options: Some(c"mode=1777"),
-    },
 ];
+
+/// Folders that are empty at each start: the mode, and where they are.
+const VOLATILE: [(&CStr, RawMode, &str); 3] = [
+    (c"mode=1777", 0o1777, "/dev/shm"),
+    (c"mode=755", 0o755, "/run"),
+    (c"mode=1777", 0o1777, "/tmp"),
+];
+/// Files of the writable layer per MiB: as many as there are pages, for each needs one at least.
+const FILES_PER_MIB: u32 = 256;
 
 /// Names that programs expect and devtmpfs lacks.
 const LINKS: [(&str, &str); 4] = [
@@ -116,6 +108,7 @@ pub(super) fn root(parameters: &BootParameters) -> Result<(), InitError> {
         Some(mib) => {
             mount_disk(disk, "/lower")?;
             mount_overlay(mib)?;
+            share_upper()?;
         }
     }
     for moved in ["/dev", "/proc"] {
@@ -130,8 +123,16 @@ pub(super) fn root(parameters: &BootParameters) -> Result<(), InitError> {
 }
 
 /// Mounts what commands expect. What cannot be had is left out.
-pub(super) fn late() {
-    for mounting in LATE {
+pub(super) fn late(parameters: &BootParameters) {
+    let is_shared = parameters.root.is_some() && parameters.overlay_mib.is_some();
+    let own = VOLATILE.iter().map(|(options, _, target)| Mounting {
+        source: "volatile",
+        target,
+        kind: "tmpfs",
+        flags: MountFlags::NOSUID.union(MountFlags::NODEV),
+        options: Some(options),
+    });
+    for mounting in LATE.into_iter().chain(own.filter(|_| !is_shared)) {
         if let Err(error) = mounting.make() {
             eprintln!("sovereign-agent: {error}");
         }
@@ -169,12 +170,14 @@ fn modules_are_in_use() -> bool {
 }
 
 fn mount_overlay(mib: u32) -> Result<(), InitError> {
-    let size = CString::new(format!("mode=755,size={mib}m")).unwrap_or_default();
+    let files = mib.saturating_mul(FILES_PER_MIB);
+    let bounds = format!("mode=755,size={mib}m,nr_inodes={files}");
+    let size = CString::new(bounds).unwrap_or_default();
     Mounting {
         source: "upper",
         target: "/upper",
         kind: "tmpfs",
-        flags: MountFlags::empty(),
+        flags: MountFlags::NOSUID.union(MountFlags::NODEV),
         options: Some(&size),
     }
     .make()?;
@@ -194,6 +197,28 @@ fn mount_overlay(mib: u32) -> Result<(), InitError> {
         options: Some(layers),
     }
     .make()
+}
+
+/// Lets the volatile folders be parts of the writable layer. `/dev` is not in its place yet, and
+/// takes along what is mounted on it.
+fn share_upper() -> Result<(), InitError> {
+    for (_, mode, target) in VOLATILE {
+        let name = target.rsplit('/').next().unwrap_or_default();
+        let source = format!("/upper/{name}");
+        let target = match target.strip_prefix("/dev/") {
+            Some(_) => target.to_owned(),
+            None => format!("{NEW_ROOT}{target}"),
+        };
+        let failed = |error| mount_error(&source, &target, error);
+        make_directory(&source).map_err(failed)?;
+        rustix::fs::chmod(&source, Mode::from_raw_mode(mode)).map_err(failed)?;
+        match mount_bind(&source, &target) {
+            Err(Errno::NOENT) if make_directory(&target).is_ok() => mount_bind(&source, &target),
+            result => result,
+        }
+        .map_err(failed)?;
+    }
+    Ok(())
 }
 
 /// One call of `mount`.
