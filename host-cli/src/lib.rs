@@ -36,8 +36,10 @@ pub mod tier;
 pub mod timeline;
 
 #[cfg(target_os = "linux")]
-pub use agent_client::{ClientError, Exec, Finished, InputSource, Output, OutputTarget, PumpIo};
-pub use agent_protocol::message::{ExecRequest, ExitReport};
+pub use agent_client::{
+    Child, ChildStdin, ClientError, Exec, Finished, InputSource, Output, OutputTarget, PumpIo,
+};
+pub use agent_protocol::message::{AgentError, ExecRequest, ExitReport};
 
 #[cfg(target_os = "linux")]
 pub use self::engine::{Engine, StartError};

@@ -41,6 +41,8 @@ const HOME: &str = "/home/sandbox";
 const OPEN_FILES: (i64, i64) = (1024, 1024 * 1024);
 /// What Podman limits itself to (podman 4.3, observed): the processes of all sandboxes of one user.
 const PODMAN_PROCESSES: i64 = 32 * 1024;
+/// Files that may be made per MiB of a place: as many as there are pages, for each needs one at least.
+const FILES_PER_MIB: u32 = 256;
 /// `/dev/shm`, as container engines make it.
 const SHARED_MEMORY: i64 = 64 << 20;
 /// When the machine runs out of memory, this is what it can do without.
@@ -157,14 +159,22 @@ impl Plan<'_> {
     /// The places that can be written to. Each has its bound; all together live in the container's
     /// memory, and have its bound too.
     fn writable(&self) -> HashMap<String, String> {
-        let size = self.spec.overlay_mib();
-        let shared = format!("rw,exec,nosuid,nodev,mode=1777,size={size}m");
+        let mib = self.spec.overlay_mib();
+        let size = match self.tier {
+            // It knows no such option (podman 4.3): there memory is the only bound for empty files.
+            Tier::Podman => format!("size={mib}m"),
+            _ => format!(
+                "size={mib}m,nr_inodes={}",
+                mib.saturating_mul(FILES_PER_MIB)
+            ),
+        };
+        let shared = format!("rw,exec,nosuid,nodev,mode=1777,{size}");
         let owner = match self.tier {
             // The container's user, which is the one above.
             Tier::Podman => "U".to_owned(),
             _ => format!("uid={UID},gid={UID}"),
         };
-        let home = format!("rw,exec,nosuid,nodev,mode=0700,size={size}m,{owner}");
+        let home = format!("rw,exec,nosuid,nodev,mode=0700,{size},{owner}");
         let volumes = self.image.volumes.iter().map(String::as_str);
         let mut places: HashMap<_, _> = volumes
             .chain(["/tmp", "/var/tmp"])
