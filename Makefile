@@ -17,7 +17,7 @@ TOOL := $(TARGET_DIR)/$(TRIPLE)/tool
 SHIPPED := -p sovereign -p vmm -p guest-agent --bins
 TOOLS := -p sovereign-lab -p sovereign-tests -p sovereign-benches --bins
 
-.PHONY: help run test build tools image bench lab install uninstall clean bootstrap bootstrap-test
+.PHONY: help run test conformance build tools image bench lab install uninstall clean bootstrap bootstrap-test
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -33,6 +33,9 @@ run: bootstrap build image ## Build everything and run a Python one-liner in the
 
 test: bootstrap bootstrap-test tools ## Run everything that has to pass; what cannot run here is skipped by name
 	@$(TOOL)/sovereign-gate $(GATE)
+
+conformance: bootstrap bootstrap-test tools ## Run the conformance suite on every tier and record its results
+	@$(TOOL)/sovereign-gate --only conformance --record $(GATE)
 
 build: ## Build the three release binaries
 	$(CARGO) build --release --target $(TRIPLE) $(SHIPPED)

@@ -2,5 +2,6 @@
 //! what a sandbox leaves on its host.
 
 pub mod call;
+pub mod conformance;
 pub mod host;
 pub mod images;

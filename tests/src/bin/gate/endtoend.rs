@@ -13,11 +13,14 @@ use sovereign_lab::{Job, LabDied, Parts};
 use sovereign_tests::call::Sovereign;
 use sovereign_tests::images::{STOCK, Store};
 
+pub(crate) use self::conformance::record;
 use self::events::Events;
 use crate::cargo::{cargo, merged, print_line, show};
 use crate::python;
 use crate::report::{Report, Verdict};
 
+mod conformance;
+mod daemons;
 mod events;
 mod shares;
 
@@ -55,34 +58,36 @@ const LABS_FOR_A_SHARE: u32 = 3;
 const LAB_DEADLINE: Duration = Duration::from_secs(45 * 60);
 const LAB_SILENCE: Duration = Duration::from_secs(16 * 60);
 
-pub(crate) fn run(filter: Option<&str>, report: &mut Report) {
-    if let Err(error) = try_run(filter, report) {
+/// Runs the tests whose names are wanted.
+pub(crate) fn run(wanted: &dyn Fn(&str) -> bool, report: &mut Report) {
+    if let Err(error) = try_run(wanted, report) {
         report.add(SUITE, "preparation", Verdict::Failed(format!("{error:#}")));
     }
 }
 
-fn try_run(filter: Option<&str>, report: &mut Report) -> Result<()> {
+/// Whether a test is a case of the conformance suite.
+pub(crate) fn is_of_conformance(name: &str) -> bool {
+    !name.starts_with("host::") && !name.starts_with("guest::")
+}
+
+fn try_run(wanted: &dyn Fn(&str) -> bool, report: &mut Report) -> Result<()> {
     build_release()?;
     let mut programs = Programs::find()?;
     programs.pytest = python::pack_for_sandboxes(&programs.bin.with_file_name(PYTEST))?;
     build_image(&programs)?;
     let store = prepare_images(&programs)?;
     let native = native_guests(&programs)?;
-    let names = programs.list_tests()?;
-    let wanted = |name: &&String| filter.is_none_or(|filter| name.contains(filter));
+    conformance::run(&programs, &store, wanted, report)?;
+    let mut names = programs.list(&programs.tests, &[])?;
+    names.extend(programs.list(&programs.conformance, &["--tier", "microvm"])?);
+    names.retain(|name| wanted(name));
     let (guest, host): (Vec<_>, Vec<_>) = names
         .iter()
-        .filter(wanted)
         .cloned()
-        .partition(|name| name.starts_with("guest::"));
+        .partition(|name| !name.starts_with("host::"));
     if native {
         println!("\n== end-to-end tests, on this machine");
-        run_here(
-            &programs,
-            &names.iter().filter(wanted).cloned().collect::<Vec<_>>(),
-            &store,
-            report,
-        );
+        run_here(&programs, &names, &store, report);
         return Ok(());
     }
     println!("\n== end-to-end tests that need no guest, on this machine");
@@ -109,6 +114,7 @@ struct Programs {
     tests: PathBuf,
     /// An archive with pytest and the tests of T-APTS, where there is pytest.
     pytest: Option<PathBuf>,
+    conformance: PathBuf,
 }
 
 impl Programs {
@@ -121,11 +127,12 @@ impl Programs {
             bin: triple.join("release"),
             tests: tool.join("sovereign-e2e"),
             pytest: None,
+            conformance: tool.join("sovereign-conformance"),
         };
         for path in BINARIES
             .iter()
             .map(|name| programs.bin.join(name))
-            .chain([programs.tests.clone()])
+            .chain([programs.tests.clone(), programs.conformance.clone()])
         {
             ensure!(
                 path.is_file(),
@@ -144,9 +151,11 @@ impl Programs {
         self.bin.join("sovereign-agent")
     }
 
-    fn list_tests(&self) -> Result<Vec<String>> {
-        let mut command = Command::new(&self.tests);
+    /// The names of the tests that one of the two has.
+    fn list(&self, tests: &Path, arguments: &[&str]) -> Result<Vec<String>> {
+        let mut command = Command::new(tests);
         let output = command
+            .args(arguments)
             .arg("--list")
             .env("SOVEREIGN_E2E_PROGRAM", self.sovereign())
             .output()
@@ -158,6 +167,20 @@ impl Programs {
             .filter_map(|line| line.strip_suffix(": test"))
             .map(str::to_owned)
             .collect())
+    }
+
+    /// Sets what tests find their programs and images by.
+    fn arm<'a>(&self, command: &'a mut Command, store: &Path) -> &'a mut Command {
+        command
+            .env("SOVEREIGN_E2E_PROGRAM", self.sovereign())
+            .env("SOVEREIGN_VMM", self.bin.join("sovereign-vmm"))
+            .env("SOVEREIGN_AGENT", self.agent())
+            .env("SOVEREIGN_DATA_DIR", store)
+            .envs(
+                self.pytest
+                    .as_ref()
+                    .map(|archive| (PYTEST_VARIABLE, archive)),
+            )
     }
 }
 
@@ -213,23 +236,32 @@ fn native_guests(programs: &Programs) -> Result<bool> {
 }
 
 fn run_here(programs: &Programs, names: &[String], store: &Path, report: &mut Report) {
-    let mut events = Events::new(SUITE, names);
-    let outcome = {
-        let mut command = merged(programs.tests.as_os_str());
-        command
+    let mut events = Events::new(names);
+    let mut end = "the tests ended early".to_owned();
+    let conformance = merged(programs.conformance.as_os_str());
+    for (mut command, arguments) in [
+        (merged(programs.tests.as_os_str()), &[][..]),
+        (conformance, &["--tier", "microvm"]),
+    ] {
+        programs
+            .arm(&mut command, store)
+            .args(arguments)
             .args(["--format", "json"])
-            .env("SOVEREIGN_E2E_PROGRAM", programs.sovereign())
-            .env("SOVEREIGN_E2E_ONLY", names.join(","))
-            .env("SOVEREIGN_VMM", programs.bin.join("sovereign-vmm"))
-            .env("SOVEREIGN_AGENT", programs.agent())
-            .env("SOVEREIGN_DATA_DIR", store);
-        if let Some(archive) = &programs.pytest {
-            command.env(PYTEST_VARIABLE, archive);
+            .env("SOVEREIGN_E2E_ONLY", names.join(","));
+        if let Err(error) = show(&mut command, &mut |line| events.read(line)) {
+            end = format!("{error:#}");
         }
-        show(&mut command, &mut |line| events.read(line))
-    };
-    let end = outcome.map(|_| "the tests ended early".to_owned());
-    events.finish(&end.unwrap_or_else(|error| format!("{error:#}")), report);
+    }
+    events.finish(&end, suite_of, report);
+}
+
+/// The suite that a test belongs to, by its name.
+fn suite_of(name: &str) -> String {
+    if is_of_conformance(name) {
+        conformance::suite("microvm")
+    } else {
+        SUITE.to_owned()
+    }
 }
 
 /// Runs tests in labs side by side, one for each of two cores: a lab uses one.
@@ -256,7 +288,7 @@ fn run_in_lab(
     });
     for lab in ended {
         let (events, end) = lab.map_err(|_| anyhow!("a lab's thread panicked"))?;
-        events.finish(&end, report);
+        events.finish(&end, suite_of, report);
     }
     Ok(())
 }
@@ -268,7 +300,7 @@ fn run_share(
     store: &Path,
     parts: &Parts,
 ) -> (Events, String) {
-    let mut events = Events::new(SUITE, share);
+    let mut events = Events::new(share);
     let mut labs_left = LABS_FOR_A_SHARE;
     loop {
         labs_left -= 1;
@@ -287,8 +319,12 @@ fn run_share(
 
 fn lab_job(programs: &Programs, names: &[String], store: &Path) -> Job {
     let tests = format!("{LAB_BIN}/sovereign-e2e");
-    let mut job = Job::new([tests.as_str(), "--format", "json"])
+    let conformance = format!("{LAB_BIN}/sovereign-conformance");
+    let script =
+        format!("{tests} --format json; {conformance} --tier microvm --require --format json");
+    let mut job = Job::new(["sh", "-c", &script])
         .with_file(&programs.tests, &tests)
+        .with_file(&programs.conformance, &conformance)
         .with_file(store, LAB_STORE);
     for name in BINARIES {
         job = job.with_file(programs.bin.join(name), format!("{LAB_BIN}/{name}"));

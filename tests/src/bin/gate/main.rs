@@ -34,6 +34,9 @@ struct Cli {
     /// Run only the end-to-end tests whose names contain this.
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,
+    /// Write the conformance suite's results to docs/conformance.json and the README.
+    #[arg(long)]
+    record: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -44,8 +47,10 @@ enum Stage {
     Units,
     /// The tests of the sandbox's Python package.
     Python,
-    /// End-to-end tests, natively or in the lab.
+    /// End-to-end tests and the conformance suite, here and, where no guest can boot, in the lab.
     Endtoend,
+    /// Of these the conformance suite alone.
+    Conformance,
     /// Speed and memory against their targets, in the lab.
     Speed,
 }
@@ -63,13 +68,23 @@ fn main() -> ExitCode {
     if wanted(Stage::Python) {
         python::run(&mut report);
     }
-    if wanted(Stage::Endtoend) {
-        endtoend::run(cli.filter.as_deref(), &mut report);
+    if wanted(Stage::Endtoend) || wanted(Stage::Conformance) {
+        let chosen = |name: &str| {
+            let filter = cli.filter.as_deref();
+            (wanted(Stage::Endtoend) || endtoend::is_of_conformance(name))
+                && filter.is_none_or(|filter| name.contains(filter))
+        };
+        endtoend::run(&chosen, &mut report);
     }
     if wanted(Stage::Speed) {
         speed::run(&mut report);
     }
     report.print();
+    if cli.record
+        && let Err(error) = endtoend::record(&report)
+    {
+        eprintln!("sovereign-gate: {error:#}");
+    }
     if report.failed() {
         ExitCode::FAILURE
     } else {

@@ -41,6 +41,14 @@ impl Report {
         results.any(|one| one.suite == suite && matches!(one.verdict, Verdict::Failed(_)))
     }
 
+    /// The results of a suite.
+    pub(crate) fn of_suite(&self, suite: &str) -> Vec<(&str, &Verdict)> {
+        let results = self.results.iter().filter(|one| one.suite == suite);
+        results
+            .map(|one| (one.name.as_str(), &one.verdict))
+            .collect()
+    }
+
     /// Returns whether anything failed, or nothing was tested at all.
     pub(crate) fn failed(&self) -> bool {
         let (passed, failed, _) = count(&self.results);

@@ -34,18 +34,6 @@ pub(crate) fn add(suite: &mut Suite) {
                 "without_i_standard_input_is_empty",
                 without_i_standard_input_is_empty,
             ),
-            (
-                "every_byte_value_passes_both_ways",
-                every_byte_value_passes_both_ways,
-            ),
-            (
-                "a_script_runs_from_standard_input",
-                a_script_runs_from_standard_input,
-            ),
-            (
-                "a_command_that_ignores_its_input_ends",
-                a_command_that_ignores_its_input_ends,
-            ),
             ("a_gibibyte_passes_unchanged", a_gibibyte_passes_unchanged),
             (
                 "a_reader_that_stops_costs_no_memory",
@@ -115,35 +103,6 @@ fn without_i_standard_input_is_empty(sovereign: &Sovereign) -> Outcome {
     // Held open: the command must not wait for it.
     let _stdin = running.take_stdin()?;
     ensure!(running.wait()?.success());
-    PASSED
-}
-
-fn every_byte_value_passes_both_ways(sovereign: &Sovereign) -> Outcome {
-    let bytes: Vec<u8> = (0..=u8::MAX).cycle().take(3 * 256).collect();
-    let output = sovereign
-        .run(["-i", "--", "cat"])
-        .stdin(bytes.clone())
-        .output()?;
-    ensure!(output.code() == Some(0), "{output}");
-    ensure!(output.stdout == bytes, "{output}");
-    PASSED
-}
-
-fn a_script_runs_from_standard_input(sovereign: &Sovereign) -> Outcome {
-    let script = "x=4\necho $((x * 2))\nexit 7\n";
-    let output = sovereign.run(["-i", "--", "sh"]).stdin(script).output()?;
-    ensure!(output.code() == Some(7), "{output}");
-    ensure!(output.text() == "8", "{output}");
-    PASSED
-}
-
-fn a_command_that_ignores_its_input_ends(sovereign: &Sovereign) -> Outcome {
-    let output = sovereign
-        .run(["-i", "--", "head", "-c", "5"])
-        .stdin(vec![b'x'; 8 * MIB])
-        .output()?;
-    ensure!(output.code() == Some(0), "{output}");
-    ensure!(output.stdout == b"xxxxx", "{output}");
     PASSED
 }
 

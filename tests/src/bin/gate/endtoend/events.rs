@@ -9,7 +9,6 @@ use crate::report::{Report, Verdict};
 
 /// Follows a run. Lines that are no events are somebody's words, and are shown.
 pub(crate) struct Events {
-    suite: &'static str,
     /// Every test that was asked for, with its verdict once there is one.
     verdicts: BTreeMap<String, Option<Verdict>>,
     running: Option<(String, Instant)>,
@@ -17,9 +16,8 @@ pub(crate) struct Events {
 }
 
 impl Events {
-    pub(crate) fn new(suite: &'static str, names: &[String]) -> Self {
+    pub(crate) fn new(names: &[String]) -> Self {
         Self {
-            suite,
             verdicts: names.iter().map(|name| (name.clone(), None)).collect(),
             running: None,
             reasons: BTreeMap::new(),
@@ -84,8 +82,8 @@ impl Events {
     }
 
     /// Adds every test to the report. One without a verdict failed: the one that was running
-    /// because of `end`, the others because of that one.
-    pub(crate) fn finish(self, end: &str, report: &mut Report) {
+    /// because of `end`, the others because of that one. `suite` tells to which suite a test belongs.
+    pub(crate) fn finish(self, end: &str, suite: impl Fn(&str) -> String, report: &mut Report) {
         let running = self.running.map(|(name, _)| name);
         for (name, verdict) in &self.verdicts {
             let verdict = match verdict {
@@ -96,7 +94,7 @@ impl Events {
                     None => format!("did not run: {end}"),
                 }),
             };
-            report.add(self.suite, name, verdict);
+            report.add(&suite(name), name, verdict);
         }
     }
 }
@@ -107,7 +105,7 @@ mod tests {
 
     fn run(names: &[&str], lines: &[&str]) -> Vec<(String, Option<Verdict>)> {
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
-        let mut events = Events::new("e2e", &names);
+        let mut events = Events::new(&names);
         for line in lines {
             events.read(line);
         }
@@ -142,7 +140,7 @@ mod tests {
     #[test]
     fn what_has_no_verdict_can_be_run_again() {
         let names = ["a", "b"].map(str::to_owned);
-        let mut events = Events::new("e2e", &names);
+        let mut events = Events::new(&names);
         events.read(r#"{ "type": "test", "event": "started", "name": "a" }"#);
         events.read(r#"{ "type": "test", "name": "a", "event": "ok" }"#);
         events.read(r#"{ "type": "test", "event": "started", "name": "b" }"#);
@@ -156,10 +154,14 @@ mod tests {
     #[test]
     fn test_that_never_ended_fails_and_so_do_those_after_it() {
         let names = ["a".to_owned(), "b".to_owned()];
-        let mut events = Events::new("e2e", &names);
+        let mut events = Events::new(&names);
         events.read(r#"{ "type": "test", "event": "started", "name": "a" }"#);
         let mut report = Report::default();
-        events.finish("the lab's job printed nothing", &mut report);
+        events.finish(
+            "the lab's job printed nothing",
+            |_| "e2e".to_owned(),
+            &mut report,
+        );
         assert!(report.failed());
         assert!(report.has_failure_in("e2e"));
     }

@@ -10,8 +10,9 @@ const LONG: &[(&str, u32)] = &[
     ("eight_side_by_side_leave_nothing", 20),
 ];
 
-/// What any other test takes.
+/// What any other test takes: most boot a guest. Cases of the conformance suite share one.
 const SECONDS: u32 = 4;
+const CONFORMANCE_SECONDS: u32 = 2;
 
 /// Shares tests out so that each share takes about as long: the longest first, each to the share
 /// that has the least. Empty shares are left out.
@@ -33,9 +34,14 @@ pub(super) fn split(names: &[String], count: usize) -> Vec<Vec<String>> {
 }
 
 fn seconds(name: &str) -> u32 {
+    let usual = if name.starts_with("microvm::") {
+        CONFORMANCE_SECONDS
+    } else {
+        SECONDS
+    };
     LONG.iter()
         .find(|(long, _)| name.ends_with(long))
-        .map_or(SECONDS, |(_, seconds)| *seconds)
+        .map_or(usual, |(_, seconds)| *seconds)
 }
 
 #[cfg(test)]

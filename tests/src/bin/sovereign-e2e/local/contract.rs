@@ -28,7 +28,6 @@ pub(crate) fn add(suite: &mut Suite) {
                 "exit_codes_follow_the_contract",
                 exit_codes_follow_the_contract,
             ),
-            ("timeout_ends_the_whole_tree", timeout_ends_the_whole_tree),
             (
                 "input_reaches_the_command_live",
                 input_reaches_the_command_live,
@@ -140,17 +139,6 @@ fn exit_codes_follow_the_contract(sovereign: &Sovereign) -> Outcome {
             ensure!(output.code() == Some(expected), "{output}");
         }
         PASSED
-    })
-}
-
-fn timeout_ends_the_whole_tree(sovereign: &Sovereign) -> Outcome {
-    as_each_user(sovereign, |local| {
-        let script = "sleep 7007 & (setsid sleep 7007 &) ; trap '' TERM; sleep 7007";
-        let args = ["-q", "--timeout", "500ms", "--", "sh", "-c", script];
-        let output = local.run(args).output()?;
-        ensure!(output.code() == Some(124), "{output}");
-        ensure!(output.wall < Duration::from_secs(10), "{output}");
-        gone("sleep\x007007\x00")
     })
 }
 

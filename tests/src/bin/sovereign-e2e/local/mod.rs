@@ -2,7 +2,6 @@
 
 mod consent;
 mod contract;
-mod library;
 mod plain;
 mod python;
 mod walls;
@@ -27,7 +26,6 @@ pub(crate) fn add(suite: &mut Suite) {
     walls::add(suite);
     contract::add(suite);
     consent::add(suite);
-    library::add(suite);
     plain::add(suite);
     python::add(suite);
 }
