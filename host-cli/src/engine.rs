@@ -2,13 +2,14 @@
 
 use agent_client::Exec;
 
-use crate::error::chain;
+use crate::error::{Problem, chain};
 use crate::host::memory_mib;
 use crate::launch::Launch;
 use crate::policy::Policy;
 use crate::sandbox::Sandbox;
 use crate::spec::{SandboxSpec, SpecError, Unsupported};
-use crate::tier::choose::{Choice, ChooseError, choose};
+use crate::tier::Tier;
+use crate::tier::choose::{Choice, ChooseError, PassedOver, choose};
 use crate::tier::facts::{Facts, Finding, Unavailable};
 use crate::tier::probe::{self, Probed};
 use crate::tier::started::TierError;
@@ -40,6 +41,72 @@ pub enum StartError {
         /// Why it did not come up.
         source: TierError,
     },
+}
+
+impl StartError {
+    /// A word for programs: stable, kebab-case.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Spec(_) => "usage",
+            Self::Choose(error) => error.code(),
+            Self::Unsupported(_) => "unsupported-flag",
+            Self::Tier { source, .. } => source.code(),
+        }
+    }
+
+    /// What the user can do, if we know.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Spec(_) => None,
+            Self::Choose(error) => error.hint(),
+            Self::Unsupported(refusal) => Some(format!(
+                "leave {} out, or take a tier that can honour it",
+                refusal.flag
+            )),
+            Self::Tier { source, .. } => source.hint(),
+        }
+    }
+
+    /// The newest lines of the guest's console, where they may help.
+    #[must_use]
+    pub fn console(&self) -> &[String] {
+        match self {
+            Self::Tier { source, .. } => source.console(),
+            Self::Spec(_) | Self::Choose(_) | Self::Unsupported(_) => &[],
+        }
+    }
+
+    /// The tier in which it happened, or that was asked for.
+    #[must_use]
+    pub fn tier(&self) -> Option<Tier> {
+        match self {
+            Self::Unsupported(refusal) => Some(refusal.tier),
+            Self::Tier { choice, .. } => Some(choice.tier),
+            Self::Spec(_) | Self::Choose(_) => None,
+        }
+    }
+
+    /// The tiers that were passed over before it came to this.
+    #[must_use]
+    pub fn passed_over(&self) -> &[PassedOver] {
+        match self {
+            Self::Choose(error) => error.passed_over(),
+            Self::Tier { choice, .. } => &choice.passed_over,
+            Self::Spec(_) | Self::Unsupported(_) => &[],
+        }
+    }
+}
+
+impl From<&StartError> for Problem {
+    fn from(error: &StartError) -> Self {
+        Self {
+            hint: error.hint(),
+            console: error.console().to_vec(),
+            ..Self::of(error.code(), error)
+        }
+    }
 }
 
 impl Engine {

@@ -11,6 +11,8 @@ pub enum Program {
     Vmm,
     /// The guest agent, which is put into images.
     Agent,
+    /// The `sovereign` program itself, which is also the supervisor of detached sandboxes.
+    Engine,
 }
 
 impl Program {
@@ -20,6 +22,7 @@ impl Program {
         match self {
             Self::Vmm => "sovereign-vmm",
             Self::Agent => "sovereign-agent",
+            Self::Engine => "sovereign",
         }
     }
 
@@ -29,6 +32,7 @@ impl Program {
         match self {
             Self::Vmm => "SOVEREIGN_VMM",
             Self::Agent => "SOVEREIGN_AGENT",
+            Self::Engine => "SOVEREIGN_PROGRAM",
         }
     }
 
@@ -61,7 +65,13 @@ impl Program {
         let libexec = folder
             .parent()
             .map(|up| up.join("libexec/sovereign").join(self.name()));
-        std::iter::once(beside).chain(libexec).collect()
+        let mut places: Vec<_> = std::iter::once(beside).chain(libexec).collect();
+        if self == Self::Engine {
+            // What an embedder is not installed with, its users may be.
+            let path = env::var_os("PATH").unwrap_or_default();
+            places.extend(env::split_paths(&path).map(|folder| folder.join(self.name())));
+        }
+        places
     }
 
     fn missing(self, places: Vec<PathBuf>) -> MissingProgram {

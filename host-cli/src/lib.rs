@@ -15,6 +15,8 @@ pub mod contract;
 #[cfg(target_os = "linux")]
 mod deadline;
 #[cfg(target_os = "linux")]
+pub mod detached;
+#[cfg(target_os = "linux")]
 pub mod engine;
 pub mod error;
 #[cfg(target_os = "linux")]
@@ -29,8 +31,12 @@ pub mod policy;
 #[cfg(target_os = "linux")]
 pub mod prune;
 #[cfg(target_os = "linux")]
+pub mod registry;
+#[cfg(target_os = "linux")]
 pub mod sandbox;
 pub mod spec;
+#[cfg(target_os = "linux")]
+pub mod supervisor;
 pub mod tier;
 #[cfg(target_os = "linux")]
 pub mod timeline;

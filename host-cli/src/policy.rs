@@ -1,10 +1,12 @@
 //! What the user allows: which tier, how much isolation at least, and whether the host itself may
 //! run the command.
 
+use serde::{Deserialize, Serialize};
+
 use crate::tier::{Isolation, Tier};
 
 /// What a sandbox may be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Policy {
     /// The tier that is wanted; the strongest that this machine has without one. A tier that is
     /// named here is had or the start fails: never is another one taken.

@@ -1,11 +1,12 @@
 //! A running sandbox.
 
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use agent_client::{ClientError, Exec, Finished, PumpIo, Session, SessionOptions};
-use agent_protocol::message::{ExecRequest, ExitReport};
+use agent_protocol::message::{AgentError, ExecRequest, ExitReport};
 
-use crate::error::chain;
+use crate::error::{ENGINE_FAILURE, Problem, chain};
 use crate::orphans;
 use crate::tier::Isolation;
 use crate::tier::choose::Choice;
@@ -32,6 +33,90 @@ pub enum ExecError {
     },
 }
 
+impl ExecError {
+    /// A word for programs: stable, kebab-case.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Client(error) => client_code(error),
+            Self::Ended { source } => source.code(),
+        }
+    }
+
+    /// What the user can do, if we know.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Client(_) => None,
+            Self::Ended { source } => source.hint(),
+        }
+    }
+
+    /// The newest lines of the guest's console, where they may help.
+    #[must_use]
+    pub fn console(&self) -> &[String] {
+        match self {
+            Self::Client(_) => &[],
+            Self::Ended { source } => source.console(),
+        }
+    }
+
+    /// The exit code to report: 126 or 127 for a command that cannot be run, else 125.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Client(error) => error.exit_code(),
+            Self::Ended { .. } => ENGINE_FAILURE,
+        }
+    }
+
+    /// The error with its causes, in one line.
+    #[must_use]
+    pub fn text(&self) -> String {
+        match self {
+            Self::Client(_) => chain(self),
+            // Its own text has its causes already.
+            Self::Ended { .. } => self.to_string(),
+        }
+    }
+}
+
+impl From<&ExecError> for Problem {
+    fn from(error: &ExecError) -> Self {
+        Self {
+            hint: error.hint(),
+            console: error.console().to_vec(),
+            exit_code: error.exit_code(),
+            // The error's own text has its causes already.
+            ..Self::new(error.code(), error.text())
+        }
+    }
+}
+
+/// A word for programs.
+pub(crate) const fn client_code(error: &ClientError) -> &'static str {
+    match error {
+        ClientError::Refused(refused) => match refused {
+            AgentError::NotFound(_) => "command-not-found",
+            AgentError::NotExecutable { .. } => "command-not-executable",
+            AgentError::BadDirectory { .. } => "bad-directory",
+            AgentError::BadUser(_) => "bad-user",
+            AgentError::TooLarge(_) => "request-too-large",
+            AgentError::BadRequest(_) => "bad-request",
+            AgentError::Protocol(_) => "protocol",
+            AgentError::System { .. } => "guest-system",
+        },
+        ClientError::Silent { .. } => "agent-silent",
+        ClientError::Disconnected(_) => "agent-lost",
+        ClientError::Protocol(_) => "protocol",
+        ClientError::RequestTooLarge { .. } => "request-too-large",
+        ClientError::Interrupted(_) | ClientError::Cancelled => "interrupted",
+        ClientError::Output { .. } => "output",
+        ClientError::Input(_) => "input",
+        ClientError::Io { .. } => "system",
+    }
+}
+
 impl Sandbox {
     pub(crate) const fn new(choice: Choice, started: Started) -> Self {
         Self { choice, started }
@@ -55,11 +140,14 @@ impl Sandbox {
     ///
     /// If the sandbox has ended, or the request is too large.
     pub fn exec(&mut self, request: ExecRequest) -> Result<Exec, ExecError> {
-        let stream = self
-            .started
+        Ok(Session::new(self.connect()?, SessionOptions::default()).exec(request)?)
+    }
+
+    /// A stream to the agent, for one session.
+    pub(crate) fn connect(&mut self) -> Result<UnixStream, ExecError> {
+        self.started
             .connect()
-            .map_err(|source| ExecError::Ended { source })?;
-        Ok(Session::new(stream, SessionOptions::default()).exec(request)?)
+            .map_err(|source| ExecError::Ended { source })
     }
 
     /// Moves data between a command and the caller's descriptors, live, until it has ended.
@@ -103,7 +191,7 @@ impl Sandbox {
     }
 
     /// A conversation that breaks off has a reason, and the sandbox knows it.
-    fn explain(&mut self, error: ClientError) -> ExecError {
+    pub(crate) fn explain(&mut self, error: ClientError) -> ExecError {
         match error {
             ClientError::Disconnected(_) => ExecError::Ended {
                 source: self.started.why_gone(),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use sandbox_image::{DEFAULT_IMAGE, Overrides};
+use serde::{Deserialize, Serialize};
 
 use crate::tier::Tier;
 
@@ -16,7 +17,7 @@ pub const MIN_PROCESSES: u32 = 8;
 pub const MAX_PROCESSES: u32 = 1 << 22;
 
 /// What a sandbox is to be made of. A tier that cannot honour what was asked for refuses to start.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxSpec {
     /// What it runs on.
     pub image: ImageChoice,
@@ -52,7 +53,7 @@ impl Default for SandboxSpec {
 }
 
 /// An image, and what of it is replaced by files of one's own.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageChoice {
     /// The image's name.
     pub name: String,
@@ -81,7 +82,8 @@ impl Default for ImageChoice {
 }
 
 /// What a sandbox can reach of a network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Network {
     /// Nothing but itself.
     #[default]

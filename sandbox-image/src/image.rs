@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use crate::erofs::{self, ErofsError};
 use crate::own_kernel::{self, OwnKernel, OwnKernelError};
 
@@ -30,7 +32,7 @@ pub struct Image {
 }
 
 /// Files to use in place of an image's own, for one sandbox.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Overrides {
     /// A kernel: an ELF `vmlinux` with a PVH note, or a `bzImage`.
     pub kernel: Option<PathBuf>,

@@ -24,6 +24,7 @@ pub use error::ClientError;
 pub use linux::{
     child::{Child, ChildStdin},
     control::{Control, ControlReceiver, ControlSender, control_channel},
+    detach::DetachKeys,
     output::Output,
     pump::{Finished, Moments, PumpIo},
     session::{Exec, Pumped, Session, SessionOptions},

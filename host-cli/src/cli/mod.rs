@@ -12,6 +12,8 @@ pub mod args;
 mod commands;
 mod config_file;
 #[cfg(target_os = "linux")]
+mod conversation;
+#[cfg(target_os = "linux")]
 mod environment;
 mod plan;
 #[cfg(target_os = "linux")]
@@ -37,7 +39,8 @@ use clap::Parser;
 use clap::error::ErrorKind;
 
 use self::args::Cli;
-use self::report::{ENGINE_FAILURE, Failure, print_json};
+use self::report::{Failure, print_json};
+use crate::error::ENGINE_FAILURE;
 
 /// Does what the command line says. Returns what the program exits with.
 #[must_use]

@@ -15,7 +15,8 @@ pub mod local;
 #[cfg(target_os = "linux")]
 pub mod microvm;
 #[cfg(target_os = "linux")]
-mod packets;
+pub(crate) mod packets;
+pub mod place;
 #[cfg(target_os = "linux")]
 pub mod probe;
 #[cfg(target_os = "linux")]
@@ -30,10 +31,10 @@ pub mod started;
 use std::fmt;
 use std::str::FromStr;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A way to isolate a command.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Tier {
     /// A virtual machine of our own, on KVM.
@@ -103,7 +104,9 @@ impl FromStr for Tier {
 }
 
 /// How strongly a command is kept apart from the host. Ordered: a stronger level is greater.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Isolation {
     /// Not at all: what the command may do, the user may do.

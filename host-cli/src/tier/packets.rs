@@ -1,16 +1,17 @@
 //! Control sockets: packets, each one message, and with some a descriptor.
 
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{
-    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
     sendmsg, socketpair,
 };
 
 /// Makes the two ends of a control socket.
-pub(super) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let kind = SocketType::SEQPACKET;
     Ok(socketpair(
         AddressFamily::UNIX,
@@ -21,7 +22,7 @@ pub(super) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 }
 
 /// Sends a packet, with a descriptor if there is one.
-pub(super) fn send(
+pub(crate) fn send(
     socket: impl AsFd,
     message: &[u8],
     descriptor: Option<BorrowedFd>,
@@ -37,4 +38,32 @@ pub(super) fn send(
     let iov = [IoSlice::new(message)];
     rustix::io::retry_on_intr(|| sendmsg(&socket, &iov, &mut ancillary, SendFlags::NOSIGNAL))?;
     Ok(())
+}
+
+/// Takes the next packet, which has at most `limit` bytes, with the descriptor that came with it;
+/// `None` at the end of the conversation.
+///
+/// # Errors
+///
+/// The system's, or that the packet is larger.
+pub(crate) fn receive(
+    socket: impl AsFd,
+    limit: usize,
+) -> io::Result<Option<(Vec<u8>, Option<OwnedFd>)>> {
+    let mut message = vec![0; limit];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let received = rustix::io::retry_on_intr(|| {
+        let mut iov = [IoSliceMut::new(&mut message)];
+        recvmsg(&socket, &mut iov, &mut ancillary, RecvFlags::CMSG_CLOEXEC)
+    })?;
+    if received.flags.contains(ReturnFlags::TRUNC) {
+        return Err(io::Error::other("a message that is too large"));
+    }
+    let descriptor = ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    });
+    message.truncate(received.bytes);
+    Ok((received.bytes > 0).then_some((message, descriptor)))
 }

@@ -67,6 +67,18 @@ impl ControlSender {
 pub struct ControlReceiver(OwnedFd);
 
 impl ControlReceiver {
+    /// The next order, for whoever pumps by himself; `None` if none is waiting.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    pub fn take(&self) -> io::Result<Option<Control>> {
+        Ok(match self.receive()? {
+            Received::Order(order) => Some(order),
+            Received::Nothing | Received::Closed => None,
+        })
+    }
+
     /// The next order, if one is waiting.
     pub(crate) fn receive(&self) -> io::Result<Received> {
         let mut record = [0; RECORD_LEN];

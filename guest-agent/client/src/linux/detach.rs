@@ -3,7 +3,7 @@
 /// Finds a sequence of keys in what is typed. What may be its beginning is held back until the next
 /// key tells.
 #[derive(Debug)]
-pub(crate) struct DetachKeys<'a> {
+pub struct DetachKeys<'a> {
     keys: &'a [u8],
     /// How many of them have just been typed.
     typed: usize,
@@ -11,19 +11,21 @@ pub(crate) struct DetachKeys<'a> {
 
 impl<'a> DetachKeys<'a> {
     /// No keys mean that nothing is looked for.
-    pub(crate) const fn new(keys: &'a [u8]) -> Self {
+    #[must_use]
+    pub const fn new(keys: &'a [u8]) -> Self {
         Self { keys, typed: 0 }
     }
 
     /// How many bytes more than are typed may be passed on: those that were held back.
-    pub(crate) const fn held_back(&self) -> usize {
+    #[must_use]
+    pub const fn held_back(&self) -> usize {
         self.typed
     }
 
     /// Looks at what was typed: the first `count` bytes of `space`, which has room for what was
     /// [held back](Self::held_back) as well. Returns how many bytes are to be passed on, or `None`
     /// when the sequence is complete.
-    pub(crate) fn filter(&mut self, space: &mut [u8], count: usize) -> Option<usize> {
+    pub fn filter(&mut self, space: &mut [u8], count: usize) -> Option<usize> {
         if self.keys.is_empty() {
             return Some(count);
         }

@@ -2,7 +2,7 @@
 
 pub mod child;
 pub mod control;
-mod detach;
+pub mod detach;
 pub mod output;
 pub mod pump;
 pub mod session;

@@ -1,6 +1,7 @@
 //! What was typed.
 
 mod image;
+mod life;
 mod run;
 pub(crate) mod values;
 
@@ -9,6 +10,11 @@ use std::ffi::OsString;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use self::image::{BuildArgs, ImageAction, ImageArgs, NameArgs, NamesArgs, VerifyArgs};
+pub use self::life::{
+    AttachArgs, CreateArgs, DetachKeys, EventsArgs, ExecCommandArgs, KillArgs, LifeArgs,
+    ListFormat, LogsArgs, LsArgs, RenameArgs, RmArgs, SandboxesArgs, StartArgs, StatsArgs,
+    StopArgs, TopArgs, WaitArgs,
+};
 pub use self::run::{ChoiceArgs, ExecArgs, RunArgs, SandboxArgs};
 
 /// The command line.
@@ -74,6 +80,37 @@ pub enum ProgressStyle {
 pub enum Command {
     /// Run a command in a new sandbox
     Run(Box<RunArgs>),
+    /// Make a sandbox without starting it
+    Create(Box<CreateArgs>),
+    /// Start sandboxes
+    Start(StartArgs),
+    /// Run a command in a running sandbox
+    Exec(Box<ExecCommandArgs>),
+    /// Stay with a command that runs in a sandbox
+    Attach(AttachArgs),
+    /// End sandboxes, gently
+    Stop(StopArgs),
+    /// End sandboxes at once, or send their command a signal
+    Kill(KillArgs),
+    /// Remove sandboxes
+    Rm(RmArgs),
+    /// List sandboxes
+    #[command(visible_alias = "ps")]
+    Ls(LsArgs),
+    /// Show all that is known of sandboxes
+    Inspect(SandboxesArgs),
+    /// Show what a command wrote
+    Logs(LogsArgs),
+    /// Wait until sandboxes have ended, and print their exit codes
+    Wait(WaitArgs),
+    /// Show what sandboxes use of this machine
+    Stats(StatsArgs),
+    /// Show what runs in a sandbox
+    Top(TopArgs),
+    /// Give a sandbox another name
+    Rename(RenameArgs),
+    /// Show what happens to sandboxes
+    Events(EventsArgs),
     /// Show which sandboxes this machine can run, and what stands in the way of the others
     Doctor(DoctorArgs),
     /// Build, list, check and remove sandbox images
@@ -86,6 +123,24 @@ pub enum Command {
     Man(ManArgs),
     /// Print the version
     Version,
+    /// Hold a sandbox that outlives the program which started it
+    #[command(hide = true)]
+    Supervise(SuperviseArgs),
+}
+
+/// Hold a sandbox.
+#[derive(Debug, Args)]
+pub struct SuperviseArgs {
+    /// The registry's folder
+    pub root: std::path::PathBuf,
+    /// The sandbox
+    pub id: crate::registry::Id,
+    /// Leave the sandbox's own command to whoever started this
+    #[arg(long)]
+    pub clients_command: bool,
+    /// Be the one that stays, and not the one that starts it
+    #[arg(long)]
+    pub stay: bool,
 }
 
 /// Show which sandboxes this machine can run.

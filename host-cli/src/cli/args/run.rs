@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::life::LifeArgs;
 use super::values::{
     TierWish, isolation_parser, network_parser, parse_cpus, parse_duration, parse_memory,
     parse_mib, parse_processes, parse_size, tier_parser,
@@ -17,7 +18,8 @@ use crate::tier::Isolation;
 #[derive(Debug, Args)]
 #[command(
     long_about = "Run a command in a new sandbox, in the strongest tier that this machine really \
-        has. The sandbox ends with the command, or with this program, and nothing of it is left.",
+        has. The sandbox ends with the command, or with this program, and nothing of it is left; \
+        with -d it outlives this program.",
     after_long_help = EXAMPLES,
     override_usage = "sovereign run [OPTIONS] [--] COMMAND [ARG]..."
 )]
@@ -28,12 +30,29 @@ pub struct RunArgs {
     /// What it is made of.
     #[command(flatten)]
     pub sandbox: SandboxArgs,
+    /// What it is called.
+    #[command(flatten)]
+    pub life: LifeArgs,
     /// How the command runs in it.
     #[command(flatten)]
     pub exec: ExecArgs,
 
+    /// Leave it running, and print its id; with -d or a name the sandbox is in the list of `ls`,
+    /// and stays there when it has ended, unless there is --rm
+    #[arg(
+        short,
+        long,
+        help_heading = "Its name and its life",
+        conflicts_with = "trace_boot"
+    )]
+    pub detach: bool,
+
     /// Afterwards, print where the time went
-    #[arg(long, help_heading = "Output")]
+    #[arg(
+        long,
+        help_heading = "Output",
+        conflicts_with_all = ["name", "labels", "max_duration", "idle_timeout"]
+    )]
     pub trace_boot: bool,
 
     /// The command and its arguments; they are passed on as they are, and no shell is put between

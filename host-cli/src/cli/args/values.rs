@@ -1,10 +1,11 @@
 //! Values as a user types them: sizes, durations, names of tiers.
 
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
+use super::life::DetachKeys;
 use crate::spec::{MAX_CPUS, MAX_PROCESSES, MIN_MEMORY_MIB, MIN_PROCESSES, Network, SpecError};
 use crate::tier::{Isolation, Tier, UnknownName};
 
@@ -80,6 +81,18 @@ pub(crate) enum ValueError {
     /// No time at all.
     #[error("the duration must be longer than nothing")]
     NoTime,
+    /// Not a label.
+    #[error("a label is KEY=VALUE")]
+    Label,
+    /// Not a signal.
+    #[error("a signal is a name or a number: TERM, SIGHUP, 9")]
+    Signal,
+    /// Not keys.
+    #[error("keys are letters and ctrl-LETTER, with commas between: ctrl-p,ctrl-q")]
+    Keys,
+    /// Not a moment.
+    #[error("a moment is a time ago (10m) or a date and time (2026-01-31T12:00:00Z)")]
+    Moment,
     /// Not a number of CPUs.
     #[error("not a number of CPUs")]
     NotACount,
@@ -164,6 +177,64 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, ValueError> {
     }
 }
 
+/// A label: `key=value`, or a key alone.
+pub(super) fn parse_label(text: &str) -> Result<(String, String), ValueError> {
+    let (key, value) = text.split_once('=').unwrap_or((text, ""));
+    if key.is_empty() {
+        return Err(ValueError::Label);
+    }
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+/// A signal: `KILL`, `SIGKILL` or `9`.
+pub(super) fn parse_signal(text: &str) -> Result<u8, ValueError> {
+    let upper = text.to_uppercase();
+    let name = if upper.starts_with("SIG") {
+        upper
+    } else {
+        format!("SIG{upper}")
+    };
+    match text.parse::<u8>() {
+        Ok(number @ 1..=64) => Ok(number),
+        Ok(_) => Err(ValueError::Signal),
+        Err(_) => name
+            .parse::<nix::sys::signal::Signal>()
+            .ok()
+            .and_then(|signal| u8::try_from(signal as i32).ok())
+            .ok_or(ValueError::Signal),
+    }
+}
+
+/// Keys, with commas between: `ctrl-p`, `ctrl-]`, `a`. Nothing for none.
+pub(super) fn parse_detach_keys(text: &str) -> Result<DetachKeys, ValueError> {
+    let key = |key: &str| -> Result<u8, ValueError> {
+        match key.as_bytes() {
+            [letter] if letter.is_ascii() => Ok(*letter),
+            [b'c', b't', b'r', b'l', b'-', key] => match key.to_ascii_uppercase() {
+                // ECMA-48: the control characters are the columns 4 and 5 with bit 7 cleared.
+                key @ b'@'..=b'_' => Ok(key & 0x1f),
+                _ => Err(ValueError::Keys),
+            },
+            _ => Err(ValueError::Keys),
+        }
+    };
+    if text.is_empty() {
+        return Ok(DetachKeys::default());
+    }
+    text.split(',')
+        .map(key)
+        .collect::<Result<_, _>>()
+        .map(DetachKeys)
+}
+
+/// A moment: so long ago, or RFC 3339.
+pub(super) fn parse_since(text: &str) -> Result<SystemTime, ValueError> {
+    if let Ok(ago) = parse_duration(text) {
+        return SystemTime::now().checked_sub(ago).ok_or(ValueError::Moment);
+    }
+    humantime::parse_rfc3339_weak(text).map_err(|_| ValueError::Moment)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -221,6 +292,42 @@ mod tests {
         assert_eq!(parse_duration("soon"), Err(ValueError::Duration));
         assert_eq!(parse_duration("0s"), Err(ValueError::NoTime));
         assert_eq!(parse_duration("-1s"), Err(ValueError::Duration));
+    }
+
+    #[test]
+    fn signals_have_names_and_numbers() {
+        for text in ["9", "KILL", "SIGKILL", "kill"] {
+            assert_eq!(parse_signal(text), Ok(9), "{text}");
+        }
+        for text in ["", "0", "65", "SING"] {
+            assert!(parse_signal(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn keys_are_told_by_their_names() {
+        let keys = |text| parse_detach_keys(text).map(|keys| keys.0);
+        assert_eq!(keys("ctrl-p,ctrl-q"), Ok(vec![16, 17]));
+        assert_eq!(keys("ctrl-],q"), Ok(vec![29, b'q']));
+        assert_eq!(keys(""), Ok(vec![]));
+        for text in ["ctrl-", "ctrl-1", "enter", ","] {
+            assert!(keys(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn labels_have_a_key() {
+        let pair = |key: &str, value: &str| Ok((key.to_owned(), value.to_owned()));
+        assert_eq!(parse_label("a=b=c"), pair("a", "b=c"));
+        assert_eq!(parse_label("a"), pair("a", ""));
+        assert_eq!(parse_label("=b"), Err(ValueError::Label));
+    }
+
+    #[test]
+    fn moments_are_ago_or_dates() {
+        assert!(parse_since("10m").unwrap() < SystemTime::now());
+        assert!(parse_since("2026-01-31T12:00:00Z").is_ok());
+        assert!(parse_since("yesterday").is_err());
     }
 
     proptest! {

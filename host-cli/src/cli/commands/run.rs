@@ -6,25 +6,29 @@ use std::io::{self, BufRead, BufReader, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::time::Instant;
 
-use agent_client::{Exec, InputSource, OutputTarget, PumpIo};
+use agent_client::Exec;
 use agent_protocol::message::ExitReport;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::stdio::{stderr, stdin, stdout};
+use rustix::stdio::{stderr, stdin};
 use serde::Serialize;
 
+use super::named;
 use crate::cli::args::{GlobalArgs, RunArgs};
-use crate::cli::plan::run::{OutputPlan, RunPlan};
+use crate::cli::conversation::{Conversation, Outcome};
+use crate::cli::plan::run::RunPlan;
 use crate::cli::report::sandbox::announcement;
 use crate::cli::report::{Failure, print_json, say};
 use crate::cli::signals::Signals;
-use crate::cli::terminal::{self, RawMode};
+use crate::cli::terminal;
 use crate::cli::trace::{self, Step};
 use crate::engine::{Engine, StartError};
 use crate::launch::Launch;
+use crate::registry::{Id, Name};
 use crate::sandbox::{Sandbox, overdue};
-use crate::tier::choose::{Choice, ChooseError, PassedOver};
+use crate::tier::choose::ChooseError;
+use crate::tier::place::{PassedOver, Place};
 use crate::tier::{Isolation, Tier};
 use crate::timeline::Timeline;
 
@@ -40,7 +44,10 @@ pub(in crate::cli) fn run(
 ) -> Result<u8, Failure> {
     let plan = RunPlan::new(args, global, terminal::size());
     timeline.mark("command line understood");
-    let outcome = plan.map_err(Failure::from).and_then(|plan| {
+    let outcome = plan.map_err(Failure::from).and_then(|mut plan| {
+        if let Some(life) = plan.life.take() {
+            return named::run(plan, life, global).map(|ended| (ended, Vec::new()));
+        }
         let trace = plan.trace;
         let outcome = attempt(plan, global, &mut timeline);
         timeline.mark("sandbox ended");
@@ -52,34 +59,36 @@ pub(in crate::cli) fn run(
         if trace && !global.json {
             say(&trace::table(&steps));
         }
-        outcome.map(|ran| (ran, steps))
+        outcome.map(|ran| (named::Ended::Ran(Box::new(ran)), steps))
     });
-    if !global.json {
-        return outcome.map(|(ran, _)| ran.report.exit_code());
-    }
     match outcome {
-        Ok((ran, steps)) => {
+        Ok((named::Ended::Left(code), _)) => Ok(code),
+        Ok((named::Ended::Ran(ran), _)) if !global.json => Ok(ran.report.exit_code()),
+        Ok((named::Ended::Ran(ran), steps)) => {
             print_json(&RunReport::of(&ran, steps)).map(|()| ran.report.exit_code())
         }
+        Err(failure) if !global.json => Err(failure),
         Err(failure) => print_json(&RunReport::failed(&failure)).map(|()| failure.exit_code),
     }
 }
 
 /// A command that was run to its end.
 #[derive(Debug)]
-struct Ran {
-    report: ExitReport,
-    choice: Choice,
-    stdout: Vec<u8>,
-    stderr: Vec<u8>,
+pub(super) struct Ran {
+    pub(super) report: ExitReport,
+    pub(super) place: Option<Place>,
+    pub(super) stdout: Vec<u8>,
+    pub(super) stderr: Vec<u8>,
+    /// The sandbox's id and name, if it has them.
+    pub(super) sandbox: Option<(Id, Name)>,
 }
 
 fn attempt(plan: RunPlan, global: GlobalArgs, timeline: &mut Timeline) -> Result<Ran, Failure> {
     let signals = Signals::install().map_err(|error| Failure::of("system", &error))?;
     let (sandbox, exec) = start(&plan, global, &signals, timeline)?;
-    let choice = sandbox.choice().clone();
+    let place = Place::from(sandbox.choice());
     if !global.quiet {
-        say(&announcement(&choice));
+        say(&announcement(&place));
     }
     if global.verbose {
         say(&format!(
@@ -89,9 +98,10 @@ fn attempt(plan: RunPlan, global: GlobalArgs, timeline: &mut Timeline) -> Result
     }
     converse(sandbox, exec, &plan, &signals, timeline).map(|(report, [stdout, stderr])| Ran {
         report,
-        choice,
+        place: Some(place),
         stdout,
         stderr,
+        sandbox: None,
     })
 }
 
@@ -121,11 +131,7 @@ fn start(
         let StartError::Choose(ChooseError::ConsentNeeded { isolation, .. }) = error else {
             return Err(interrupted(error.into()));
         };
-        if policy.allow_local
-            || global.quiet
-            || global.json
-            || !asks_for_consent(&error, isolation, signals)
-        {
+        if policy.allow_local || !asks_for_consent(&error, isolation, global, signals) {
             return Err(interrupted(error.into()));
         }
         policy.allow_local = true;
@@ -133,19 +139,26 @@ fn start(
 }
 
 /// A failure while a signal has asked for an end is that end.
-fn interrupted(failure: Failure) -> Failure {
+pub(super) fn interrupted(failure: Failure) -> Failure {
     match Signals::last() {
-        Some(signal) if matches!(failure.code, "interrupted" | "consent-needed") => Failure {
-            exit_code: signal.saturating_add(128),
-            ..failure
-        },
+        Some(signal) if matches!(failure.code.as_ref(), "interrupted" | "consent-needed") => {
+            Failure {
+                exit_code: signal.saturating_add(128),
+                ..failure
+            }
+        }
         _ => failure,
     }
 }
 
 /// Asks on the terminal whether the host itself may run the command. No is the default, and the
-/// answer of a signal.
-fn asks_for_consent(error: &StartError, isolation: Isolation, signals: &Signals) -> bool {
+/// answer of a signal. Nobody is asked who wants to hear nothing.
+pub(super) fn asks_for_consent(
+    error: &dyn std::error::Error,
+    isolation: Isolation,
+    global: GlobalArgs,
+    signals: &Signals,
+) -> bool {
     let how = match isolation {
         Isolation::None => "on this machine itself, without a sandbox",
         _ => "on this machine itself, as a confined process",
@@ -167,7 +180,8 @@ fn asks_for_consent(error: &StartError, isolation: Isolation, signals: &Signals)
         BufReader::new(terminal).read_line(&mut answer)?;
         Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
     };
-    stdin().is_terminal() && stderr().is_terminal() && ask().unwrap_or(false)
+    let is_told = !global.quiet && !global.json;
+    is_told && stdin().is_terminal() && stderr().is_terminal() && ask().unwrap_or(false)
 }
 
 /// Moves the command's data until it has ended, and ends the sandbox.
@@ -178,58 +192,41 @@ fn converse(
     signals: &Signals,
     timeline: &mut Timeline,
 ) -> Result<(ExitReport, [Vec<u8>; 2]), Failure> {
-    let failed = |error: io::Error| Failure::of("terminal", &error);
-    let raw = if plan.request.tty.is_some() {
-        let raw = if plan.request.stdin {
-            RawMode::enter().map_err(failed)?
-        } else {
-            None
-        };
-        signals.follow_terminal().map_err(failed)?;
-        raw
-    } else {
-        None
-    };
-    let [mut collected_out, mut collected_err] = [Vec::new(), Vec::new()];
-    let [to_stdout, to_stderr] = match plan.output {
-        OutputPlan::Live => [OutputTarget::Fd(stdout()), OutputTarget::Fd(stderr())],
-        OutputPlan::Json { limit } => [&mut collected_out, &mut collected_err]
-            .map(|into| OutputTarget::Collect { into, limit }),
-    };
-    let io = PumpIo {
-        stdin: if plan.request.stdin {
-            InputSource::Fd(stdin())
-        } else {
-            InputSource::Empty
-        },
-        stdout: to_stdout,
-        stderr: to_stderr,
-        controls: Some(signals.orders()),
-        ..PumpIo::default()
+    let conversation = Conversation {
+        request: &plan.request,
+        output: plan.output,
+        signals,
+        detach_keys: &[],
     };
     let began = Instant::now();
-    let outcome = sandbox.pump(exec, io);
-    drop(raw);
-    let report = match outcome {
-        Ok(finished) => {
+    let talked = conversation.hold(exec)?;
+    let report = match talked.outcome {
+        Outcome::Finished(finished) => {
             timeline.mark("output written");
             if plan.trace {
                 trace::note_session(timeline, &finished);
             }
             finished.report
         }
-        Err(error) => match overdue(&plan.request, began, &error) {
-            Some(report) => report,
-            None => return Err(interrupted(error.into())),
-        },
+        // Nothing can be typed that would leave it.
+        Outcome::Left(_) => {
+            return Err(Failure::new("internal", "the command was left".to_owned()));
+        }
+        Outcome::Broken(error) => {
+            let error = sandbox.explain(error);
+            match overdue(&plan.request, began, &error) {
+                Some(report) => report,
+                None => return Err(interrupted(error.into())),
+            }
+        }
     };
     sandbox.abandon();
-    Ok((report, [collected_out, collected_err]))
+    Ok((report, talked.collected))
 }
 
 /// What `--json` prints.
 #[derive(Debug, Serialize)]
-struct RunReport<'a> {
+pub(super) struct RunReport<'a> {
     exit_code: u8,
     signal: Option<u8>,
     timed_out: bool,
@@ -242,13 +239,17 @@ struct RunReport<'a> {
     tier: Option<Tier>,
     isolation: Option<Isolation>,
     passed_over: &'a [PassedOver],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a Id>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a Name>,
     error: Option<&'a Failure>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     timeline: Vec<Step>,
 }
 
 impl<'a> RunReport<'a> {
-    fn of(ran: &'a Ran, timeline: Vec<Step>) -> Self {
+    pub(super) fn of(ran: &'a Ran, timeline: Vec<Step>) -> Self {
         let (stdout, stdout_encoding) = encode(&ran.stdout);
         let (stderr, stderr_encoding) = encode(&ran.stderr);
         Self {
@@ -261,15 +262,20 @@ impl<'a> RunReport<'a> {
             stdout_encoding,
             stderr,
             stderr_encoding,
-            tier: Some(ran.choice.tier),
-            isolation: Some(ran.choice.isolation),
-            passed_over: &ran.choice.passed_over,
+            tier: ran.place.as_ref().map(|place| place.tier),
+            isolation: ran.place.as_ref().map(|place| place.isolation),
+            passed_over: ran
+                .place
+                .as_ref()
+                .map_or(&[], |place| place.passed_over.as_slice()),
+            id: ran.sandbox.as_ref().map(|(id, _)| id),
+            name: ran.sandbox.as_ref().map(|(_, name)| name),
             error: None,
             timeline,
         }
     }
 
-    fn failed(failure: &'a Failure) -> Self {
+    pub(super) fn failed(failure: &'a Failure) -> Self {
         Self {
             exit_code: failure.exit_code,
             signal: None,
@@ -283,6 +289,8 @@ impl<'a> RunReport<'a> {
             tier: failure.tier,
             isolation: None,
             passed_over: &failure.passed_over,
+            id: None,
+            name: None,
             error: Some(failure),
             timeline: Vec::new(),
         }
@@ -314,14 +322,15 @@ mod tests {
                 truncated: true,
                 duration: Duration::from_micros(1_500),
             },
-            choice: Choice {
+            place: Some(Place {
                 tier: Tier::Microvm,
                 isolation: Isolation::Vm,
                 shortfall: None,
                 passed_over: Vec::new(),
-            },
+            }),
             stdout: stdout.to_vec(),
             stderr: Vec::new(),
+            sandbox: None,
         }
     }
 

@@ -9,11 +9,15 @@ use serde_bytes::ByteBuf;
 
 use super::{ALLOW_LOCAL, PlanError, consent, here};
 use crate::cli::args::values::TierWish;
-use crate::cli::args::{ChoiceArgs, ExecArgs, GlobalArgs, RunArgs, SandboxArgs};
+use crate::cli::args::{
+    ChoiceArgs, CreateArgs, ExecArgs, GlobalArgs, LifeArgs, RunArgs, SandboxArgs,
+};
 use crate::cli::config_file::ConfigFile;
 use crate::cli::environment::{self, EnvironmentError};
 use crate::host::memory_mib;
 use crate::policy::Policy;
+use crate::registry::Name;
+use crate::registry::record::Plan;
 use crate::spec::{ImageChoice, SandboxSpec, SpecError};
 
 /// How much of each output `--json` collects, unless told otherwise.
@@ -32,6 +36,118 @@ pub(in crate::cli) struct RunPlan {
     pub(in crate::cli) output: OutputPlan,
     /// Whether a timeline is told afterwards.
     pub(in crate::cli) trace: bool,
+    /// How it lives, if it is to be in the registry.
+    pub(in crate::cli) life: Option<Life>,
+}
+
+/// How a sandbox of the registry lives.
+#[derive(Debug)]
+pub(in crate::cli) struct Life {
+    pub(in crate::cli) args: LifeArgs,
+    /// Whether it outlives this program.
+    pub(in crate::cli) detached: bool,
+}
+
+impl LifeArgs {
+    /// Whether something is said that only a sandbox of the registry can have.
+    fn is_said(&self) -> bool {
+        self.name.is_some()
+            || !self.labels.is_empty()
+            || self.max_duration.is_some()
+            || self.idle_timeout.is_some()
+    }
+
+    /// What is to be entered for a sandbox like this.
+    pub(in crate::cli) fn plan(
+        self,
+        policy: Policy,
+        spec: SandboxSpec,
+        command: Option<ExecRequest>,
+    ) -> (Option<Name>, Plan) {
+        let plan = Plan {
+            labels: self.labels.into_iter().collect(),
+            policy,
+            spec,
+            command,
+            max_duration: self.max_duration,
+            idle_timeout: self.idle_timeout,
+            remove: self.rm,
+        };
+        (self.name, plan)
+    }
+}
+
+/// The making of a sandbox, as it is meant.
+#[derive(Debug)]
+pub(in crate::cli) struct CreatePlan {
+    /// What it is called.
+    pub(in crate::cli) name: Option<Name>,
+    /// What is entered.
+    pub(in crate::cli) plan: Plan,
+}
+
+impl CreatePlan {
+    /// Finds out what is meant.
+    ///
+    /// # Errors
+    ///
+    /// If something is wrong with it.
+    pub(in crate::cli) fn new(
+        args: CreateArgs,
+        terminal: TerminalSize,
+    ) -> Result<Self, RunPlanError> {
+        let CreateArgs {
+            choice,
+            sandbox,
+            life,
+            exec,
+            command,
+        } = args;
+        let (policy, spec) = sandbox_plan(choice, sandbox)?;
+        let command = match command.is_empty() {
+            true => None,
+            false => Some(request(exec, command, terminal)?),
+        };
+        let (name, plan) = life.plan(policy, spec, command);
+        Ok(Self { name, plan })
+    }
+}
+
+/// A command for a running sandbox, as it is meant.
+#[derive(Debug)]
+pub(in crate::cli) struct ExecPlan {
+    /// What it runs.
+    pub(in crate::cli) request: ExecRequest,
+    /// How the result is told.
+    pub(in crate::cli) output: OutputPlan,
+}
+
+impl ExecPlan {
+    /// Finds out what is meant.
+    ///
+    /// # Errors
+    ///
+    /// If something is wrong with it.
+    pub(in crate::cli) fn new(
+        exec: ExecArgs,
+        command: Vec<OsString>,
+        global: GlobalArgs,
+        terminal: TerminalSize,
+    ) -> Result<Self, RunPlanError> {
+        let output = if global.json {
+            let limit = exec.max_output.unwrap_or(DEFAULT_COLLECTED);
+            OutputPlan::Json {
+                limit: usize::try_from(limit).unwrap_or(usize::MAX),
+            }
+        } else {
+            OutputPlan::Live
+        };
+        let mut request = request(exec, command, terminal)?;
+        if global.json && request.max_output.is_none() {
+            request.max_output = Some(DEFAULT_COLLECTED);
+        }
+        Ok(Self { request, output })
+    }
 }
 
 /// How the result is told.
@@ -77,41 +193,45 @@ impl RunPlan {
         let RunArgs {
             choice,
             sandbox,
+            life,
             exec,
+            detach,
             trace_boot,
             command,
         } = args;
-        let config = ConfigFile::load().map_err(PlanError::from)?;
-        let policy = Policy {
-            tier: choice.tier.or(config.tier).and_then(TierWish::named),
-            min_isolation: choice
-                .min_isolation
-                .max(config.min_isolation)
-                .unwrap_or_default(),
-            allow_local: consent(here(OsStr::new(ALLOW_LOCAL)))? || config.allow_local,
-        };
-        let spec = spec(choice, config.image, sandbox);
-        spec.check(memory_mib())?;
-        let output = if global.json {
-            let limit = exec.max_output.unwrap_or(DEFAULT_COLLECTED);
-            OutputPlan::Json {
-                limit: usize::try_from(limit).unwrap_or(usize::MAX),
-            }
-        } else {
-            OutputPlan::Live
-        };
-        let mut request = request(exec, command, terminal)?;
-        if global.json && request.max_output.is_none() {
-            request.max_output = Some(DEFAULT_COLLECTED);
-        }
+        let (policy, spec) = sandbox_plan(choice, sandbox)?;
+        let ExecPlan { request, output } = ExecPlan::new(exec, command, global, terminal)?;
+        let life = (detach || life.is_said()).then_some(Life {
+            args: life,
+            detached: detach,
+        });
         Ok(Self {
             policy,
             spec,
             request,
             output,
             trace: trace_boot,
+            life,
         })
     }
+}
+
+fn sandbox_plan(
+    choice: ChoiceArgs,
+    sandbox: SandboxArgs,
+) -> Result<(Policy, SandboxSpec), RunPlanError> {
+    let config = ConfigFile::load().map_err(PlanError::from)?;
+    let policy = Policy {
+        tier: choice.tier.or(config.tier).and_then(TierWish::named),
+        min_isolation: choice
+            .min_isolation
+            .max(config.min_isolation)
+            .unwrap_or_default(),
+        allow_local: consent(here(OsStr::new(ALLOW_LOCAL)))? || config.allow_local,
+    };
+    let spec = spec(choice, config.image, sandbox);
+    spec.check(memory_mib())?;
+    Ok((policy, spec))
 }
 
 fn spec(choice: ChoiceArgs, default_image: Option<String>, sandbox: SandboxArgs) -> SandboxSpec {

@@ -3,23 +3,21 @@
 #[cfg(target_os = "linux")]
 pub(super) mod sandbox;
 
+use std::borrow::Cow;
 use std::io::Write;
 
 use serde::Serialize;
 
 use super::plan::PlanError;
-use crate::error::chain;
+use crate::error::{ENGINE_FAILURE, Problem, chain};
 use crate::tier::Tier;
-use crate::tier::choose::PassedOver;
-
-/// The exit code for a failure of the engine, and for wrong use.
-pub(super) const ENGINE_FAILURE: u8 = 125;
+use crate::tier::place::PassedOver;
 
 /// Something that the user must be told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Failure {
     /// A word for programs.
-    pub(super) code: &'static str,
+    pub(super) code: Cow<'static, str>,
     /// What happened, in one line.
     pub(super) message: String,
     /// What to do about it.
@@ -40,9 +38,9 @@ pub(super) struct Failure {
 
 impl Failure {
     /// A failure of the engine.
-    pub(super) fn new(code: &'static str, message: String) -> Self {
+    pub(super) fn new(code: impl Into<Cow<'static, str>>, message: String) -> Self {
         Self {
-            code,
+            code: code.into(),
             message,
             hint: None,
             console: Vec::new(),
@@ -73,6 +71,24 @@ impl Failure {
 impl From<PlanError> for Failure {
     fn from(error: PlanError) -> Self {
         Self::of("usage", &error)
+    }
+}
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        let Problem {
+            code,
+            message,
+            hint,
+            console,
+            exit_code,
+        } = problem;
+        Self {
+            hint,
+            console,
+            exit_code,
+            ..Self::new(code, message)
+        }
     }
 }
 

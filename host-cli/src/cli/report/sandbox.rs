@@ -2,11 +2,14 @@
 
 use super::Failure;
 use crate::cli::plan::run::RunPlanError;
+use crate::detached::DetachedError;
 use crate::engine::StartError;
+use crate::error::Problem;
+use crate::registry::RegistryError;
 use crate::sandbox::ExecError;
 use crate::tier::Isolation;
-use crate::tier::choose::{Choice, PassedOver};
 use crate::tier::facts::Unavailable;
+use crate::tier::place::{PassedOver, Place};
 
 impl From<RunPlanError> for Failure {
     fn from(error: RunPlanError) -> Self {
@@ -16,100 +19,53 @@ impl From<RunPlanError> for Failure {
 
 impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
-        match error {
-            StartError::Spec(error) => Self::of("usage", &error),
-            StartError::Choose(error) => Self {
-                hint: error.hint(),
-                passed_over: error.passed_over().to_vec(),
-                ..Self::of(error.code(), &error)
-            },
-            StartError::Unsupported(ref refusal) => Self {
-                hint: Some(format!(
-                    "leave {} out, or take a tier that can honour it",
-                    refusal.flag
-                )),
-                tier: Some(refusal.tier),
-                ..Self::of("unsupported-flag", &error)
-            },
-            StartError::Tier {
-                ref choice,
-                ref source,
-            } => Self {
-                hint: source.hint(),
-                console: source.console().to_vec(),
-                tier: Some(choice.tier),
-                passed_over: choice.passed_over.clone(),
-                ..Self::of(source.code(), &error)
-            },
+        Self {
+            tier: error.tier(),
+            passed_over: error.passed_over().iter().map(Into::into).collect(),
+            ..Problem::from(&error).into()
         }
     }
 }
 
 impl From<ExecError> for Failure {
     fn from(error: ExecError) -> Self {
-        match &error {
-            ExecError::Client(client) => Self {
-                exit_code: client.exit_code(),
-                ..Self::of(client_code(client), &error)
-            },
-            ExecError::Ended { source } => Self {
-                hint: source.hint(),
-                console: source.console().to_vec(),
-                // The error's own text has its cause already.
-                ..Self::new(source.code(), error.to_string())
-            },
-        }
+        Problem::from(&error).into()
     }
 }
 
-/// A word for programs.
-fn client_code(error: &agent_client::ClientError) -> &'static str {
-    use agent_client::ClientError;
-    use agent_protocol::message::AgentError;
+impl From<RegistryError> for Failure {
+    fn from(error: RegistryError) -> Self {
+        Self::of(error.code(), &error)
+    }
+}
 
-    match error {
-        ClientError::Refused(refused) => match refused {
-            AgentError::NotFound(_) => "command-not-found",
-            AgentError::NotExecutable { .. } => "command-not-executable",
-            AgentError::BadDirectory { .. } => "bad-directory",
-            AgentError::BadUser(_) => "bad-user",
-            AgentError::TooLarge(_) => "request-too-large",
-            AgentError::BadRequest(_) => "bad-request",
-            AgentError::Protocol(_) => "protocol",
-            AgentError::System { .. } => "guest-system",
-        },
-        ClientError::Silent { .. } => "agent-silent",
-        ClientError::Disconnected(_) => "agent-lost",
-        ClientError::Protocol(_) => "protocol",
-        ClientError::RequestTooLarge { .. } => "request-too-large",
-        ClientError::Interrupted(_) | ClientError::Cancelled => "interrupted",
-        ClientError::Output { .. } => "output",
-        ClientError::Input(_) => "input",
-        ClientError::Io { .. } => "system",
+impl From<DetachedError> for Failure {
+    fn from(error: DetachedError) -> Self {
+        error.problem().into()
     }
 }
 
 /// The line that names the tier, and why each stronger one was passed over.
-pub(in crate::cli) fn announcement(choice: &Choice) -> String {
-    let Choice {
+pub(in crate::cli) fn announcement(place: &Place) -> String {
+    let Place {
         tier, isolation, ..
-    } = choice;
+    } = place;
     let mut line = format!("sovereign: tier {tier}, isolation {isolation}");
     line.push_str(match isolation {
         Isolation::None => ": the command can do what you can",
         Isolation::Process => " (shares this machine's kernel)",
         Isolation::Container | Isolation::Vm => "",
     });
-    if let Some(shortfall) = &choice.shortfall {
-        line.push_str(&format!(" ({})", shortfall.cause));
+    if let Some(cause) = &place.shortfall {
+        line.push_str(&format!(" ({cause})"));
     }
-    let relevant = choice
+    let relevant = place
         .passed_over
         .iter()
-        .filter(|over| over.reason.code != Unavailable::OTHER_SYSTEM);
-    for (index, PassedOver { tier, reason }) in relevant.enumerate() {
+        .filter(|over| over.code != Unavailable::OTHER_SYSTEM);
+    for (index, PassedOver { tier, cause, .. }) in relevant.enumerate() {
         line.push_str(if index == 0 { "; passed over " } else { ", " });
-        line.push_str(&format!("{tier} ({})", reason.cause));
+        line.push_str(&format!("{tier} ({cause})"));
     }
     line.push('\n');
     line
@@ -124,12 +80,12 @@ mod tests {
     use crate::tier::Tier;
 
     fn over(tier: Tier, code: &'static str, cause: &str) -> PassedOver {
-        let reason = Unavailable {
-            code,
+        PassedOver {
+            tier,
+            code: code.to_owned(),
             cause: cause.to_owned(),
             remedy: None,
-        };
-        PassedOver { tier, reason }
+        }
     }
 
     #[test]
@@ -147,7 +103,7 @@ mod tests {
                 "needs Windows",
             ),
         ];
-        let choice = Choice {
+        let choice = Place {
             passed_over,
             ..choice(Tier::Local, Isolation::Process)
         };
@@ -160,8 +116,8 @@ mod tests {
 
     #[test]
     fn what_is_not_isolated_is_told_in_plain_words() {
-        let choice = Choice {
-            shortfall: Some(over(Tier::Local, "userns-off", "user namespaces are off").reason),
+        let choice = Place {
+            shortfall: Some("user namespaces are off".to_owned()),
             ..choice(Tier::Local, Isolation::None)
         };
         assert_eq!(
@@ -171,8 +127,8 @@ mod tests {
         );
     }
 
-    fn choice(tier: Tier, isolation: Isolation) -> Choice {
-        Choice {
+    fn choice(tier: Tier, isolation: Isolation) -> Place {
+        Place {
             tier,
             isolation,
             shortfall: None,

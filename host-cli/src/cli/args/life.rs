@@ -1,0 +1,307 @@
+//! The commands for sandboxes that have a name and a life of their own.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use super::run::{ChoiceArgs, ExecArgs, SandboxArgs};
+use super::values::{parse_detach_keys, parse_duration, parse_label, parse_signal, parse_since};
+use crate::registry::Name;
+
+/// What a sandbox is called, and how long it lives.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Its name and its life")]
+pub struct LifeArgs {
+    /// The sandbox's name; one is made up without it
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<Name>,
+
+    /// A label to find it by
+    #[arg(short, long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
+    pub labels: Vec<(String, String)>,
+
+    /// Remove it when it ends
+    #[arg(long)]
+    pub rm: bool,
+
+    /// End it after this time, whatever it does
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub max_duration: Option<Duration>,
+
+    /// End it when nothing has run in it for this time
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub idle_timeout: Option<Duration>,
+}
+
+/// Make a sandbox without starting it.
+#[derive(Debug, Args)]
+#[command(
+    after_long_help = "Prints the sandbox's id. It ends with its command; without one it runs until \
+        it is ended.\n\nExample:\n  sovereign create --name work -m 1G && sovereign start work",
+    override_usage = "sovereign create [OPTIONS] [--] [COMMAND [ARG]...]"
+)]
+pub struct CreateArgs {
+    /// Which sandbox to take.
+    #[command(flatten)]
+    pub choice: ChoiceArgs,
+    /// What it is made of.
+    #[command(flatten)]
+    pub sandbox: SandboxArgs,
+    /// What it is called.
+    #[command(flatten)]
+    pub life: LifeArgs,
+    /// How its command runs.
+    #[command(flatten)]
+    pub exec: ExecArgs,
+
+    /// What runs in it
+    #[arg(trailing_var_arg = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+/// Start sandboxes.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "A sandbox is started again in the tier that it had, or not at all. What it \
+    wrote before is gone."
+)]
+pub struct StartArgs {
+    /// Stay with its command, as `attach` does
+    #[arg(short, long)]
+    pub attach: bool,
+
+    /// Names or ids
+    #[arg(required = true, value_name = "SANDBOX")]
+    pub sandboxes: Vec<String>,
+}
+
+/// Run a command in a running sandbox.
+#[derive(Debug, Args)]
+#[command(
+    after_long_help = EXEC_EXAMPLES,
+    override_usage = "sovereign exec [OPTIONS] SANDBOX [--] COMMAND [ARG]..."
+)]
+pub struct ExecCommandArgs {
+    /// Leave it running, and print its number
+    #[arg(short, long)]
+    pub detach: bool,
+
+    /// What to type to leave it running
+    #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q", value_parser = parse_detach_keys)]
+    pub detach_keys: DetachKeys,
+
+    /// How it runs.
+    #[command(flatten)]
+    pub exec: ExecArgs,
+
+    /// The sandbox's name or id
+    #[arg(value_name = "SANDBOX")]
+    pub sandbox: String,
+
+    /// The command and its arguments; they are passed on as they are, and no shell is put between
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+/// Keys, as a terminal sends them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DetachKeys(pub Vec<u8>);
+
+/// Stay with a command that runs in a sandbox.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "What it wrote before is shown by `sovereign logs`. The exit code is the \
+    command's."
+)]
+pub struct AttachArgs {
+    /// The sandbox's name or id
+    #[arg(value_name = "SANDBOX")]
+    pub sandbox: String,
+
+    /// The command's number; 0 is the sandbox's own
+    #[arg(value_name = "NUMBER", default_value_t = 0)]
+    pub command: u32,
+
+    /// Pass nothing on that is typed
+    #[arg(long)]
+    pub no_stdin: bool,
+
+    /// What to type to leave it running
+    #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q", value_parser = parse_detach_keys)]
+    pub detach_keys: DetachKeys,
+}
+
+/// End sandboxes: SIGTERM to what runs in them, and the end a while later.
+#[derive(Debug, Args)]
+pub struct StopArgs {
+    /// How long what runs in it may take to end
+    #[arg(short, long, value_name = "TIME", default_value = "10s", value_parser = parse_duration)]
+    pub time: Duration,
+
+    /// Names or ids
+    #[arg(required = true, value_name = "SANDBOX")]
+    pub sandboxes: Vec<String>,
+}
+
+/// End sandboxes at once, or send their command a signal.
+#[derive(Debug, Args)]
+pub struct KillArgs {
+    /// Send this signal to the sandbox's own command instead of ending the sandbox
+    #[arg(short, long, value_name = "SIGNAL", value_parser = parse_signal)]
+    pub signal: Option<u8>,
+
+    /// Send it to this command
+    #[arg(long, value_name = "NUMBER", requires = "signal")]
+    pub command: Option<u32>,
+
+    /// Names or ids
+    #[arg(required = true, value_name = "SANDBOX")]
+    pub sandboxes: Vec<String>,
+}
+
+/// Remove sandboxes.
+#[derive(Debug, Args)]
+pub struct RmArgs {
+    /// End those that run, and say nothing of those that are not there
+    #[arg(short, long)]
+    pub force: bool,
+
+    /// Names or ids
+    #[arg(required = true, value_name = "SANDBOX")]
+    pub sandboxes: Vec<String>,
+}
+
+/// List sandboxes.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "With -q only their ids are printed.\n\nFilters: name=PART, id=PART, label=KEY, label=KEY=VALUE, tier=TIER, \
+    status=created|starting|running|exited|failed|dead; of the same kind, one has to hold.\n\n\
+    Example:\n  sovereign rm $(sovereign ls -aq --filter status=exited)"
+)]
+pub struct LsArgs {
+    /// Those too that do not run
+    #[arg(short, long)]
+    pub all: bool,
+
+    /// Those that this holds for
+    #[arg(short, long = "filter", value_name = "KEY=VALUE", value_parser = parse_label)]
+    pub filters: Vec<(String, String)>,
+
+    /// How to print them
+    #[arg(long, value_name = "HOW", value_enum, default_value = "table")]
+    pub format: ListFormat,
+}
+
+/// How a list is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ListFormat {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// Show what a command wrote.
+#[derive(Debug, Args)]
+#[command(after_help = "The newest 8 to 16 MiB of each command's output are kept.")]
+pub struct LogsArgs {
+    /// Go on as it writes more, until it ends
+    #[arg(short, long)]
+    pub follow: bool,
+
+    /// Only what is newer than this: a time ago (10m), or a moment (2026-01-31T12:00:00Z)
+    #[arg(long, value_name = "TIME", value_parser = parse_since)]
+    pub since: Option<std::time::SystemTime>,
+
+    /// Only so many of the last lines
+    #[arg(short = 'n', long, value_name = "LINES")]
+    pub tail: Option<usize>,
+
+    /// When it wrote each line
+    #[arg(short, long)]
+    pub timestamps: bool,
+
+    /// What the supervisor said, instead of what a command wrote
+    #[arg(long, conflicts_with_all = ["follow", "since", "command"])]
+    pub console: bool,
+
+    /// The sandbox's name or id
+    #[arg(value_name = "SANDBOX")]
+    pub sandbox: String,
+
+    /// The command's number; 0 is the sandbox's own
+    #[arg(value_name = "NUMBER", default_value_t = 0)]
+    pub command: u32,
+}
+
+/// Wait until sandboxes have ended, and print their exit codes.
+#[derive(Debug, Args)]
+pub struct WaitArgs {
+    /// Wait for this command of theirs instead
+    #[arg(long, value_name = "NUMBER")]
+    pub command: Option<u32>,
+
+    /// Names or ids
+    #[arg(required = true, value_name = "SANDBOX")]
+    pub sandboxes: Vec<String>,
+}
+
+/// Give a sandbox another name.
+#[derive(Debug, Args)]
+pub struct RenameArgs {
+    /// Its name or id
+    #[arg(value_name = "SANDBOX")]
+    pub sandbox: String,
+    /// Its new name
+    #[arg(value_name = "NAME")]
+    pub name: Name,
+}
+
+/// Sandboxes by their names.
+#[derive(Debug, Args)]
+pub struct SandboxesArgs {
+    /// Names or ids
+    #[arg(required = true, value_name = "SANDBOX")]
+    pub sandboxes: Vec<String>,
+}
+
+/// Show what happens to sandboxes, one JSON object a line.
+#[derive(Debug, Args)]
+pub struct EventsArgs {
+    /// Those too that are newer than this: a time ago (10m), or a moment
+    #[arg(long, value_name = "TIME", value_parser = parse_since)]
+    pub since: Option<std::time::SystemTime>,
+
+    /// Show what has happened, and do not wait for more
+    #[arg(long)]
+    pub no_follow: bool,
+}
+
+/// Show what runs in a sandbox.
+#[derive(Debug, Args)]
+pub struct TopArgs {
+    /// Its name or id
+    #[arg(value_name = "SANDBOX")]
+    pub sandbox: String,
+}
+
+/// Show what sandboxes use of this machine.
+#[derive(Debug, Args)]
+pub struct StatsArgs {
+    /// Show it once, and not every second
+    #[arg(long)]
+    pub no_stream: bool,
+
+    /// Names or ids; all that run without them
+    #[arg(value_name = "SANDBOX")]
+    pub sandboxes: Vec<String>,
+}
+
+const EXEC_EXAMPLES: &str = "\
+Examples:
+  sovereign exec work -- ls -l /
+  sovereign exec -it work -- bash
+  n=$(sovereign exec -d work -- ./job); sovereign attach work $n
+
+Exit codes are those of `sovereign run`.";

@@ -1,0 +1,110 @@
+//! `sovereign events`: what happens to sandboxes.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, SystemTime};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::cli::args::EventsArgs;
+use crate::cli::report::{Failure, print};
+use crate::cli::signals::Signals;
+use crate::registry::Registry;
+use crate::registry::events::Event;
+
+/// How often to look for more.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Shows what happens, until there is a signal.
+///
+/// # Errors
+///
+/// If it cannot be read.
+pub(in crate::cli) fn events(args: &EventsArgs) -> Result<u8, Failure> {
+    let system = |error: io::Error| Failure::of("system", &error);
+    let registry = Registry::open_default()?;
+    let signals = Signals::install().map_err(system)?;
+    let path = registry.events_path();
+    let since = match (args.since, args.no_follow) {
+        (Some(since), _) => since,
+        (None, true) => SystemTime::UNIX_EPOCH,
+        (None, false) => SystemTime::now(),
+    };
+    let mut lines = Lines::default();
+    if let Ok(mut old) = File::open(path.with_extension("old")) {
+        lines.read(&mut old).map_err(system)?;
+    }
+    let mut current: Option<File> = None;
+    loop {
+        if let Some(file) = &mut current {
+            lines.read(file).map_err(system)?;
+        }
+        // It may have been put aside, or not been there.
+        let newest = fs::metadata(&path).map(|metadata| metadata.ino()).ok();
+        let ours = current.as_ref().and_then(|file| file.metadata().ok());
+        if newest.is_some() && newest != ours.map(|metadata| metadata.ino()) {
+            let mut file = File::open(&path).map_err(system)?;
+            file.seek(SeekFrom::Start(0)).map_err(system)?;
+            lines.read(&mut file).map_err(system)?;
+            current = Some(file);
+        }
+        print(&lines.take_since(since))?;
+        if args.no_follow {
+            return Ok(0);
+        }
+        let timeout = Timespec::try_from(LOOK).map_err(|error| Failure::of("system", &error))?;
+        let signals = signals.as_fd();
+        let mut fds = [PollFd::new(&signals, PollFlags::IN)];
+        let woken = rustix::io::retry_on_intr(|| poll(&mut fds, Some(&timeout)));
+        if woken.map_err(|error| system(error.into()))? > 0 {
+            return Ok(0);
+        }
+    }
+}
+
+/// Lines that have come.
+#[derive(Debug, Default)]
+struct Lines {
+    text: Vec<u8>,
+}
+
+impl Lines {
+    fn read(&mut self, file: &mut File) -> io::Result<()> {
+        file.read_to_end(&mut self.text).map(drop)
+    }
+
+    /// The whole lines of events that are no older, and forgets them.
+    fn take_since(&mut self, since: SystemTime) -> String {
+        let end = self.text.iter().rposition(|byte| *byte == b'\n');
+        let whole: Vec<u8> = self.text.drain(..end.map_or(0, |end| end + 1)).collect();
+        let is_wanted = |line: &&str| {
+            serde_json::from_str::<Event>(line).is_ok_and(|event| event.time.0 >= since)
+        };
+        String::from_utf8_lossy(&whole)
+            .lines()
+            .filter(is_wanted)
+            .fold(String::new(), |text, line| text + line + "\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_lines_of_events_are_shown() {
+        let event =
+            r#"{"time":"2026-01-01T00:00:00.000Z","event":"ended","id":"0123456789ab","name":"x"}"#;
+        let mut lines = Lines {
+            text: format!("{event}\nnoise\n{{\"half").into_bytes(),
+        };
+        assert_eq!(
+            lines.take_since(SystemTime::UNIX_EPOCH),
+            format!("{event}\n")
+        );
+        assert_eq!(lines.text, b"{\"half");
+        assert_eq!(lines.take_since(SystemTime::UNIX_EPOCH), "");
+    }
+}

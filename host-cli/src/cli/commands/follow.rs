@@ -1,0 +1,122 @@
+//! Following what a command writes, as it writes it.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+
+use crate::detached::Detached;
+use crate::registry::State;
+use crate::registry::output::{OutputReader, Piece};
+
+/// How often to look whether the sandbox is still there: nothing else tells when its supervisor was
+/// killed.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// A command's output that may grow.
+#[derive(Debug)]
+pub(super) struct Follower {
+    sandbox: Detached,
+    path: PathBuf,
+    reader: Option<OutputReader>,
+    changes: OwnedFd,
+}
+
+/// What a follower has for whoever waits.
+#[derive(Debug)]
+pub(super) enum News {
+    /// The command wrote something, or ended.
+    Piece(Piece),
+    /// There will be nothing more: the sandbox is gone.
+    Gone,
+    /// One of the others that are waited for has something.
+    Other(usize),
+}
+
+impl Follower {
+    /// Follows a command of a sandbox, from the oldest that is still known.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    pub(super) fn new(sandbox: &Detached, command: u32) -> io::Result<Self> {
+        let path = sandbox.entry().output_path(command);
+        let changes = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+        let folder = path.parent().unwrap_or(Path::new("/"));
+        std::fs::create_dir_all(folder)?;
+        inotify::add_watch(
+            &changes,
+            folder,
+            WatchFlags::MODIFY | WatchFlags::MOVED_TO | WatchFlags::ONLYDIR,
+        )?;
+        Ok(Self {
+            sandbox: sandbox.clone(),
+            path,
+            reader: None,
+            changes,
+        })
+    }
+
+    /// What there is now, without waiting.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read.
+    pub(super) fn next_piece(&mut self) -> io::Result<Option<Piece>> {
+        if self.reader.is_none() {
+            self.reader = match OutputReader::open(&self.path) {
+                Ok(reader) => Some(reader),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(error) => return Err(error),
+            };
+        }
+        self.reader
+            .as_mut()
+            .map_or(Ok(None), OutputReader::next_piece)
+    }
+
+    /// Waits for what comes next: of the command, or of one of `others`.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read.
+    pub(super) fn next(&mut self, others: &[BorrowedFd]) -> io::Result<News> {
+        loop {
+            if let Some(piece) = self.next_piece()? {
+                return Ok(News::Piece(piece));
+            }
+            let timeout = Timespec::try_from(LOOK).map_err(io::Error::other)?;
+            let mut fds = vec![PollFd::new(&self.changes, PollFlags::IN)];
+            for fd in others {
+                fds.push(PollFd::from_borrowed_fd(*fd, PollFlags::IN));
+            }
+            let count = rustix::io::retry_on_intr(|| poll(&mut fds, Some(&timeout)))?;
+            let ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
+            if let Some(other) = fds.iter().skip(1).position(ready) {
+                return Ok(News::Other(other));
+            }
+            self.forget_changes();
+            if count == 0 && !self.is_alive() {
+                // It may have written between the two.
+                return Ok(self.next_piece()?.map_or(News::Gone, News::Piece));
+            }
+        }
+    }
+
+    fn is_alive(&self) -> bool {
+        let entry = self.sandbox.entry();
+        entry
+            .read()
+            .is_ok_and(|record| matches!(entry.state(&record), State::Running | State::Starting))
+    }
+
+    /// Reads the changes away: that there were some is all that they tell.
+    fn forget_changes(&self) {
+        let mut space = [MaybeUninit::uninit(); 4096];
+        while rustix::io::read(self.changes.as_fd(), &mut space).is_ok() {}
+    }
+}

@@ -1,0 +1,231 @@
+//! `sovereign logs`: what a command wrote.
+
+use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::time::SystemTime;
+
+use agent_protocol::message::OutputStream;
+
+use super::follow::{Follower, News};
+use crate::cli::args::{GlobalArgs, LogsArgs};
+use crate::cli::report::{Failure, print};
+use crate::cli::signals::Signals;
+use crate::detached::Detached;
+use crate::registry::output::Piece;
+use crate::registry::record::Timestamp;
+use crate::registry::{Registry, State};
+
+/// Shows what a command wrote.
+///
+/// # Errors
+///
+/// If there is nothing to be shown, or it cannot be.
+pub(in crate::cli) fn logs(args: &LogsArgs, _global: GlobalArgs) -> Result<u8, Failure> {
+    let system = |error: io::Error| Failure::of("system", &error);
+    let sandbox = Detached::find(&Registry::open_default()?, &args.sandbox)?;
+    let entry = sandbox.entry();
+    if args.console {
+        let text = std::fs::read(entry.console_path()).unwrap_or_default();
+        print(&String::from_utf8_lossy(&text))?;
+        return Ok(0);
+    }
+    let signals = Signals::install().map_err(system)?;
+    let mut follower = Follower::new(&sandbox, args.command).map_err(system)?;
+    let mut shown = Shown::new(args);
+    let mut ended = false;
+    while let Some(piece) = follower.next_piece().map_err(system)? {
+        ended |= matches!(piece, Piece::Ended(_));
+        shown.take(piece);
+    }
+    if !shown.has_seen && !is_coming(&sandbox, args)? {
+        return Err(Failure {
+            hint: Some(
+                "only what runs detached is kept: `run -d`, `exec -d`, or a command that was left"
+                    .to_owned(),
+            ),
+            ..Failure::new(
+                "no-output",
+                format!(
+                    "nothing is kept of command {} of {}",
+                    args.command, args.sandbox
+                ),
+            )
+        });
+    }
+    if shown.print_last()?.is_gone() || !args.follow || ended {
+        return Ok(0);
+    }
+    loop {
+        match follower.next(&[signals.as_fd()]).map_err(system)? {
+            News::Piece(Piece::Ended(_)) | News::Gone | News::Other(_) => return Ok(0),
+            News::Piece(piece) => {
+                if shown.print(&piece)?.is_gone() {
+                    return Ok(0);
+                }
+            }
+        }
+    }
+}
+
+/// Whether the command may still write something.
+fn is_coming(sandbox: &Detached, args: &LogsArgs) -> Result<bool, Failure> {
+    let record = sandbox.entry().read()?;
+    let runs = matches!(
+        sandbox.entry().state(&record),
+        State::Running | State::Starting
+    );
+    Ok(runs && args.command == 0 && record.plan.command.is_some())
+}
+
+/// Whether somebody still reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reader {
+    There,
+    Gone,
+}
+
+impl Reader {
+    fn is_gone(self) -> bool {
+        self == Self::Gone
+    }
+}
+
+/// What is shown, and how.
+struct Shown {
+    since: Option<SystemTime>,
+    tail: Option<usize>,
+    timestamps: bool,
+    has_seen: bool,
+    /// The lines that are shown when all are known: the last so many, or all.
+    lines: VecDeque<(OutputStream, SystemTime, Vec<u8>)>,
+    /// Whether the last line of each stream is still open.
+    open: [bool; 2],
+}
+
+impl Shown {
+    fn new(args: &LogsArgs) -> Self {
+        Self {
+            since: args.since,
+            tail: args.tail,
+            timestamps: args.timestamps,
+            has_seen: false,
+            lines: VecDeque::new(),
+            open: [false; 2],
+        }
+    }
+
+    /// Keeps what may have to be shown.
+    fn take(&mut self, piece: Piece) {
+        self.has_seen = true;
+        let Piece::Output { stream, time, data } = piece else {
+            return;
+        };
+        if self.since.is_some_and(|since| time < since) {
+            return;
+        }
+        for line in data.split_inclusive(|byte| *byte == b'\n') {
+            let last = self.lines.iter_mut().rev().find(|(of, ..)| *of == stream);
+            match last {
+                Some((.., text)) if !text.ends_with(b"\n") => text.extend_from_slice(line),
+                _ => self.lines.push_back((stream, time, line.to_vec())),
+            }
+        }
+        while self.tail.is_some_and(|tail| self.lines.len() > tail) {
+            self.lines.pop_front();
+        }
+    }
+
+    fn print_last(&mut self) -> Result<Reader, Failure> {
+        for (stream, time, data) in std::mem::take(&mut self.lines) {
+            if self.write(stream, time, &data)?.is_gone() {
+                return Ok(Reader::Gone);
+            }
+        }
+        Ok(Reader::There)
+    }
+
+    fn print(&mut self, piece: &Piece) -> Result<Reader, Failure> {
+        match piece {
+            Piece::Output { stream, time, data } => self.write(*stream, *time, data),
+            Piece::Lost { .. } | Piece::Ended(_) => Ok(Reader::There),
+        }
+    }
+
+    fn write(
+        &mut self,
+        stream: OutputStream,
+        time: SystemTime,
+        data: &[u8],
+    ) -> Result<Reader, Failure> {
+        let open = match (stream, &mut self.open) {
+            (OutputStream::Stdout, [open, _]) | (OutputStream::Stderr, [_, open]) => open,
+        };
+        let mut text = Vec::with_capacity(data.len());
+        for line in data.split_inclusive(|byte| *byte == b'\n') {
+            if self.timestamps && !*open {
+                text.extend_from_slice(format!("{} ", Timestamp(time)).as_bytes());
+            }
+            text.extend_from_slice(line);
+            *open = !line.ends_with(b"\n");
+        }
+        let written = match stream {
+            OutputStream::Stdout => io::stdout().lock().write_all(&text),
+            OutputStream::Stderr => io::stderr().lock().write_all(&text),
+        };
+        let flushed = written.and_then(|()| io::stdout().lock().flush());
+        match flushed {
+            Ok(()) => Ok(Reader::There),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Reader::Gone),
+            Err(error) => Err(Failure::of("output", &error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+
+    fn shown(tail: Option<usize>) -> Shown {
+        Shown {
+            since: None,
+            tail,
+            timestamps: false,
+            has_seen: false,
+            lines: VecDeque::new(),
+            open: [false; 2],
+        }
+    }
+
+    fn output(data: &[u8]) -> Piece {
+        Piece::Output {
+            stream: OutputStream::Stdout,
+            time: UNIX_EPOCH,
+            data: data.to_vec(),
+        }
+    }
+
+    #[test]
+    fn the_last_lines_are_whole_lines_however_they_were_written() {
+        let mut shown = shown(Some(2));
+        for data in [&b"a\nb"[..], b"c\nd", b"e"] {
+            shown.take(output(data));
+        }
+        let lines: Vec<_> = shown
+            .lines
+            .iter()
+            .map(|(.., text)| text.as_slice())
+            .collect();
+        assert_eq!(lines, [&b"bc\n"[..], b"de"]);
+    }
+
+    #[test]
+    fn what_is_too_old_is_left_out() {
+        let mut shown = shown(None);
+        shown.since = Some(SystemTime::now());
+        shown.take(output(b"old\n"));
+        assert!(shown.lines.is_empty() && shown.has_seen);
+    }
+}

@@ -1,0 +1,367 @@
+//! `sovereign ls` and `inspect`: what is known of sandboxes.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::time::Duration;
+
+use agent_protocol::message::ExecRequest;
+use serde::Serialize;
+
+use super::life::each;
+use crate::cli::args::{GlobalArgs, ListFormat, LsArgs, SandboxesArgs};
+use crate::cli::report::{Failure, print, print_json, say};
+use crate::detached::Detached;
+use crate::policy::Policy;
+use crate::registry::record::{Record, Status, Timestamp};
+use crate::registry::{Entry, Id, Name, Registry, RegistryError, State};
+use crate::spec::SandboxSpec;
+use crate::supervisor::{About, Command};
+use crate::tier::place::PassedOver;
+use crate::tier::{Isolation, Tier};
+
+/// A sandbox in the list.
+#[derive(Debug, Serialize)]
+struct Listed {
+    id: Id,
+    name: Name,
+    state: State,
+    tier: Option<Tier>,
+    isolation: Option<Isolation>,
+    image: String,
+    command: Option<Vec<String>>,
+    created: Timestamp,
+    /// Since when it runs, or when it ended.
+    since: Option<Timestamp>,
+    exit_code: Option<u8>,
+    labels: BTreeMap<String, String>,
+}
+
+/// Lists sandboxes.
+///
+/// # Errors
+///
+/// If they cannot be read, or there is no such filter.
+pub(in crate::cli) fn ls(args: &LsArgs, global: GlobalArgs) -> Result<u8, Failure> {
+    let filters = Filters::new(&args.filters)?;
+    let asks_for_state = args.filters.iter().any(|(key, _)| key == "status");
+    let mut listed = Vec::new();
+    for entry in Registry::open_default()?.list()? {
+        let record = match entry.read() {
+            Ok(record) => record,
+            // Removed meanwhile.
+            Err(RegistryError::NoSuchSandbox { .. }) => continue,
+            Err(error) => {
+                say(&format!("sovereign: {error}\n"));
+                continue;
+            }
+        };
+        let it = Listed::of(&entry, record);
+        let is_there = matches!(it.state, State::Running | State::Starting);
+        if (args.all || asks_for_state || is_there) && filters.let_through(&it) {
+            listed.push(it);
+        }
+    }
+    listed.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.id.cmp(&b.id)));
+    if global.json || args.format == ListFormat::Json {
+        print_json(&listed)?;
+    } else if global.quiet {
+        print(
+            &listed
+                .iter()
+                .fold(String::new(), |text, it| text + it.id.as_str() + "\n"),
+        )?;
+    } else {
+        print(&table(&listed))?;
+    }
+    Ok(0)
+}
+
+impl Listed {
+    fn of(entry: &Entry, record: Record) -> Self {
+        let state = entry.state(&record);
+        let (since, exit_code) = match &record.status {
+            Status::Created => (None, None),
+            Status::Running { since, .. } => (Some(*since), None),
+            Status::Ended { at, ending, .. } => (Some(*at), Some(ending.exit_code())),
+            Status::Failed { at, problem } => (Some(*at), Some(problem.exit_code)),
+        };
+        Self {
+            state,
+            since,
+            exit_code,
+            id: record.id,
+            name: record.name,
+            tier: record.place.as_ref().map(|place| place.tier),
+            isolation: record.place.as_ref().map(|place| place.isolation),
+            image: record.plan.spec.image.name,
+            command: record
+                .plan
+                .command
+                .as_ref()
+                .map(|request| About::of(request).argv),
+            created: record.created,
+            labels: record.plan.labels,
+        }
+    }
+
+    /// What it is, for people: `running 3m`, `exited (0) 2h ago`.
+    fn condition(&self) -> String {
+        let age = self
+            .since
+            .map(|since| brief(since.age()))
+            .unwrap_or_default();
+        match (self.state, self.exit_code) {
+            (State::Created, _) => "created".to_owned(),
+            (State::Starting, _) => "starting".to_owned(),
+            (State::Running, _) => format!("running {age}"),
+            (State::Exited, Some(code)) => format!("exited ({code}) {age} ago"),
+            (State::Exited, None) => format!("exited {age} ago"),
+            (State::Failed, _) => format!("failed {age} ago"),
+            (State::Dead, _) => "dead".to_owned(),
+        }
+    }
+}
+
+fn table(listed: &[Listed]) -> String {
+    let width = listed.iter().map(|it| it.name.as_str().len()).max();
+    let width = width.unwrap_or(0).max(4);
+    let mut text = format!(
+        "{:<12}  {:<width$}  {:<12}  {:<20}  {:<8}  COMMAND\n",
+        "ID", "NAME", "TIER", "STATE", "CREATED"
+    );
+    for it in listed {
+        let tier = it.tier.map(Tier::name).unwrap_or_default();
+        let command = it.command.as_ref().map(|argv| shortened(&argv.join(" ")));
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            text,
+            "{:<12}  {:<width$}  {:<12}  {:<20}  {:<8}  {}",
+            it.id,
+            it.name,
+            tier,
+            it.condition(),
+            brief(it.created.age()),
+            command.unwrap_or_default()
+        );
+    }
+    text
+}
+
+/// A duration in one unit.
+fn brief(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m", seconds / 60),
+        3600..86400 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86400),
+    }
+}
+
+/// A command's line, which may be long and hold control characters.
+fn shortened(text: &str) -> String {
+    const MOST: usize = 40;
+    let shown: String = text
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(MOST + 1)
+        .collect();
+    if shown.chars().count() > MOST {
+        shown.chars().take(MOST - 3).collect::<String>() + "..."
+    } else {
+        shown
+    }
+}
+
+/// What has to hold for those that are listed.
+#[derive(Debug)]
+struct Filters<'a>(BTreeMap<&'a str, Vec<&'a str>>);
+
+impl<'a> Filters<'a> {
+    fn new(filters: &'a [(String, String)]) -> Result<Self, Failure> {
+        const KNOWN: [&str; 5] = ["name", "id", "label", "tier", "status"];
+        let mut all: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for (key, value) in filters {
+            if !KNOWN.contains(&key.as_str()) {
+                let text = format!("--filter {key}: there are {}", KNOWN.join(", "));
+                return Err(Failure::new("usage", text));
+            }
+            all.entry(key.as_str()).or_default().push(value.as_str());
+        }
+        Ok(Self(all))
+    }
+
+    fn let_through(&self, it: &Listed) -> bool {
+        self.0.iter().all(|(key, values)| {
+            values.iter().any(|value| match *key {
+                "name" => it.name.as_str().contains(value),
+                "id" => it.id.as_str().starts_with(value),
+                "tier" => it.tier.is_some_and(|tier| tier.name() == *value),
+                "status" => serde_json::to_value(it.state).is_ok_and(|state| state == *value),
+                _ => match value.split_once('=') {
+                    Some((key, value)) => it.labels.get(key).is_some_and(|have| have == value),
+                    None => it.labels.contains_key(*value),
+                },
+            })
+        })
+    }
+}
+
+/// All that is known of a sandbox.
+#[derive(Debug, Serialize)]
+struct Inspected<'a> {
+    id: &'a Id,
+    name: &'a Name,
+    state: State,
+    created: Timestamp,
+    labels: &'a BTreeMap<String, String>,
+    tier: Option<Tier>,
+    isolation: Option<Isolation>,
+    passed_over: &'a [PassedOver],
+    policy: &'a Policy,
+    spec: &'a SandboxSpec,
+    command: Option<InspectedCommand>,
+    max_duration_s: Option<u64>,
+    idle_timeout_s: Option<u64>,
+    remove: bool,
+    #[serde(flatten)]
+    status: &'a Status,
+    exit_code: Option<u8>,
+    commands: Vec<Command>,
+    folder: std::path::PathBuf,
+}
+
+/// A sandbox's own command; what is no text is replaced.
+#[derive(Debug, Serialize)]
+struct InspectedCommand {
+    #[serde(flatten)]
+    about: About,
+    env: Vec<String>,
+    cwd: Option<String>,
+    user: Option<String>,
+    timeout_s: Option<f64>,
+}
+
+impl InspectedCommand {
+    fn of(request: &ExecRequest) -> Self {
+        let text = |bytes: &serde_bytes::ByteBuf| String::from_utf8_lossy(bytes).into_owned();
+        let pair = |(name, value): &(_, _)| format!("{}={}", text(name), text(value));
+        Self {
+            about: About::of(request),
+            env: request.env.iter().map(pair).collect(),
+            cwd: request.cwd.as_ref().map(text),
+            user: request.user.clone(),
+            timeout_s: request.timeout.map(|timeout| timeout.as_secs_f64()),
+        }
+    }
+}
+
+/// Shows all that is known of sandboxes, as a JSON array.
+///
+/// # Errors
+///
+/// The last that one of them met.
+pub(in crate::cli) fn inspect(args: &SandboxesArgs) -> Result<u8, Failure> {
+    let registry = Registry::open_default()?;
+    let mut all = Vec::new();
+    let code = each(&args.sandboxes, |wanted| {
+        let sandbox = Detached::find(&registry, wanted)?;
+        let record = sandbox.entry().read()?;
+        let state = sandbox.entry().state(&record);
+        let commands = match state {
+            State::Running => sandbox.commands().unwrap_or_default(),
+            _ => Vec::new(),
+        };
+        let exit_code = match &record.status {
+            Status::Ended { ending, .. } => Some(ending.exit_code()),
+            _ => None,
+        };
+        let place = record.place.as_ref();
+        let inspected = Inspected {
+            id: &record.id,
+            name: &record.name,
+            state,
+            created: record.created,
+            labels: &record.plan.labels,
+            tier: place.map(|place| place.tier),
+            isolation: place.map(|place| place.isolation),
+            passed_over: place.map_or(&[], |place| place.passed_over.as_slice()),
+            policy: &record.plan.policy,
+            spec: &record.plan.spec,
+            command: record.plan.command.as_ref().map(InspectedCommand::of),
+            max_duration_s: record.plan.max_duration.map(|duration| duration.as_secs()),
+            idle_timeout_s: record.plan.idle_timeout.map(|duration| duration.as_secs()),
+            remove: record.plan.remove,
+            status: &record.status,
+            exit_code,
+            commands,
+            folder: sandbox.entry().folder(),
+        };
+        all.push(serde_json::to_value(inspected).map_err(|e| Failure::of("output", &e))?);
+        Ok(())
+    });
+    print_json(&all)?;
+    code
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listed(name: &str, state: State) -> Listed {
+        Listed {
+            id: Id::random().unwrap(),
+            name: name.parse().unwrap(),
+            state,
+            tier: Some(Tier::Local),
+            isolation: None,
+            image: "sandbox".to_owned(),
+            command: Some(vec!["echo".to_owned(), "a\nb".to_owned()]),
+            created: Timestamp::now(),
+            since: Some(Timestamp::now()),
+            exit_code: (state == State::Exited).then_some(3),
+            labels: BTreeMap::from([("job".to_owned(), "7".to_owned())]),
+        }
+    }
+
+    #[test]
+    fn filters_of_one_kind_are_alternatives_and_kinds_add_up() {
+        let pass = |filters: &[(&str, &str)]| {
+            let owned: Vec<_> = filters
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect();
+            let filters = Filters::new(&owned).unwrap();
+            filters.let_through(&listed("web", State::Exited))
+        };
+        assert!(pass(&[]));
+        assert!(pass(&[
+            ("name", "we"),
+            ("status", "running"),
+            ("status", "exited")
+        ]));
+        assert!(pass(&[("label", "job"), ("label", "x")]));
+        assert!(pass(&[("label", "job=7"), ("tier", "local")]));
+        assert!(!pass(&[("label", "job=8")]));
+        assert!(!pass(&[("name", "web"), ("tier", "docker")]));
+        let unknown = [("colour".to_owned(), "red".to_owned())];
+        assert!(Filters::new(&unknown).is_err());
+    }
+
+    #[test]
+    fn the_table_is_one_line_each_and_says_how_it_ended() {
+        let text = table(&[listed("web", State::Exited), listed("db", State::Running)]);
+        assert_eq!(text.lines().count(), 3, "{text}");
+        assert!(
+            text.contains("exited (3) 0s ago") && text.contains("running 0s"),
+            "{text}"
+        );
+        assert!(text.contains("echo a b"), "{text}");
+    }
+
+    #[test]
+    fn long_commands_are_cut() {
+        assert_eq!(shortened(&"x".repeat(41)), "x".repeat(37) + "...");
+        assert_eq!(shortened(&"x".repeat(40)), "x".repeat(40));
+    }
+}

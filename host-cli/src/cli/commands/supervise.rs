@@ -1,0 +1,37 @@
+//! `sovereign supervise`: what `run -d` and `start` make of this program. Not for people.
+
+use std::process::{Command, Stdio};
+
+use rustix::stdio::stdin;
+
+use crate::cli::args::SuperviseArgs;
+use crate::cli::report::Failure;
+use crate::supervisor::{self, OwnCommand};
+
+/// Supervises a sandbox: in a process that is nobody's child, so that whoever started it need not
+/// reap it.
+///
+/// # Errors
+///
+/// If nobody could be told how the start went.
+pub(in crate::cli) fn supervise(args: &SuperviseArgs) -> Result<u8, Failure> {
+    let failed = |error: std::io::Error| Failure::of("system", &error);
+    if args.stay {
+        let owner = stdin().try_clone_to_owned().map_err(failed)?;
+        let own = if args.clients_command {
+            OwnCommand::Clients
+        } else {
+            OwnCommand::Held
+        };
+        supervisor::run(&args.root, &args.id, own, owner).map_err(failed)?;
+        return Ok(0);
+    }
+    let program = std::env::current_exe().map_err(failed)?;
+    Command::new(program)
+        .args(std::env::args_os().skip(1))
+        .arg("--stay")
+        .stdin(Stdio::inherit())
+        .spawn()
+        .map_err(failed)?;
+    Ok(0)
+}

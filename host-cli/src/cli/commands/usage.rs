@@ -1,0 +1,301 @@
+//! `sovereign stats` and `top`: what sandboxes use, and what runs in them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::fs;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use agent_protocol::message::ExecRequest;
+use indicatif::HumanBytes;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde::Serialize;
+
+use crate::cli::args::{GlobalArgs, StatsArgs, TopArgs};
+use crate::cli::report::{Failure, print, print_json};
+use crate::cli::signals::Signals;
+use crate::detached::Detached;
+use crate::registry::record::Status;
+use crate::registry::{Id, Name, Registry, State};
+
+/// How often it is measured.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// How much of a list of processes is shown.
+const MOST: usize = 1 << 20;
+
+/// What a sandbox uses of this machine.
+#[derive(Debug, Serialize)]
+struct Usage {
+    id: Id,
+    name: Name,
+    /// Of one CPU, since the last measurement.
+    cpu_percent: f64,
+    /// CPU time so far.
+    cpu_ms: u64,
+    /// Memory that is taken from this machine.
+    memory_bytes: u64,
+    /// Read from disks so far.
+    read_bytes: u64,
+    /// Written to disks so far.
+    written_bytes: u64,
+    /// Processes of this machine; those in a virtual machine are not among them.
+    processes: usize,
+}
+
+/// What processes have used so far.
+#[derive(Debug, Clone, Copy, Default)]
+struct Spent {
+    ticks: u64,
+    resident: u64,
+    read: u64,
+    written: u64,
+    processes: usize,
+}
+
+/// Shows what sandboxes use, every second.
+///
+/// # Errors
+///
+/// If a sandbox that was named does not run.
+pub(in crate::cli) fn stats(args: &StatsArgs, global: GlobalArgs) -> Result<u8, Failure> {
+    let signals = Signals::install().map_err(|error| Failure::of("system", &error))?;
+    let registry = Registry::open_default()?;
+    let mut before: BTreeMap<Id, (Instant, u64)> = BTreeMap::new();
+    loop {
+        let first = before.is_empty();
+        let usages = measure(&registry, args, &mut before)?;
+        if first && !usages.is_empty() {
+            // What a CPU does takes two looks.
+            if pause(&signals, Duration::from_millis(200))? {
+                return Ok(0);
+            }
+            continue;
+        }
+        if global.json {
+            print_json(&usages)?;
+        } else {
+            print(&table(&usages))?;
+        }
+        if args.no_stream || pause(&signals, INTERVAL)? {
+            return Ok(0);
+        }
+    }
+}
+
+fn measure(
+    registry: &Registry,
+    args: &StatsArgs,
+    before: &mut BTreeMap<Id, (Instant, u64)>,
+) -> Result<Vec<Usage>, Failure> {
+    let named = !args.sandboxes.is_empty();
+    let entries = if named {
+        let found = args.sandboxes.iter().map(|wanted| registry.find(wanted));
+        found.collect::<Result<Vec<_>, _>>()?
+    } else {
+        registry.list()?
+    };
+    let parents = parents();
+    let mut usages = Vec::new();
+    for entry in entries {
+        let Ok(record) = entry.read() else { continue };
+        let process = match record.status {
+            Status::Running { process, .. } if entry.state(&record) == State::Running => process,
+            _ if named => {
+                let text = format!("sandbox {} is not running", record.name);
+                return Err(Failure::new("not-running", text));
+            }
+            _ => continue,
+        };
+        let spent =
+            tree(process, &parents)
+                .into_iter()
+                .map(spent_by)
+                .fold(Spent::default(), |sum, one| Spent {
+                    ticks: sum.ticks + one.ticks,
+                    resident: sum.resident + one.resident,
+                    read: sum.read + one.read,
+                    written: sum.written + one.written,
+                    processes: sum.processes + one.processes,
+                });
+        let now = Instant::now();
+        let ms = spent.ticks.saturating_mul(1000) / rustix::param::clock_ticks_per_second().max(1);
+        let last = before.insert(record.id.clone(), (now, ms));
+        let (since, used) = last.map_or((now, 0), |(then, used)| (then, ms.saturating_sub(used)));
+        let elapsed = now.duration_since(since).as_secs_f64();
+        let used = Duration::from_millis(used).as_secs_f64();
+        usages.push(Usage {
+            id: record.id,
+            name: record.name,
+            cpu_percent: if elapsed > 0.0 {
+                100.0 * used / elapsed
+            } else {
+                0.0
+            },
+            cpu_ms: ms,
+            memory_bytes: spent.resident,
+            read_bytes: spent.read,
+            written_bytes: spent.written,
+            processes: spent.processes,
+        });
+    }
+    usages.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(usages)
+}
+
+fn table(usages: &[Usage]) -> String {
+    let mut text = format!(
+        "{:<12}  {:<20}  {:>7}  {:>12}  {:>12}  {:>12}  {:>5}\n",
+        "ID", "NAME", "CPU", "MEMORY", "READ", "WRITTEN", "PIDS"
+    );
+    for usage in usages {
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            text,
+            "{:<12}  {:<20}  {:>6.1}%  {:>12}  {:>12}  {:>12}  {:>5}",
+            usage.id,
+            usage.name,
+            usage.cpu_percent,
+            HumanBytes(usage.memory_bytes).to_string(),
+            HumanBytes(usage.read_bytes).to_string(),
+            HumanBytes(usage.written_bytes).to_string(),
+            usage.processes
+        );
+    }
+    text
+}
+
+/// Waits. Returns whether there was a signal.
+fn pause(signals: &Signals, time: Duration) -> Result<bool, Failure> {
+    let timeout = Timespec::try_from(time).map_err(|error| Failure::of("system", &error))?;
+    let signals = signals.as_fd();
+    let mut fds = [PollFd::new(&signals, PollFlags::IN)];
+    let woken = rustix::io::retry_on_intr(|| poll(&mut fds, Some(&timeout)));
+    Ok(woken.map_err(|error| Failure::of("system", &error))? > 0)
+}
+
+/// Every process of this machine and its parent.
+fn parents() -> Vec<(i32, i32)> {
+    let folders = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = folders.filter_map(|folder| folder.file_name().to_str()?.parse().ok());
+    pids.filter_map(|pid| Some((pid, stat(pid)?.first()?.parse().ok()?)))
+        .collect()
+}
+
+/// A process and all that came of it.
+fn tree(root: i32, parents: &[(i32, i32)]) -> BTreeSet<i32> {
+    let mut tree = BTreeSet::from([root]);
+    loop {
+        let before = tree.len();
+        let children = parents.iter().filter(|(_, parent)| tree.contains(parent));
+        let children: Vec<_> = children.map(|(pid, _)| *pid).collect();
+        tree.extend(children);
+        if tree.len() == before {
+            return tree;
+        }
+    }
+}
+
+/// The fields of `/proc/PID/stat` (proc(5)) from the fourth, the parent, on.
+fn stat(pid: i32) -> Option<Vec<String>> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, field 2, may contain anything.
+    let (_, rest) = text.rsplit_once(") ")?;
+    Some(rest.split(' ').skip(1).map(str::to_owned).collect())
+}
+
+fn spent_by(pid: i32) -> Spent {
+    let Some(fields) = stat(pid) else {
+        return Spent::default();
+    };
+    // The first is field 4.
+    let field = |number: usize| -> u64 {
+        let text = fields.get(number - 4).map(String::as_str);
+        text.and_then(|text| text.parse().ok()).unwrap_or(0)
+    };
+    let io = fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
+    let counted = |name: &str| -> u64 {
+        let line = io.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+    };
+    let page = u64::try_from(rustix::param::page_size()).unwrap_or(4096);
+    Spent {
+        ticks: field(14) + field(15),
+        resident: field(24).saturating_mul(page),
+        read: counted("read_bytes:"),
+        written: counted("write_bytes:"),
+        processes: 1,
+    }
+}
+
+/// Shows what runs in a sandbox.
+///
+/// # Errors
+///
+/// If it does not run, or has no `ps`.
+pub(in crate::cli) fn top(args: &TopArgs, global: GlobalArgs) -> Result<u8, Failure> {
+    let sandbox = Detached::find(&Registry::open_default()?, &args.sandbox)?;
+    let request = ExecRequest::new(["ps", "-eo", "pid,ppid,user,stat,pcpu,rss,etime,args"]);
+    let exec = sandbox.exec(request)?;
+    let output = exec
+        .output(b"", MOST)
+        .map_err(|error| Failure::from(sandbox.explain(error)))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    if global.json {
+        print_json(&processes(&text))?;
+    } else {
+        print(&text)?;
+    }
+    Ok(output.report.exit_code())
+}
+
+/// What `ps` said, by its columns.
+fn processes(text: &str) -> Vec<BTreeMap<String, String>> {
+    let mut lines = text.lines();
+    let header: Vec<_> = lines
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .collect();
+    let process = |line: &str| {
+        let mut rest = line.trim_start();
+        let mut fields = BTreeMap::new();
+        for (index, name) in header.iter().enumerate() {
+            let is_last = index + 1 == header.len();
+            let end = rest.find(char::is_whitespace).filter(|_| !is_last);
+            let (field, after) = rest.split_at(end.unwrap_or(rest.len()));
+            fields.insert(name.to_lowercase(), field.to_owned());
+            rest = after.trim_start();
+        }
+        fields
+    };
+    lines.map(process).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_and_its_children_are_counted_once() {
+        let parents = [(2, 1), (3, 2), (4, 3), (5, 1), (1, 0)];
+        assert_eq!(tree(2, &parents), BTreeSet::from([2, 3, 4]));
+    }
+
+    #[test]
+    fn this_process_has_memory() {
+        let pid = i32::try_from(std::process::id()).unwrap();
+        let spent = spent_by(pid);
+        assert!(spent.resident > 100_000, "{spent:?}");
+        assert!(parents().iter().any(|(known, _)| *known == pid));
+        assert_eq!(spent_by(-1).processes, 0);
+    }
+
+    #[test]
+    fn what_ps_says_is_read_by_columns() {
+        let text = "  PID USER COMMAND\n    1 root sleep  1 2\n";
+        let expected = [("pid", "1"), ("user", "root"), ("command", "sleep  1 2")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(processes(text), [BTreeMap::from(expected)]);
+    }
+}

@@ -1,0 +1,660 @@
+//! A sandbox that outlives the program that started it, as its users see it.
+
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use agent_client::{ClientError, Exec, Session, SessionOptions};
+use agent_protocol::message::{ExecRequest, ExitReport, TerminalSize};
+use rustix::event::{PollFd, PollFlags, poll};
+
+use crate::error::Problem;
+use crate::host::memory_mib;
+use crate::registry::events::{Event, Happening};
+use crate::registry::record::{Ending, Plan, Record, Status};
+use crate::registry::{Entry, Id, Name, Registry, RegistryError, State};
+use crate::spec::SpecError;
+use crate::supervisor::door::knock;
+use crate::supervisor::launch::{Owned, launch};
+use crate::supervisor::message::{Asked, Reply, Request, VERSION, encode, receive, send};
+use crate::supervisor::{About, Command, LaunchError, OwnCommand};
+
+/// How long a supervisor may take to open its door once its sandbox runs, and how often to look.
+const DOOR_PATIENCE: Duration = Duration::from_secs(60);
+const DOOR_PAUSE: Duration = Duration::from_millis(10);
+
+/// How much longer than the grace that it was given a sandbox may take to end.
+const END_SLACK: Duration = Duration::from_secs(30);
+
+/// A sandbox of the registry. It is not ended when this is dropped.
+#[derive(Debug, Clone)]
+pub struct Detached {
+    entry: Entry,
+}
+
+/// A sandbox that was started for somebody, and ends with this value.
+#[derive(Debug)]
+pub struct Attached {
+    detached: Detached,
+    owned: Owned,
+}
+
+/// Something that a detached sandbox cannot do.
+#[derive(Debug, thiserror::Error)]
+pub enum DetachedError {
+    /// What is known of it cannot be used.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// No sandbox can be like this.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// It did not start.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// It does not run.
+    #[error("sandbox {name} is not running: {}", what_it_is(*state))]
+    NotRunning {
+        /// Its name.
+        name: Name,
+        /// What it is instead.
+        state: State,
+    },
+    /// It runs, and should not.
+    #[error("sandbox {name} is running: stop it first, or use --force")]
+    Running {
+        /// Its name.
+        name: Name,
+    },
+    /// Its supervisor says no.
+    #[error("{0}")]
+    Refused(Problem),
+    /// Its supervisor cannot be spoken to.
+    #[error("the supervisor of sandbox {name} cannot be spoken to")]
+    Supervisor {
+        /// The sandbox's name.
+        name: Name,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// It did not end in time.
+    #[error("sandbox {name} did not end in {} s", waited.as_secs())]
+    DidNotEnd {
+        /// Its name.
+        name: Name,
+        /// How long it was waited for.
+        waited: Duration,
+    },
+    /// The caller gave up.
+    #[error("interrupted")]
+    Interrupted,
+    /// The command cannot be run.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+}
+
+impl DetachedError {
+    /// The same as every other problem.
+    #[must_use]
+    pub fn problem(&self) -> Problem {
+        let of = |code: &str| Problem::of(code, self);
+        match self {
+            Self::Registry(error) => of(error.code()),
+            Self::Spec(_) => of("usage"),
+            Self::Launch(error) => error.problem(),
+            Self::NotRunning { name, .. } => Problem {
+                hint: Some(format!("`sovereign start {name}` starts it")),
+                ..of("not-running")
+            },
+            Self::Running { .. } => of("running"),
+            Self::Refused(problem) => problem.clone(),
+            Self::Supervisor { .. } => of("supervisor-lost"),
+            Self::DidNotEnd { .. } => of("did-not-end"),
+            Self::Interrupted => of("interrupted"),
+            Self::Client(error) => Problem {
+                exit_code: error.exit_code(),
+                ..of(crate::sandbox::client_code(error))
+            },
+        }
+    }
+}
+
+impl Detached {
+    /// Enters a new sandbox in the registry, and does not start it. Without a name it gets one.
+    ///
+    /// # Errors
+    ///
+    /// If its name is taken, no sandbox can be like this, or it cannot be written.
+    pub fn create(
+        registry: &Registry,
+        name: Option<Name>,
+        plan: Plan,
+    ) -> Result<Self, DetachedError> {
+        plan.spec.check(memory_mib())?;
+        let is_named = name.is_some();
+        let mut attempts = 10;
+        loop {
+            let id = Id::random().map_err(|source| RegistryError::Io {
+                action: "get random bytes for",
+                path: registry.root().to_owned(),
+                source,
+            })?;
+            let name = name.clone().unwrap_or_else(|| Name::invented(&id));
+            let record = Record::new(id, name, plan.clone());
+            match registry.enter(&record) {
+                Ok((entry, held)) => {
+                    let event = Event::now(Happening::Created, &record.id, &record.name);
+                    registry.note(&event);
+                    drop(held);
+                    return Ok(Self { entry });
+                }
+                Err(RegistryError::NameTaken { .. }) if !is_named && attempts > 0 => attempts -= 1,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Finds a sandbox by its name, its id, or the beginning of its id.
+    ///
+    /// # Errors
+    ///
+    /// If there is none, or more than one.
+    pub fn find(registry: &Registry, wanted: &str) -> Result<Self, DetachedError> {
+        Ok(Self {
+            entry: registry.find(wanted)?,
+        })
+    }
+
+    /// What is known of it on disk.
+    #[must_use]
+    pub const fn entry(&self) -> &Entry {
+        &self.entry
+    }
+
+    /// Starts it. It is ended if the result is dropped before it is
+    /// [let go](Attached::let_go).
+    ///
+    /// # Errors
+    ///
+    /// If it runs, or does not start.
+    pub fn start(
+        &self,
+        own: OwnCommand,
+        cancel: Option<BorrowedFd>,
+    ) -> Result<Attached, DetachedError> {
+        let record = self.entry.read()?;
+        if matches!(self.entry.state(&record), State::Running | State::Starting) {
+            return Err(DetachedError::Running { name: record.name });
+        }
+        let owned = launch(&self.entry, record.plan.spec.boot_timeout, own, cancel)?;
+        Ok(Attached {
+            detached: self.clone(),
+            owned,
+        })
+    }
+
+    /// Lets whoever gave consent to the local tier after all have it.
+    ///
+    /// # Errors
+    ///
+    /// If somebody holds it, or it cannot be written.
+    pub fn allow_local(&self) -> Result<(), DetachedError> {
+        let held = self.entry.hold()?;
+        let mut record = self.entry.read()?;
+        record.plan.policy.allow_local = true;
+        record.status = Status::Created;
+        Ok(held.write(&record)?)
+    }
+
+    /// Asks for a command to be run, without waiting for anything. It ends when the result is
+    /// dropped; [`hold`](Self::hold) lets it go on.
+    ///
+    /// # Errors
+    ///
+    /// If the sandbox does not run, or the request is too large.
+    pub fn exec(&self, request: ExecRequest) -> Result<Exec, DetachedError> {
+        let (reply, descriptor, lease) = self.ask(Request::Connect, None)?;
+        let stream = self.expect_descriptor(reply, descriptor)?;
+        let session = Session::new(stream, SessionOptions::default()).with_lease(lease);
+        Ok(session.exec(request)?)
+    }
+
+    /// Has the supervisor go on with a command. Returns the command's number. It waits until the
+    /// command runs.
+    ///
+    /// # Errors
+    ///
+    /// If the command cannot be run, or the sandbox has ended.
+    pub fn hold(&self, exec: Exec, about: About) -> Result<u32, DetachedError> {
+        self.hand_over(exec, about, false)
+    }
+
+    /// Has the supervisor go on with the sandbox's own command, which the caller has run so far.
+    ///
+    /// # Errors
+    ///
+    /// As [`hold`](Self::hold).
+    pub fn hold_own(&self, exec: Exec, about: About) -> Result<u32, DetachedError> {
+        self.hand_over(exec, about, true)
+    }
+
+    fn hand_over(&self, exec: Exec, about: About, own: bool) -> Result<u32, DetachedError> {
+        let exec = exec.wait_until_runs()?;
+        let (stream, handover) = exec.hand_over()?;
+        let handover = encode(&handover).map_err(|source| self.lost(source))?;
+        let request = Request::TakeOver {
+            about,
+            handover,
+            own,
+        };
+        match self.ask(request, Some(stream.as_fd()))?.0 {
+            Reply::Taken { command } => Ok(command),
+            reply => Err(self.unexpected(reply)),
+        }
+    }
+
+    /// The commands that the supervisor holds or remembers.
+    ///
+    /// # Errors
+    ///
+    /// If the sandbox does not run.
+    pub fn commands(&self) -> Result<Vec<Command>, DetachedError> {
+        match self.ask(Request::Commands, None)?.0 {
+            Reply::Commands { commands } => Ok(commands),
+            reply => Err(self.unexpected(reply)),
+        }
+    }
+
+    /// The writing end of a command's standard input.
+    ///
+    /// # Errors
+    ///
+    /// If it takes no input.
+    pub fn input(&self, command: u32) -> Result<OwnedFd, DetachedError> {
+        let (reply, descriptor, _) = self.ask(Request::Input { command }, None)?;
+        self.expect_descriptor(reply, descriptor)
+    }
+
+    /// Lets a command read the end of its input, once all who write to it are gone.
+    ///
+    /// # Errors
+    ///
+    /// If the sandbox does not run.
+    pub fn close_input(&self, command: u32) -> Result<(), DetachedError> {
+        self.done(Request::CloseInput { command })
+    }
+
+    /// Sends a signal to a command, or to the sandbox's own.
+    ///
+    /// # Errors
+    ///
+    /// If it does not run.
+    pub fn signal(&self, command: Option<u32>, number: u8) -> Result<(), DetachedError> {
+        self.done(Request::Signal { command, number })
+    }
+
+    /// Tells a command that its terminal has another size.
+    ///
+    /// # Errors
+    ///
+    /// If it does not run.
+    pub fn resize(&self, command: u32, size: TerminalSize) -> Result<(), DetachedError> {
+        self.done(Request::Resize { command, size })
+    }
+
+    /// Waits until the sandbox has ended, and says how. While it waits, `cancel` may become readable.
+    ///
+    /// # Errors
+    ///
+    /// If the caller gave up, or it never ran.
+    pub fn wait(&self, cancel: Option<BorrowedFd>) -> Result<Ending, DetachedError> {
+        let socket = match self.knock(Request::Wait, None) {
+            Ok(socket) => socket,
+            Err(DetachedError::NotRunning { .. }) => return self.ending(),
+            Err(error) => return Err(error),
+        };
+        self.end_by(socket, cancel, None)
+    }
+
+    /// Waits until a command has ended.
+    ///
+    /// # Errors
+    ///
+    /// If the caller gave up, or nobody knows how it ended.
+    pub fn wait_command(
+        &self,
+        command: u32,
+        cancel: Option<BorrowedFd>,
+    ) -> Result<ExitReport, DetachedError> {
+        let socket = self.knock(Request::WaitCommand { command }, None)?;
+        if !is_readable(&socket, cancel, None).map_err(|source| self.lost(source))? {
+            return Err(DetachedError::Interrupted);
+        }
+        match self.hear(&socket)?.0 {
+            Reply::CommandEnded { report } => Ok(report),
+            reply => Err(self.unexpected(reply)),
+        }
+    }
+
+    /// Ends the sandbox: SIGTERM to what runs in it, and after `grace` the end. Waits for that.
+    ///
+    /// # Errors
+    ///
+    /// If it does not run, or does not end.
+    pub fn stop(&self, grace: Duration) -> Result<Ending, DetachedError> {
+        let socket = self.knock(Request::Stop { grace }, None)?;
+        self.end_by(socket, None, Some(grace.saturating_add(END_SLACK)))
+    }
+
+    /// Ends the sandbox, whose own command the caller has run and seen ending so.
+    ///
+    /// # Errors
+    ///
+    /// If it does not run, or does not end.
+    pub fn finish(&self, report: ExitReport) -> Result<Ending, DetachedError> {
+        let socket = self.knock(Request::Finish { report }, None)?;
+        self.end_by(socket, None, Some(END_SLACK))
+    }
+
+    /// A conversation that broke off has a reason, and the sandbox's record may know it.
+    #[must_use]
+    pub fn explain(&self, error: ClientError) -> DetachedError {
+        if !matches!(error, ClientError::Disconnected(_)) {
+            return error.into();
+        }
+        match self.wait_briefly() {
+            Ok(Ending::Broken { problem }) => DetachedError::Refused(problem),
+            Ok(ending) => DetachedError::Refused(Problem::new(
+                "sandbox-ended",
+                format!("the sandbox ended: {}", ending.text()),
+            )),
+            Err(_) => error.into(),
+        }
+    }
+
+    /// The sandbox's end, if it is ending now.
+    fn wait_briefly(&self) -> Result<Ending, DetachedError> {
+        let socket = match self.knock(Request::Wait, None) {
+            Ok(socket) => socket,
+            Err(DetachedError::NotRunning { .. }) => return self.ending(),
+            Err(error) => return Err(error),
+        };
+        self.end_by(socket, None, Some(Duration::from_secs(2)))
+    }
+
+    /// Ends the sandbox at once, and waits until it is gone.
+    ///
+    /// # Errors
+    ///
+    /// If it does not run, or does not end.
+    pub fn kill(&self) -> Result<Ending, DetachedError> {
+        let socket = self.knock(Request::Kill, None)?;
+        self.end_by(socket, None, Some(END_SLACK))
+    }
+
+    /// Gives it another name.
+    ///
+    /// # Errors
+    ///
+    /// If another one has it.
+    pub fn rename(&self, name: Name) -> Result<(), DetachedError> {
+        match self.done(Request::Rename { name: name.clone() }) {
+            Err(DetachedError::NotRunning { .. }) => {}
+            outcome => return outcome,
+        }
+        let held = self.entry.hold()?;
+        let mut record = self.entry.read()?;
+        held.rename(&mut record, name)?;
+        let event = Event::now(Happening::Renamed, &record.id, &record.name);
+        self.entry.registry().note(&event);
+        Ok(())
+    }
+
+    /// Removes it, with all that is known of it. With `force` it is ended first.
+    ///
+    /// # Errors
+    ///
+    /// If it runs, or cannot be removed.
+    pub fn remove(&self, force: bool) -> Result<(), DetachedError> {
+        let known = self.entry.read();
+        match &known {
+            Ok(record) if self.entry.state(record) == State::Running => {
+                if !force {
+                    return Err(DetachedError::Running {
+                        name: record.name.clone(),
+                    });
+                }
+                match self.kill() {
+                    // It ended by itself, or was one that is removed when it ends.
+                    Ok(_)
+                    | Err(
+                        DetachedError::NotRunning { .. }
+                        | DetachedError::Registry(RegistryError::NoSuchSandbox { .. }),
+                    ) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            // One whose record cannot be read can still be removed.
+            Ok(_) | Err(_) => {}
+        }
+        let held = match self.entry.hold() {
+            Ok(held) => held,
+            // It was removed when it ended.
+            Err(RegistryError::NoSuchSandbox { .. }) if known.is_ok() => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        if let Ok(record) = &known {
+            let event = Event::now(Happening::Removed, &record.id, &record.name);
+            self.entry.registry().note(&event);
+        }
+        Ok(held.remove()?)
+    }
+
+    fn done(&self, request: Request) -> Result<(), DetachedError> {
+        match self.ask(request, None)?.0 {
+            Reply::Done => Ok(()),
+            reply => Err(self.unexpected(reply)),
+        }
+    }
+
+    fn ask(
+        &self,
+        request: Request,
+        descriptor: Option<BorrowedFd>,
+    ) -> Result<(Reply, Option<OwnedFd>, OwnedFd), DetachedError> {
+        let socket = self.knock(request, descriptor)?;
+        let (reply, descriptor) = self.hear(&socket)?;
+        Ok((reply, descriptor, socket))
+    }
+
+    /// Comes to the supervisor's door and says what is wanted.
+    fn knock(
+        &self,
+        request: Request,
+        descriptor: Option<BorrowedFd>,
+    ) -> Result<OwnedFd, DetachedError> {
+        let asked = Asked {
+            version: VERSION,
+            request,
+        };
+        let deadline = Instant::now() + DOOR_PATIENCE;
+        loop {
+            let sent = knock(&self.entry)
+                .and_then(|socket| send(&socket, &asked, descriptor).map(|()| socket));
+            let error = match sent {
+                Ok(socket) => return Ok(socket),
+                Err(error) => error,
+            };
+            let gone = matches!(
+                error.kind(),
+                ErrorKind::NotFound
+                    | ErrorKind::ConnectionRefused
+                    | ErrorKind::ConnectionReset
+                    | ErrorKind::BrokenPipe
+            );
+            if !gone {
+                return Err(self.lost(error));
+            }
+            let record = self.entry.read()?;
+            match self.entry.state(&record) {
+                // It is coming up, or going down.
+                State::Starting | State::Running if Instant::now() < deadline => {
+                    thread::sleep(DOOR_PAUSE);
+                }
+                state => {
+                    return Err(DetachedError::NotRunning {
+                        name: record.name,
+                        state,
+                    });
+                }
+            }
+        }
+    }
+
+    fn hear(&self, socket: &OwnedFd) -> Result<(Reply, Option<OwnedFd>), DetachedError> {
+        match receive(socket) {
+            Ok(Some((Reply::Refused { problem }, _))) => Err(DetachedError::Refused(problem)),
+            Ok(Some(heard)) => Ok(heard),
+            Ok(None) => {
+                let record = self.entry.read()?;
+                Err(DetachedError::NotRunning {
+                    state: self.entry.state(&record),
+                    name: record.name,
+                })
+            }
+            Err(error) => Err(self.lost(error)),
+        }
+    }
+
+    /// Waits for the word that the sandbox has ended.
+    fn end_by(
+        &self,
+        socket: OwnedFd,
+        cancel: Option<BorrowedFd>,
+        patience: Option<Duration>,
+    ) -> Result<Ending, DetachedError> {
+        let deadline = patience.and_then(|patience| Instant::now().checked_add(patience));
+        match is_readable(&socket, cancel, deadline) {
+            Ok(true) => {}
+            Ok(false) => return Err(DetachedError::Interrupted),
+            Err(error) if error.kind() == ErrorKind::TimedOut => {
+                return Err(DetachedError::DidNotEnd {
+                    name: self.entry.read()?.name,
+                    waited: patience.unwrap_or_default(),
+                });
+            }
+            Err(error) => return Err(self.lost(error)),
+        }
+        match receive(&socket) {
+            Ok(Some((Reply::Ended { ending }, _))) => Ok(ending),
+            Ok(Some((Reply::Refused { problem }, _))) => Err(DetachedError::Refused(problem)),
+            Ok(Some((reply, _))) => Err(self.unexpected(reply)),
+            // It was killed.
+            Ok(None) => self.ending(),
+            Err(error) => Err(self.lost(error)),
+        }
+    }
+
+    /// How it ended, by its record.
+    fn ending(&self) -> Result<Ending, DetachedError> {
+        let record = self.entry.read()?;
+        let state = self.entry.state(&record);
+        match record.status {
+            Status::Ended { ending, .. } => Ok(ending),
+            Status::Failed { problem, .. } => Ok(Ending::Broken { problem }),
+            Status::Running { .. } if state == State::Dead => Ok(Ending::Broken {
+                problem: Problem::new(
+                    "supervisor-killed",
+                    format!("sandbox {}: its supervisor was killed", record.name),
+                ),
+            }),
+            Status::Created | Status::Running { .. } => Err(DetachedError::NotRunning {
+                name: record.name,
+                state,
+            }),
+        }
+    }
+
+    fn expect_descriptor(
+        &self,
+        reply: Reply,
+        descriptor: Option<OwnedFd>,
+    ) -> Result<OwnedFd, DetachedError> {
+        match (reply, descriptor) {
+            (Reply::Descriptor, Some(descriptor)) => Ok(descriptor),
+            (reply, _) => Err(self.unexpected(reply)),
+        }
+    }
+
+    fn unexpected(&self, reply: Reply) -> DetachedError {
+        match reply {
+            Reply::Refused { problem } => DetachedError::Refused(problem),
+            reply => self.lost(io::Error::other(format!(
+                "an answer that is none: {reply:?}"
+            ))),
+        }
+    }
+
+    fn lost(&self, source: io::Error) -> DetachedError {
+        match self.entry.read() {
+            Ok(record) => DetachedError::Supervisor {
+                name: record.name,
+                source,
+            },
+            Err(error) => error.into(),
+        }
+    }
+}
+
+impl Attached {
+    /// The sandbox.
+    #[must_use]
+    pub const fn sandbox(&self) -> &Detached {
+        &self.detached
+    }
+
+    /// Lets go of it: it outlives this process.
+    #[expect(
+        clippy::must_use_candidate,
+        reason = "letting go is what it is called for"
+    )]
+    pub fn let_go(self) -> Detached {
+        self.owned.let_go();
+        self.detached
+    }
+}
+
+/// Waits for something to read. `false` if the caller gave up.
+fn is_readable(
+    socket: &OwnedFd,
+    cancel: Option<BorrowedFd>,
+    deadline: Option<Instant>,
+) -> io::Result<bool> {
+    loop {
+        let cancel = cancel.unwrap_or(socket.as_fd());
+        let mut fds = [
+            PollFd::new(socket, PollFlags::IN),
+            PollFd::from_borrowed_fd(cancel, PollFlags::IN),
+        ];
+        let left = deadline.map(crate::deadline::remaining);
+        rustix::io::retry_on_intr(|| poll(&mut fds, left.as_ref()))?;
+        let [socket, cancel] = fds.map(|fd| !fd.revents().is_empty());
+        if socket || cancel {
+            return Ok(socket);
+        }
+        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            return Err(ErrorKind::TimedOut.into());
+        }
+    }
+}
+
+const fn what_it_is(state: State) -> &'static str {
+    match state {
+        State::Created => "it was never started",
+        State::Starting => "it is still being started",
+        State::Running => "it has just ended",
+        State::Exited => "it has ended",
+        State::Failed => "it did not start",
+        State::Dead => "its supervisor was killed",
+    }
+}

@@ -1,0 +1,326 @@
+//! One sandbox of the registry.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::ErrorKind;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use super::error::failed;
+use super::record::{FORMAT, Record, Status};
+use super::{Id, Name, Registry, RegistryError, file};
+
+/// Whoever only looks whether a lock is held has it for a moment, which is no reason to give up.
+const LOCK_ATTEMPTS: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(3);
+
+/// A sandbox of the registry. It may be gone at any moment.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    registry: Registry,
+    id: Id,
+}
+
+/// The right to change a sandbox's folder. Let go of when dropped.
+#[derive(Debug)]
+pub struct Held {
+    entry: Entry,
+    _lock: File,
+}
+
+/// How it is with a sandbox, by its record and by its supervisor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// It was never started.
+    Created,
+    /// It is being started.
+    Starting,
+    /// It runs.
+    Running,
+    /// It has ended.
+    Exited,
+    /// It did not start.
+    Failed,
+    /// Its supervisor was killed, and it ended with that.
+    Dead,
+}
+
+impl Entry {
+    pub(super) const fn new(registry: Registry, id: Id) -> Self {
+        Self { registry, id }
+    }
+
+    /// Who it is.
+    #[must_use]
+    pub const fn id(&self) -> &Id {
+        &self.id
+    }
+
+    /// The registry that it is in.
+    #[must_use]
+    pub const fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Its folder.
+    #[must_use]
+    pub fn folder(&self) -> PathBuf {
+        self.registry.sandboxes().join(self.id.as_str())
+    }
+
+    /// What is known of it.
+    ///
+    /// # Errors
+    ///
+    /// If it is gone, or its record cannot be read.
+    pub fn read(&self) -> Result<Record, RegistryError> {
+        let path = self.record_path();
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Err(RegistryError::NoSuchSandbox {
+                    wanted: self.id.to_string(),
+                    similar: None,
+                });
+            }
+            Err(error) => return Err(failed("read", &path)(error)),
+        };
+        let damaged = |reason: String| RegistryError::Damaged {
+            id: self.id.clone(),
+            reason,
+        };
+        let value: serde_json::Value =
+            serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
+        if value["format"] != FORMAT {
+            return Err(damaged(format!("its format is {}", value["format"])));
+        }
+        serde_json::from_value(value).map_err(|error| damaged(error.to_string()))
+    }
+
+    /// How it is with it, given its record.
+    #[must_use]
+    pub fn state(&self, record: &Record) -> State {
+        match (&record.status, self.is_held()) {
+            (Status::Running { .. }, true) => State::Running,
+            (Status::Running { .. }, false) => State::Dead,
+            (_, true) => State::Starting,
+            (Status::Created, false) => State::Created,
+            (Status::Ended { .. }, false) => State::Exited,
+            (Status::Failed { .. }, false) => State::Failed,
+        }
+    }
+
+    /// Takes the right to change it.
+    ///
+    /// # Errors
+    ///
+    /// If somebody else has it, or the sandbox is gone.
+    pub fn hold(&self) -> Result<Held, RegistryError> {
+        let path = self.folder().join("lock");
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|error| self.gone_or("open", error))?;
+        let mut attempts = LOCK_ATTEMPTS;
+        while let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            attempts -= 1;
+            match error {
+                Errno::INTR => {}
+                Errno::WOULDBLOCK if attempts > 0 => thread::sleep(LOCK_PAUSE),
+                Errno::WOULDBLOCK => {
+                    return Err(RegistryError::Busy {
+                        id: self.id.clone(),
+                    });
+                }
+                error => return Err(failed("lock", &path)(error.into())),
+            }
+        }
+        // It may have been removed between the two.
+        let ours = file.metadata().map(|metadata| metadata.ino());
+        let there = fs::metadata(&path).map(|metadata| metadata.ino());
+        match (ours, there) {
+            (Ok(ours), Ok(there)) if ours == there => Ok(Held {
+                entry: self.clone(),
+                _lock: file,
+            }),
+            _ => Err(self.gone_or("lock", ErrorKind::NotFound.into())),
+        }
+    }
+
+    /// Whether somebody holds it.
+    fn is_held(&self) -> bool {
+        let Ok(file) = File::open(self.folder().join("lock")) else {
+            return false;
+        };
+        flock(&file, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK)
+    }
+
+    pub(crate) fn door_path(&self) -> PathBuf {
+        self.folder().join("door")
+    }
+
+    pub(crate) fn console_path(&self) -> PathBuf {
+        self.folder().join("console.log")
+    }
+
+    pub(crate) fn output_path(&self, command: u32) -> PathBuf {
+        self.folder().join("output").join(command.to_string())
+    }
+
+    fn record_path(&self) -> PathBuf {
+        self.folder().join("record.json")
+    }
+
+    fn gone_or(&self, action: &'static str, error: std::io::Error) -> RegistryError {
+        if error.kind() == ErrorKind::NotFound {
+            RegistryError::NoSuchSandbox {
+                wanted: self.id.to_string(),
+                similar: None,
+            }
+        } else {
+            failed(action, &self.folder())(error)
+        }
+    }
+}
+
+impl Held {
+    /// The sandbox.
+    #[must_use]
+    pub const fn entry(&self) -> &Entry {
+        &self.entry
+    }
+
+    /// Writes its record.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be written; the old one is still there then.
+    pub fn write(&self, record: &Record) -> Result<(), RegistryError> {
+        let path = self.entry.record_path();
+        let text = serde_json::to_vec_pretty(record)
+            .map_err(|error| failed("write", &path)(error.into()))?;
+        file::replace(&path, &text).map_err(failed("write", &path))
+    }
+
+    /// Gives it another name.
+    ///
+    /// # Errors
+    ///
+    /// If another one has it, or it cannot be written.
+    pub fn rename(&self, record: &mut Record, name: Name) -> Result<(), RegistryError> {
+        if record.name == name {
+            return Ok(());
+        }
+        let registry = &self.entry.registry;
+        registry.claim(&name, &record.id)?;
+        let old = std::mem::replace(&mut record.name, name);
+        match self.write(record) {
+            Ok(()) => {
+                registry.release(&old, &record.id);
+                Ok(())
+            }
+            Err(error) => {
+                registry.release(&record.name, &record.id);
+                record.name = old;
+                Err(error)
+            }
+        }
+    }
+
+    /// Removes it with all that is known of it.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be removed.
+    pub fn remove(self) -> Result<(), RegistryError> {
+        let folder = self.entry.folder();
+        let name = self.entry.read().map(|record| record.name);
+        // Out of sight at once, so that nobody finds half of it.
+        let hidden = folder.with_extension("removed");
+        fs::rename(&folder, &hidden).map_err(failed("remove", &folder))?;
+        if let Ok(name) = name {
+            self.entry.registry.release(&name, &self.entry.id);
+        }
+        fs::remove_dir_all(&hidden).map_err(failed("remove", &hidden))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::record::Timestamp;
+    use crate::registry::record::tests::record;
+
+    fn entered() -> (tempfile::TempDir, Entry, Held) {
+        let folder = tempfile::tempdir().unwrap();
+        let registry = Registry::open(folder.path());
+        let (entry, held) = registry.enter(&record("x")).unwrap();
+        (folder, entry, held)
+    }
+
+    #[test]
+    fn one_at_a_time_may_change_it() {
+        let (_folder, entry, held) = entered();
+        assert!(matches!(entry.hold(), Err(RegistryError::Busy { .. })));
+        drop(held);
+        entry.hold().unwrap();
+    }
+
+    #[test]
+    fn what_says_running_and_is_not_held_is_dead() {
+        let (_folder, entry, held) = entered();
+        let mut record = entry.read().unwrap();
+        assert_eq!(entry.state(&record), State::Starting);
+        record.status = Status::Running {
+            since: Timestamp::now(),
+            supervisor: 1,
+            process: 2,
+        };
+        held.write(&record).unwrap();
+        assert_eq!(entry.state(&record), State::Running);
+        drop(held);
+        assert_eq!(entry.state(&record), State::Dead);
+    }
+
+    #[test]
+    fn it_gets_another_name_and_the_old_one_is_free() {
+        let (_folder, entry, held) = entered();
+        let mut known = entry.read().unwrap();
+        held.rename(&mut known, "y".parse().unwrap()).unwrap();
+        assert_eq!(entry.read().unwrap().name.as_str(), "y");
+        assert!(entry.registry().find("x").is_err());
+        entry.registry().enter(&record("x")).unwrap();
+        assert!(held.rename(&mut known, "x".parse().unwrap()).is_err());
+        assert_eq!(known.name.as_str(), "y");
+    }
+
+    #[test]
+    fn a_record_of_another_release_is_told_and_can_be_removed() {
+        let (_folder, entry, held) = entered();
+        fs::write(entry.folder().join("record.json"), "{\"format\": 99}").unwrap();
+        let error = entry.read().unwrap_err().to_string();
+        assert!(error.contains("99") && error.contains("rm -f"), "{error}");
+        held.remove().unwrap();
+        assert!(!entry.folder().exists());
+    }
+
+    #[test]
+    fn nobody_holds_what_was_removed() {
+        let (_folder, entry, held) = entered();
+        held.remove().unwrap();
+        assert!(matches!(
+            entry.hold(),
+            Err(RegistryError::NoSuchSandbox { .. })
+        ));
+        assert!(entry.registry().known_names().is_empty());
+    }
+}

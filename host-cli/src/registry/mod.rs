@@ -1,0 +1,281 @@
+//! The sandboxes of this user that have a name: what is known of each, in a folder of its own.
+//!
+//! ```text
+//!  $XDG_STATE_HOME/sovereign/
+//!    names/NAME            a link to ID: whoever makes it has the name
+//!    sandboxes/ID/
+//!      record.json         what it is, and what has become of it (written whole, by rename)
+//!      lock                held by its supervisor for as long as that lives
+//!      door                the supervisor's socket
+//!      console.log         what the supervisor had to say
+//!      output/N            what command N wrote, bounded and rotated
+//!    events                what happened, one JSON object a line
+//! ```
+//!
+//! There is no daemon. While a sandbox runs, its supervisor alone writes its folder; otherwise
+//! whoever holds the lock does. A supervisor that was killed leaves a record that says "running" and
+//! a lock that nobody holds, which is how everybody sees that the sandbox is dead.
+
+mod entry;
+mod error;
+pub mod events;
+mod file;
+mod name;
+pub mod output;
+pub mod record;
+
+use std::env;
+use std::fs::{self, DirBuilder};
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::path::{Path, PathBuf};
+
+pub use self::entry::{Entry, Held, State};
+pub use self::error::RegistryError;
+use self::error::failed;
+pub use self::name::{Id, Name, NameError};
+use self::record::Record;
+
+/// This user's sandboxes.
+#[derive(Debug, Clone)]
+pub struct Registry {
+    root: PathBuf,
+}
+
+impl Registry {
+    /// Opens the user's registry: `$SOVEREIGN_STATE_DIR`, else `$XDG_STATE_HOME/sovereign`, else
+    /// `~/.local/state/sovereign`. Nothing is made before there is a sandbox.
+    ///
+    /// # Errors
+    ///
+    /// If none of these is set.
+    pub fn open_default() -> Result<Self, RegistryError> {
+        let set = |name| env::var_os(name).filter(|value| !value.is_empty());
+        let root = set("SOVEREIGN_STATE_DIR")
+            .map(PathBuf::from)
+            .or_else(|| set("XDG_STATE_HOME").map(|home| PathBuf::from(home).join("sovereign")))
+            .or_else(|| set("HOME").map(|home| PathBuf::from(home).join(".local/state/sovereign")))
+            .ok_or(RegistryError::NoPlace)?;
+        Ok(Self::open(root))
+    }
+
+    /// Opens the registry in this folder.
+    #[must_use]
+    pub fn open(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The folder that it is in.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Enters a new sandbox. The lock is returned held, so that nobody else starts or removes it.
+    ///
+    /// # Errors
+    ///
+    /// If its name is taken, or it cannot be written.
+    pub fn enter(&self, record: &Record) -> Result<(Entry, Held), RegistryError> {
+        for folder in [&self.root, &self.names(), &self.sandboxes()] {
+            make_folder(folder)?;
+        }
+        let folder = self.sandboxes().join(record.id.as_str());
+        make_folder(&folder)?;
+        let entry = Entry::new(self.clone(), record.id.clone());
+        let entered = entry.hold().and_then(|held| {
+            held.write(record)?;
+            self.claim(&record.name, &record.id)?;
+            Ok(held)
+        });
+        match entered {
+            Ok(held) => Ok((entry, held)),
+            Err(error) => {
+                // Nobody knows it yet, and the error is what counts.
+                let _ = fs::remove_dir_all(&folder);
+                Err(error)
+            }
+        }
+    }
+
+    /// Finds a sandbox by its name, its id, or as much of the id as is like no other.
+    ///
+    /// # Errors
+    ///
+    /// If there is none, or more than one.
+    pub fn find(&self, wanted: &str) -> Result<Entry, RegistryError> {
+        if let Some(id) = self.owner_of(wanted) {
+            return Ok(Entry::new(self.clone(), id));
+        }
+        let mut alike: Vec<_> = self
+            .ids()?
+            .into_iter()
+            .filter(|id| !wanted.is_empty() && id.as_str().starts_with(wanted))
+            .collect();
+        match (alike.pop(), alike.len()) {
+            (Some(id), 0) => Ok(Entry::new(self.clone(), id)),
+            (Some(_), more) => Err(RegistryError::Ambiguous {
+                wanted: wanted.to_owned(),
+                count: more + 1,
+            }),
+            (None, _) => Err(RegistryError::NoSuchSandbox {
+                wanted: wanted.to_owned(),
+                similar: self.similar(wanted),
+            }),
+        }
+    }
+
+    /// Every sandbox, in no order. One that is just being removed may be among them.
+    ///
+    /// # Errors
+    ///
+    /// If the folder cannot be read.
+    pub fn list(&self) -> Result<Vec<Entry>, RegistryError> {
+        let ids = self.ids()?.into_iter();
+        Ok(ids.map(|id| Entry::new(self.clone(), id)).collect())
+    }
+
+    /// The names of all sandboxes.
+    #[must_use]
+    pub fn known_names(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.names()).into_iter().flatten().flatten();
+        entries
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect()
+    }
+
+    /// Takes a name for a sandbox. The name of one that is gone is free.
+    pub(crate) fn claim(&self, name: &Name, id: &Id) -> Result<(), RegistryError> {
+        let path = self.names().join(name.as_str());
+        loop {
+            match symlink(id.as_str(), &path) {
+                Ok(()) => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(failed("take the name", &path)(error)),
+            }
+            match self.owner_of(name.as_str()) {
+                Some(owner) if self.sandboxes().join(owner.as_str()).exists() => {
+                    return Err(RegistryError::NameTaken {
+                        name: name.clone(),
+                        owner,
+                    });
+                }
+                // Left by a removal that was cut short.
+                Some(_) => fs::remove_file(&path).map_err(failed("free the name", &path))?,
+                None if path.symlink_metadata().is_ok() => {
+                    return Err(failed("use", &path)(ErrorKind::InvalidData.into()));
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// Gives a name back, if it is this sandbox's.
+    pub(crate) fn release(&self, name: &Name, id: &Id) {
+        if self.owner_of(name.as_str()).as_ref() == Some(id) {
+            // A name that stays is found to be free by the next who wants it.
+            let _ = fs::remove_file(self.names().join(name.as_str()));
+        }
+    }
+
+    pub(crate) fn sandboxes(&self) -> PathBuf {
+        self.root.join("sandboxes")
+    }
+
+    fn names(&self) -> PathBuf {
+        self.root.join("names")
+    }
+
+    fn owner_of(&self, name: &str) -> Option<Id> {
+        let name: Name = name.parse().ok()?;
+        let target = fs::read_link(self.names().join(name.as_str())).ok()?;
+        target.to_str()?.parse().ok()
+    }
+
+    fn ids(&self) -> Result<Vec<Id>, RegistryError> {
+        let folder = self.sandboxes();
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(failed("read", &folder)(error)),
+        };
+        Ok(entries
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .collect())
+    }
+
+    /// The name that was probably meant.
+    fn similar(&self, wanted: &str) -> Option<String> {
+        let distance = |name: &String| (strsim::jaro_winkler(name, wanted) * 1000.0).round();
+        self.known_names()
+            .into_iter()
+            .filter(|name| distance(name) > 800.0)
+            .max_by(|a, b| distance(a).total_cmp(&distance(b)))
+    }
+}
+
+fn make_folder(path: &Path) -> Result<(), RegistryError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(failed("make the folder", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::record::tests::record;
+
+    fn registry() -> (tempfile::TempDir, Registry) {
+        let folder = tempfile::tempdir().unwrap();
+        let registry = Registry::open(folder.path().join("state"));
+        (folder, registry)
+    }
+
+    #[test]
+    fn a_sandbox_is_found_by_name_by_id_and_by_the_ids_beginning() {
+        let (_folder, registry) = registry();
+        let record = record("web");
+        registry.enter(&record).unwrap();
+        for wanted in ["web", record.id.as_str(), &record.id.as_str()[..4]] {
+            assert_eq!(registry.find(wanted).unwrap().id(), &record.id, "{wanted}");
+        }
+        let error = registry.find("wep").unwrap_err();
+        assert!(
+            error.to_string().contains("did you mean \"web\""),
+            "{error}"
+        );
+        assert!(registry.find("").is_err());
+    }
+
+    #[test]
+    fn a_name_belongs_to_one() {
+        let (_folder, registry) = registry();
+        let (first, held) = registry.enter(&record("web")).unwrap();
+        let error = registry.enter(&record("web")).unwrap_err();
+        assert!(matches!(error, RegistryError::NameTaken { .. }), "{error}");
+        assert_eq!(registry.list().unwrap().len(), 1);
+        held.remove().unwrap();
+        assert!(first.read().is_err());
+        registry.enter(&record("web")).unwrap();
+    }
+
+    #[test]
+    fn the_name_of_one_that_is_gone_is_free() {
+        let (_folder, registry) = registry();
+        let (entry, held) = registry.enter(&record("web")).unwrap();
+        fs::remove_dir_all(entry.folder()).unwrap();
+        drop(held);
+        registry.enter(&record("web")).unwrap();
+    }
+
+    #[test]
+    fn a_registry_that_was_never_used_is_empty() {
+        let (_folder, registry) = registry();
+        assert!(registry.list().unwrap().is_empty());
+        assert!(registry.known_names().is_empty());
+        assert!(!registry.root().exists());
+    }
+}

@@ -1,0 +1,270 @@
+//! The commands that a supervisor holds: one thread each, which keeps what they write.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use agent_client::{
+    ClientError, Control, ControlReceiver, ControlSender, Exec, InputSource, OutputTarget, PumpIo,
+    Taker, control_channel,
+};
+use agent_protocol::message::{ExitReport, OutputStream, TerminalSize};
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use super::message::{About, Command};
+use crate::error::Problem;
+use crate::registry::Entry;
+use crate::registry::output::{self, OutputWriter};
+use crate::registry::record::Timestamp;
+use crate::sandbox::ExecError;
+
+/// The number of the sandbox's own command.
+pub(super) const OWN: u32 = 0;
+
+/// Of commands that have ended, the newest so many are remembered, with what they wrote.
+const REMEMBERED: usize = 32;
+
+/// The commands of one sandbox.
+#[derive(Debug)]
+pub(super) struct Commands {
+    entry: Entry,
+    all: BTreeMap<u32, Kept>,
+    next: u32,
+    /// Each thread writes its command's number here when it has ended.
+    ended: File,
+    ends: OwnedFd,
+}
+
+#[derive(Debug)]
+struct Kept {
+    command: Command,
+    controls: ControlSender,
+    input: Option<OwnedFd>,
+    thread: Option<JoinHandle<Result<ExitReport, ClientError>>>,
+}
+
+/// What a command writes, on its way to its file.
+#[derive(Debug)]
+struct Stream {
+    which: OutputStream,
+    writer: Arc<Mutex<OutputWriter>>,
+}
+
+/// The pump's ends.
+struct Ends {
+    input: Option<OwnedFd>,
+    controls: ControlReceiver,
+    writer: Arc<Mutex<OutputWriter>>,
+}
+
+impl Commands {
+    pub(super) fn new(entry: Entry) -> io::Result<Self> {
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+        Ok(Self {
+            entry,
+            all: BTreeMap::new(),
+            next: OWN + 1,
+            ended: read.into(),
+            ends: write,
+        })
+    }
+
+    /// Becomes readable when a command has ended.
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.ended.as_fd()
+    }
+
+    /// Takes a command that runs. Returns its number.
+    pub(super) fn take(&mut self, exec: Exec, about: About) -> io::Result<u32> {
+        let number = self.next;
+        self.take_as(number, exec, about)?;
+        self.next += 1;
+        Ok(number)
+    }
+
+    /// Takes the sandbox's own command. Returns its number.
+    pub(super) fn take_own(&mut self, exec: Exec, about: About) -> io::Result<u32> {
+        self.take_as(OWN, exec, about)?;
+        Ok(OWN)
+    }
+
+    fn take_as(&mut self, number: u32, exec: Exec, about: About) -> io::Result<()> {
+        let path = self.entry.output_path(number);
+        output::remove(&path);
+        let writer = Arc::new(Mutex::new(OutputWriter::create(&path)?));
+        let (controls, receiver) = control_channel()?;
+        let (theirs, ours) = if about.stdin {
+            let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+            (Some(read), Some(write))
+        } else {
+            (None, None)
+        };
+        let ends = Ends {
+            input: theirs,
+            controls: receiver,
+            writer,
+        };
+        let mut bell = File::from(self.ends.try_clone()?);
+        let thread = thread::Builder::new()
+            .name(format!("command-{number}"))
+            .spawn(move || {
+                let result = ends.pump(exec);
+                // The main thread is the only reader, and outlives this one.
+                let _ = bell.write_all(&number.to_le_bytes());
+                result
+            })?;
+        let command = Command {
+            command: number,
+            about,
+            since: Timestamp::now(),
+            report: None,
+            problem: None,
+        };
+        self.all.insert(
+            number,
+            Kept {
+                command,
+                controls,
+                input: ours,
+                thread: Some(thread),
+            },
+        );
+        self.forget_old();
+        Ok(())
+    }
+
+    /// What became of a command that has just ended; blocks until one has.
+    pub(super) fn reap(&mut self) -> io::Result<Option<Command>> {
+        let mut number = [0; 4];
+        self.ended.read_exact(&mut number)?;
+        let Some(kept) = self.all.get_mut(&u32::from_le_bytes(number)) else {
+            return Ok(None);
+        };
+        kept.input = None;
+        match kept.thread.take().map(JoinHandle::join) {
+            Some(Ok(Ok(report))) => kept.command.report = Some(report),
+            Some(Ok(Err(error))) => {
+                kept.command.problem = Some(Problem::from(&ExecError::from(error)));
+            }
+            Some(Err(_)) | None => {
+                let text = "the thread that held the command ended".to_owned();
+                kept.command.problem = Some(Problem::new("internal", text));
+            }
+        }
+        Ok(Some(kept.command.clone()))
+    }
+
+    /// Whether one runs.
+    pub(super) fn is_busy(&self) -> bool {
+        self.all.values().any(|kept| kept.thread.is_some())
+    }
+
+    pub(super) fn list(&self) -> Vec<Command> {
+        self.all.values().map(|kept| kept.command.clone()).collect()
+    }
+
+    pub(super) fn get(&self, number: u32) -> Result<&Command, Problem> {
+        self.kept(number).map(|kept| &kept.command)
+    }
+
+    /// The writing end of a command's input.
+    pub(super) fn input(&self, number: u32) -> Result<BorrowedFd<'_>, Problem> {
+        let kept = self.kept(number)?;
+        kept.input
+            .as_ref()
+            .map(AsFd::as_fd)
+            .ok_or_else(|| Problem::new("no-input", format!("command {number} takes no input")))
+    }
+
+    pub(super) fn close_input(&mut self, number: u32) {
+        if let Some(kept) = self.all.get_mut(&number) {
+            kept.input = None;
+        }
+    }
+
+    pub(super) fn signal(&self, number: u32, signal: u8) -> Result<(), Problem> {
+        self.order(number, Control::Signal(signal))
+    }
+
+    pub(super) fn resize(&self, number: u32, size: TerminalSize) -> Result<(), Problem> {
+        self.order(number, Control::Resize(size))
+    }
+
+    /// Sends a signal to every command that runs.
+    pub(super) fn signal_all(&self, signal: u8) {
+        for kept in self.all.values().filter(|kept| kept.thread.is_some()) {
+            // One that has just ended needs none.
+            let _ = kept.controls.send(Control::Signal(signal));
+        }
+    }
+
+    fn order(&self, number: u32, control: Control) -> Result<(), Problem> {
+        let kept = self.kept(number)?;
+        let ended = || Problem::new("command-ended", format!("command {number} has ended"));
+        if kept.thread.is_none() {
+            return Err(ended());
+        }
+        kept.controls.send(control).map_err(|_| ended())
+    }
+
+    fn kept(&self, number: u32) -> Result<&Kept, Problem> {
+        self.all
+            .get(&number)
+            .ok_or_else(|| Problem::new("no-such-command", format!("there is no command {number}")))
+    }
+
+    fn forget_old(&mut self) {
+        let ended: Vec<u32> = self
+            .all
+            .iter()
+            .filter(|(number, kept)| **number != OWN && kept.thread.is_none())
+            .map(|(number, _)| *number)
+            .collect();
+        for number in ended.iter().take(ended.len().saturating_sub(REMEMBERED)) {
+            self.all.remove(number);
+            output::remove(&self.entry.output_path(*number));
+        }
+    }
+}
+
+impl Ends {
+    fn pump(self, exec: Exec) -> Result<ExitReport, ClientError> {
+        let stream = |which| Stream {
+            which,
+            writer: Arc::clone(&self.writer),
+        };
+        let mut stdout = stream(OutputStream::Stdout);
+        let mut stderr = stream(OutputStream::Stderr);
+        let report = exec
+            .pump(PumpIo {
+                stdin: self
+                    .input
+                    .as_ref()
+                    .map_or(InputSource::Empty, |input| InputSource::Fd(input.as_fd())),
+                stdout: OutputTarget::Taker(&mut stdout),
+                stderr: OutputTarget::Taker(&mut stderr),
+                controls: Some(&self.controls),
+                ..PumpIo::default()
+            })?
+            .report;
+        // A file that has no end is closed by the sandbox's: whoever reads it looks for both.
+        let _ = locked(&self.writer).end(&report);
+        Ok(report)
+    }
+}
+
+impl Taker for Stream {
+    fn take(&mut self, data: &[u8]) -> io::Result<()> {
+        // A full disk must not end the command: what does not fit is not kept.
+        let _ = locked(&self.writer).write(self.which, data);
+        Ok(())
+    }
+}
+
+fn locked(writer: &Mutex<OutputWriter>) -> std::sync::MutexGuard<'_, OutputWriter> {
+    // A writer is sound after any of its steps.
+    writer.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,188 @@
+//! Starting a supervisor, and waiting until its sandbox runs.
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::message::{DETACH, Outcome, receive};
+use crate::error::Problem;
+use crate::installation::{MissingProgram, Program};
+use crate::registry::Entry;
+use crate::tier::{Isolation, packets};
+
+/// The word that makes the `sovereign` program a supervisor.
+pub(crate) const SUBCOMMAND: &str = "supervise";
+
+/// How much longer than its sandbox's start a supervisor may take to say what came of it.
+const SLACK: Duration = Duration::from_secs(30);
+
+/// How much of a supervisor's last words is told.
+const LAST_WORDS: usize = 2000;
+
+/// Who runs the sandbox's own command, if it has one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OwnCommand {
+    /// The supervisor, which holds it.
+    Held,
+    /// The one who starts the sandbox, and who tells the supervisor how it ended.
+    Clients,
+}
+
+/// The word that says so.
+pub(crate) const CLIENTS: &str = "--clients-command";
+
+/// A supervisor that was started, and ends when this is dropped, unless it was let go.
+#[derive(Debug)]
+pub(crate) struct Owned {
+    control: OwnedFd,
+}
+
+/// A start that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// The program is not installed.
+    #[error(transparent)]
+    Missing(#[from] MissingProgram),
+    /// It did not start, or went away without a word.
+    #[error("the supervisor {doing}")]
+    Supervisor {
+        /// What went wrong.
+        doing: String,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The caller gave up.
+    #[error("the start was interrupted")]
+    Interrupted,
+    /// Only the host itself is left, and nobody has consented to that.
+    #[error("{problem}")]
+    Consent {
+        /// The same, for people and programs.
+        problem: Problem,
+        /// What the local tier would reach.
+        isolation: Isolation,
+    },
+    /// The sandbox did not start.
+    #[error("{0}")]
+    Failed(Problem),
+}
+
+impl LaunchError {
+    /// The same as every other problem.
+    #[must_use]
+    pub fn problem(&self) -> Problem {
+        match self {
+            Self::Missing(missing) => Problem {
+                hint: Some(missing.hint()),
+                ..Problem::of("program-missing", missing)
+            },
+            Self::Supervisor { .. } => Problem::of("supervisor-failed", self),
+            Self::Interrupted => Problem::of("interrupted", self),
+            Self::Consent { problem, .. } | Self::Failed(problem) => problem.clone(),
+        }
+    }
+}
+
+/// Starts the supervisor of a sandbox that nobody holds, and waits until the sandbox runs. While it
+/// waits, `cancel` may become readable: then it gives up.
+///
+/// # Errors
+///
+/// If it does not run.
+pub(crate) fn launch(
+    entry: &Entry,
+    boot_timeout: Duration,
+    own: OwnCommand,
+    cancel: Option<BorrowedFd>,
+) -> Result<Owned, LaunchError> {
+    let program = Program::Engine.find()?;
+    let failed = |doing: &str| {
+        let doing = doing.to_owned();
+        move |source| LaunchError::Supervisor { doing, source }
+    };
+    let (control, theirs) = packets::pair().map_err(failed("cannot be spoken to"))?;
+    let log = OpenOptions::new()
+        .create(true)
+        .write(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(entry.console_path())
+        .map_err(failed("has nowhere to write"))?;
+    let mut first = Command::new(program)
+        .arg(SUBCOMMAND)
+        .arg(entry.registry().root())
+        .arg(entry.id().as_str())
+        .args((own == OwnCommand::Clients).then_some(CLIENTS))
+        .stdin(theirs)
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .map_err(failed("did not start"))?;
+    // It starts the one that stays, which is nobody's child then, and ends.
+    first.wait().map_err(failed("did not start"))?;
+    let deadline = Instant::now() + boot_timeout + SLACK;
+    if !wait(&control, cancel, deadline).map_err(failed("cannot be heard"))? {
+        return Err(LaunchError::Interrupted);
+    }
+    match receive::<Outcome>(&control) {
+        Ok(Some((Outcome::Running, _))) => Ok(Owned { control }),
+        Ok(Some((Outcome::Failed { problem, consent }, _))) => Err(match consent {
+            Some(isolation) => LaunchError::Consent { problem, isolation },
+            None => LaunchError::Failed(problem),
+        }),
+        Ok(None) => Err(LaunchError::Supervisor {
+            doing: format!("went away without a word{}", last_words(entry)),
+            source: io::ErrorKind::UnexpectedEof.into(),
+        }),
+        Err(error) => Err(failed("cannot be understood")(error)),
+    }
+}
+
+impl Owned {
+    /// Lets go of it: from now on it outlives this process.
+    pub(crate) fn let_go(self) {
+        // One that has ended already need not be told.
+        let _ = packets::send(&self.control, DETACH, None);
+    }
+}
+
+/// Waits for a word. `false` if the caller gave up.
+fn wait(control: &OwnedFd, cancel: Option<BorrowedFd>, deadline: Instant) -> io::Result<bool> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let cancel = cancel.unwrap_or(control.as_fd());
+        let mut fds = [
+            PollFd::new(control, PollFlags::IN),
+            PollFd::from_borrowed_fd(cancel, PollFlags::IN),
+        ];
+        let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
+        rustix::io::retry_on_intr(|| poll(&mut fds, Some(&timeout)))?;
+        let [control, cancel] = fds.map(|fd| !fd.revents().is_empty());
+        if control {
+            return Ok(true);
+        }
+        if cancel {
+            return Ok(false);
+        }
+    }
+}
+
+fn last_words(entry: &Entry) -> String {
+    let text = fs::read(entry.console_path()).unwrap_or_default();
+    let start = text.len().saturating_sub(LAST_WORDS);
+    let text = String::from_utf8_lossy(text.get(start..).unwrap_or_default()).into_owned();
+    let text = text.trim().replace('\n', "; ");
+    if text.is_empty() {
+        String::new()
+    } else {
+        format!(" ({text})")
+    }
+}

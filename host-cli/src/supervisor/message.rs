@@ -1,0 +1,212 @@
+//! What clients and a supervisor say to each other: a packet is one message, in JSON, with at most
+//! one descriptor.
+//!
+//! A client asks one thing on a connection. Where it gets a stream, the connection is its lease: the
+//! supervisor takes the session to be over when it is closed.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use agent_client::Handover;
+use agent_protocol::message::{ExitReport, TerminalSize};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Problem;
+use crate::registry::Name;
+use crate::registry::record::{Ending, Timestamp};
+use crate::tier::packets;
+
+/// The version of this protocol. A supervisor may be of an older release than its client.
+pub(crate) const VERSION: u32 = 1;
+
+/// The largest message in bytes: a session that changes hands brings what was read ahead.
+pub(crate) const MAX_MESSAGE: usize = 192 * 1024;
+
+/// What a client says.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Asked {
+    pub(crate) version: u32,
+    #[serde(flatten)]
+    pub(crate) request: Request,
+}
+
+/// What a client wants.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "kebab-case")]
+pub(crate) enum Request {
+    /// A stream to the agent.
+    Connect,
+    /// Go on with this command; the descriptor is its session's stream.
+    TakeOver {
+        about: About,
+        /// A [`Handover`], encoded.
+        handover: String,
+        /// Whether it is the sandbox's own, and the sandbox ends with it.
+        own: bool,
+    },
+    /// The sandbox's own command, which a client ran, ended so: end the sandbox.
+    Finish { report: ExitReport },
+    /// What is known of the commands.
+    Commands,
+    /// The writing end of a command's standard input.
+    Input { command: u32 },
+    /// Let the command read the end of its input, once all who write to it are gone.
+    CloseInput { command: u32 },
+    /// Send a signal to a command, or to the sandbox's own.
+    Signal { command: Option<u32>, number: u8 },
+    /// A command's terminal has this size.
+    Resize { command: u32, size: TerminalSize },
+    /// Say when the sandbox has ended.
+    Wait,
+    /// Say when a command has ended.
+    WaitCommand { command: u32 },
+    /// End the sandbox: SIGTERM to its commands, and the end after this time.
+    Stop { grace: Duration },
+    /// End the sandbox at once.
+    Kill,
+    /// Give the sandbox another name.
+    Rename { name: Name },
+}
+
+/// What a supervisor answers.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "kebab-case")]
+pub(crate) enum Reply {
+    /// The descriptor that comes with it is what was asked for.
+    Descriptor,
+    /// The command has this number now.
+    Taken { command: u32 },
+    /// What is known of the commands.
+    Commands { commands: Vec<Command> },
+    /// It is done.
+    Done,
+    /// The sandbox has ended.
+    Ended { ending: Ending },
+    /// The command has ended.
+    CommandEnded { report: ExitReport },
+    /// It cannot be done.
+    Refused { problem: Problem },
+}
+
+/// What a supervisor says to the one who started it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "start", rename_all = "kebab-case")]
+pub(crate) enum Outcome {
+    /// The sandbox runs.
+    Running,
+    /// It does not.
+    Failed {
+        problem: Problem,
+        /// What the local tier would reach, if consent to it is all that is missing.
+        consent: Option<crate::tier::Isolation>,
+    },
+}
+
+/// What the one who started a supervisor says to it: that it may outlive him.
+pub(crate) const DETACH: &[u8] = b"detach";
+
+/// What people want to know of a command.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    /// Program and arguments; what is no text is replaced.
+    pub argv: Vec<String>,
+    /// Whether it has a terminal.
+    pub tty: bool,
+    /// Whether something can be typed.
+    pub stdin: bool,
+}
+
+/// A command that a supervisor holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command {
+    /// Its number in its sandbox; 0 is the sandbox's own.
+    pub command: u32,
+    /// What it is.
+    #[serde(flatten)]
+    pub about: About,
+    /// Since when it is held.
+    pub since: Timestamp,
+    /// How it ended, if it has.
+    pub report: Option<ExitReport>,
+    /// Why nobody knows how it ended, if that is so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<Problem>,
+}
+
+impl About {
+    /// What is to be known of this request.
+    #[must_use]
+    pub fn of(request: &agent_protocol::message::ExecRequest) -> Self {
+        let text = |bytes: &serde_bytes::ByteBuf| String::from_utf8_lossy(bytes).into_owned();
+        Self {
+            argv: request.argv.iter().map(text).collect(),
+            tty: request.tty.is_some(),
+            stdin: request.stdin,
+        }
+    }
+}
+
+/// A session's state as text.
+pub(crate) fn encode(handover: &Handover) -> io::Result<String> {
+    let bytes = postcard::to_allocvec(handover).map_err(io::Error::other)?;
+    Ok(BASE64_STANDARD.encode(bytes))
+}
+
+/// A session's state from text.
+pub(crate) fn decode(text: &str) -> io::Result<Handover> {
+    let bytes = BASE64_STANDARD.decode(text).map_err(io::Error::other)?;
+    postcard::from_bytes(&bytes).map_err(io::Error::other)
+}
+
+/// Sends a message.
+pub(crate) fn send(
+    socket: impl AsFd,
+    message: &impl Serialize,
+    descriptor: Option<BorrowedFd>,
+) -> io::Result<()> {
+    packets::send(socket, &serde_json::to_vec(message)?, descriptor)
+}
+
+/// Takes the next message; `None` at the end.
+pub(crate) fn receive<M: DeserializeOwned>(
+    socket: impl AsFd,
+) -> io::Result<Option<(M, Option<OwnedFd>)>> {
+    let Some((bytes, descriptor)) = packets::receive(socket, MAX_MESSAGE)? else {
+        return Ok(None);
+    };
+    Ok(Some((serde_json::from_slice(&bytes)?, descriptor)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_arrive_with_their_descriptor() {
+        let (ours, theirs) = packets::pair().unwrap();
+        let asked = Asked {
+            version: VERSION,
+            request: Request::Stop {
+                grace: Duration::from_secs(3),
+            },
+        };
+        send(&ours, &asked, Some(ours.as_fd())).unwrap();
+        let (heard, descriptor) = receive::<Asked>(&theirs).unwrap().unwrap();
+        assert!(matches!(heard.request, Request::Stop { grace } if grace.as_secs() == 3));
+        assert!(descriptor.is_some());
+        drop((ours, descriptor));
+        assert!(receive::<Asked>(&theirs).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_is_no_message_is_an_error() {
+        let (ours, theirs) = packets::pair().unwrap();
+        packets::send(&ours, b"{\"version\":1,\"request\":\"sing\"}", None).unwrap();
+        assert!(receive::<Asked>(&theirs).is_err());
+        assert!(decode("!").is_err());
+    }
+}

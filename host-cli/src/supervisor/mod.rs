@@ -1,0 +1,192 @@
+//! The process that holds a sandbox which outlives the program that started it.
+//!
+//! ```text
+//!  sovereign run -d            supervisor                     sandbox
+//!    entry in the registry
+//!    spawn ──────────────────▶ takes the entry's lock
+//!                              Engine::start ───────────────▶ agent
+//!    ◀───────────────── Running
+//!    detach ─────────────────▶ opens the door
+//!  sovereign exec
+//!    Connect ────────────────▶ Sandbox::connect
+//!    ◀──────────── a stream ═══════════════════════════════▶ agent
+//! ```
+//!
+//! It passes streams on and does not stand in them: what `exec` moves does not go through here. Only
+//! commands that nobody is attached to are held here ([`commands`]).
+
+mod commands;
+pub(crate) mod door;
+pub(crate) mod launch;
+pub(crate) mod message;
+mod serve;
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use agent_client::ClientError;
+use rustix::process::setsid;
+
+use self::commands::Commands;
+use self::door::Door;
+pub use self::launch::{LaunchError, OwnCommand};
+pub use self::message::{About, Command};
+use self::message::{Outcome, send};
+use self::serve::Supervisor;
+use crate::engine::{Engine, StartError};
+use crate::error::Problem;
+use crate::launch::Launch;
+use crate::registry::events::{Event, Happening};
+use crate::registry::record::{Record, Status, Timestamp};
+use crate::registry::{Held, Id, Registry};
+use crate::sandbox::{ExecError, Sandbox};
+use crate::tier::Isolation;
+use crate::tier::choose::ChooseError;
+use crate::timeline::Timeline;
+
+/// A start that failed.
+struct Failure {
+    problem: Problem,
+    consent: Option<Isolation>,
+}
+
+/// Supervises a sandbox of the registry at `root`, for whoever has the other end of `owner`.
+/// Returns when the sandbox has ended, or did not start, which the owner has been told.
+///
+/// # Errors
+///
+/// If nobody could be told.
+pub fn run(root: &Path, id: &Id, own: OwnCommand, owner: OwnedFd) -> io::Result<()> {
+    // Neither the terminal's signals nor its end are for us.
+    let _ = setsid();
+    let registry = Registry::open(root);
+    let held = registry
+        .find(id.as_str())
+        .and_then(|entry| entry.hold())
+        .and_then(|held| Ok((held.entry().read()?, held)));
+    let (mut record, held) = match held {
+        Ok(found) => found,
+        Err(error) => {
+            return tell(&owner, &Failure::from(Problem::of(error.code(), &error)));
+        }
+    };
+    match start(&mut record, &held, own, &owner) {
+        Ok((sandbox, commands, door)) => {
+            note(&held, &record, Happening::Started);
+            send(&owner, &Outcome::Running, None)?;
+            Supervisor::new(held, record, sandbox, commands, door, owner).serve();
+            Ok(())
+        }
+        Err(failure) => {
+            record.status = Status::Failed {
+                at: Timestamp::now(),
+                problem: failure.problem.clone(),
+            };
+            note(&held, &record, Happening::StartFailed);
+            // What the owner is told is more than what the record would say.
+            let _ = held.write(&record);
+            if record.plan.remove {
+                note(&held, &record, Happening::Removed);
+                let _ = held.remove();
+            } else {
+                drop(held);
+            }
+            tell(&owner, &failure)
+        }
+    }
+}
+
+fn start(
+    record: &mut Record,
+    held: &Held,
+    own: OwnCommand,
+    owner: &OwnedFd,
+) -> Result<(Sandbox, Commands, Door), Failure> {
+    let failed = |error: io::Error| Problem::of("system", &error);
+    let policy = record.policy();
+    let held_command = record.plan.command.as_ref();
+    let held_command = held_command.filter(|_| own == OwnCommand::Held);
+    let launch = Launch {
+        request: held_command,
+        cancel: Some(owner.as_fd()),
+        ..Launch::new(&record.plan.spec)
+    };
+    let (mut sandbox, exec) = Engine::new().start(&policy, launch, &mut Timeline::default())?;
+    let mut commands = Commands::new(held.entry().clone()).map_err(failed)?;
+    if let Some(request) = held_command {
+        let exec = match exec {
+            Some(exec) => exec,
+            None => sandbox.exec(request.clone())?,
+        };
+        let runs = exec.wait_until_runs();
+        let exec = runs.map_err(|error| sandbox.explain(error))?;
+        commands
+            .take_own(exec, About::of(request))
+            .map_err(failed)?;
+    }
+    let door = Door::open(held.entry()).map_err(failed)?;
+    record.place = Some(sandbox.choice().into());
+    record.status = Status::Running {
+        since: Timestamp::now(),
+        supervisor: std::process::id(),
+        process: sandbox.process_id(),
+    };
+    held.write(record)
+        .map_err(|error| Problem::of(error.code(), &error))?;
+    Ok((sandbox, commands, door))
+}
+
+fn tell(owner: &OwnedFd, failure: &Failure) -> io::Result<()> {
+    let outcome = Outcome::Failed {
+        problem: failure.problem.clone(),
+        consent: failure.consent,
+    };
+    send(owner, &outcome, None)
+}
+
+fn note(held: &Held, record: &Record, happening: Happening) {
+    let event = Event::now(happening, &record.id, &record.name);
+    held.entry().registry().note(&event);
+}
+
+/// Removes what only a supervisor that lives has.
+fn close(held: &Held) {
+    // The next start makes a new one in its place.
+    let _ = fs::remove_file(held.entry().door_path());
+}
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        Self {
+            problem,
+            consent: None,
+        }
+    }
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        let consent = match &error {
+            StartError::Choose(ChooseError::ConsentNeeded { isolation, .. }) => Some(*isolation),
+            _ => None,
+        };
+        Self {
+            problem: Problem::from(&error),
+            consent,
+        }
+    }
+}
+
+impl From<ExecError> for Failure {
+    fn from(error: ExecError) -> Self {
+        Problem::from(&error).into()
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        ExecError::from(error).into()
+    }
+}

@@ -1,0 +1,486 @@
+//! What a supervisor does while its sandbox runs: one thread that waits for whatever comes first.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use agent_client::{ClientError, Exec};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::commands::{Commands, OWN};
+use super::door::Door;
+use super::message::{Asked, DETACH, Reply, Request, VERSION, decode, receive, send};
+use super::{close, note};
+use crate::error::Problem;
+use crate::registry::Held;
+use crate::registry::events::{Event, Happening};
+use crate::registry::record::{Ending, Record, Status, Timestamp};
+use crate::sandbox::{ExecError, Sandbox};
+use crate::tier::packets;
+
+const SIGTERM: u8 = 15;
+
+/// A sandbox that runs, and everybody who has to do with it.
+pub(super) struct Supervisor {
+    held: Held,
+    record: Record,
+    sandbox: Sandbox,
+    /// Becomes readable when the process that holds the sandbox has ended.
+    process: Option<OwnedFd>,
+    commands: Commands,
+    door: Door,
+    /// The one who started it, if it ends with him.
+    owner: Option<OwnedFd>,
+    clients: Vec<Client>,
+    ends_at: Option<Instant>,
+    idle_since: Instant,
+    stopping: Option<Stopping>,
+}
+
+struct Client {
+    socket: OwnedFd,
+    wants: Wants,
+}
+
+/// What a client is there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wants {
+    /// It has not said yet.
+    ToAsk,
+    /// A session is open for as long as it is there.
+    Session,
+    /// To hear of the sandbox's end.
+    End,
+    /// To hear of a command's end.
+    CommandEnd(u32),
+}
+
+/// An end that has begun.
+struct Stopping {
+    ending: Ending,
+    at: Instant,
+}
+
+/// What has happened.
+struct Woken {
+    door: bool,
+    commands: bool,
+    process: bool,
+    owner: bool,
+    clients: Vec<bool>,
+}
+
+impl Supervisor {
+    pub(super) fn new(
+        held: Held,
+        record: Record,
+        sandbox: Sandbox,
+        commands: Commands,
+        door: Door,
+        owner: OwnedFd,
+    ) -> Self {
+        let now = Instant::now();
+        let process = Pid::from_raw(sandbox.process_id())
+            .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        Self {
+            ends_at: record
+                .plan
+                .max_duration
+                .and_then(|duration| now.checked_add(duration)),
+            idle_since: now,
+            stopping: None,
+            clients: Vec::new(),
+            owner: Some(owner),
+            process,
+            held,
+            record,
+            sandbox,
+            commands,
+            door,
+        }
+    }
+
+    /// Serves until the sandbox has ended.
+    pub(super) fn serve(mut self) {
+        let ending = loop {
+            match self.step() {
+                Ok(None) => {}
+                Ok(Some(ending)) => break ending,
+                Err(error) => {
+                    let problem = Problem::of("system", &error);
+                    break Ending::Broken { problem };
+                }
+            }
+        };
+        self.end(ending);
+    }
+
+    /// Waits for something to happen and deals with it. Returns the sandbox's end.
+    fn step(&mut self) -> io::Result<Option<Ending>> {
+        let woken = self.wait()?;
+        if woken.commands
+            && let Some(ending) = self.command_ended()?
+        {
+            return Ok(Some(ending));
+        }
+        if woken.process {
+            return Ok(Some(self.broken()));
+        }
+        if woken.owner
+            && let Some(ending) = self.hear_owner()
+        {
+            return Ok(Some(ending));
+        }
+        if woken.door {
+            while let Some(socket) = self.door.accept()? {
+                self.clients.push(Client {
+                    socket,
+                    wants: Wants::ToAsk,
+                });
+            }
+        }
+        let mut left = Vec::new();
+        for (client, woken) in std::mem::take(&mut self.clients)
+            .into_iter()
+            .zip(woken.clients.into_iter().chain(std::iter::repeat(false)))
+        {
+            if woken {
+                left.extend(self.hear(client)?);
+            } else {
+                left.push(client);
+            }
+        }
+        self.clients.append(&mut left);
+        Ok(self.time_is_up())
+    }
+
+    fn wait(&self) -> io::Result<Woken> {
+        let timeout = self.next_deadline().map(|deadline| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            Timespec::try_from(left + Duration::from_millis(1)).unwrap_or(Timespec {
+                tv_sec: i64::MAX,
+                tv_nsec: 0,
+            })
+        });
+        let watched = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
+        let mut fds = vec![watched(self.door.as_fd()), watched(self.commands.as_fd())];
+        // A descriptor that is not there is stood in for by one that is looked at anyway.
+        for fd in [&self.process, &self.owner] {
+            fds.push(watched(fd.as_ref().map_or(self.door.as_fd(), AsFd::as_fd)));
+        }
+        fds.extend(self.clients.iter().map(|client| watched(client.fd())));
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let mut woken = fds.iter().map(|fd| !fd.revents().is_empty());
+        let mut next = || woken.next().unwrap_or(false);
+        let (door, commands, process, owner) = (next(), next(), next(), next());
+        Ok(Woken {
+            door,
+            commands,
+            process: process && self.process.is_some(),
+            owner: owner && self.owner.is_some(),
+            clients: woken.collect(),
+        })
+    }
+
+    /// When something is to be done without anybody asking.
+    fn next_deadline(&self) -> Option<Instant> {
+        let idle = self.record.plan.idle_timeout.filter(|_| !self.is_busy());
+        let idle = idle.and_then(|idle| self.idle_since.checked_add(idle));
+        let stop = self.stopping.as_ref().map(|stopping| stopping.at);
+        [self.ends_at, idle, stop].into_iter().flatten().min()
+    }
+
+    fn time_is_up(&mut self) -> Option<Ending> {
+        let now = Instant::now();
+        if self.is_busy() {
+            self.idle_since = now;
+        }
+        if let Some(stopping) = &self.stopping
+            && (stopping.at <= now || !self.commands.is_busy())
+        {
+            return Some(stopping.ending.clone());
+        }
+        if self.ends_at.is_some_and(|at| at <= now) {
+            return Some(Ending::MaxDuration);
+        }
+        let idle = self.record.plan.idle_timeout?;
+        (now.duration_since(self.idle_since) >= idle).then_some(Ending::IdleTimeout)
+    }
+
+    fn is_busy(&self) -> bool {
+        self.commands.is_busy()
+            || self
+                .clients
+                .iter()
+                .any(|client| client.wants == Wants::Session)
+    }
+
+    fn command_ended(&mut self) -> io::Result<Option<Ending>> {
+        let Some(command) = self.commands.reap()? else {
+            return Ok(None);
+        };
+        let mut event = Event::now(Happening::CommandEnded, &self.record.id, &self.record.name);
+        event.command = Some(command.command);
+        event.exit_code = command.report.as_ref().map(|report| report.exit_code());
+        self.held.entry().registry().note(&event);
+        self.clients.retain(|client| {
+            let asked = client.wants == Wants::CommandEnd(command.command);
+            if asked {
+                client.answer(&command_end(&command));
+            }
+            !asked
+        });
+        if command.command != OWN || self.record.plan.command.is_none() {
+            return Ok(None);
+        }
+        Ok(Some(match (command.report, command.problem) {
+            (Some(report), _) => Ending::Command { report },
+            (None, Some(problem)) => Ending::Broken { problem },
+            (None, None) => Ending::Killed,
+        }))
+    }
+
+    /// The owner lets go of the sandbox, or is gone.
+    fn hear_owner(&mut self) -> Option<Ending> {
+        let owner = self.owner.take()?;
+        match packets::receive(&owner, 64) {
+            Ok(Some((word, _))) if word == DETACH => None,
+            Ok(_) | Err(_) => Some(Ending::OwnerGone),
+        }
+    }
+
+    /// Hears a client. Returns it if it stays.
+    fn hear(&mut self, mut client: Client) -> io::Result<Option<Client>> {
+        if client.wants != Wants::ToAsk {
+            // It has nothing more to say: it is gone.
+            return Ok(None);
+        }
+        let (asked, descriptor) = match receive::<Asked>(&client.socket) {
+            Ok(Some(heard)) => heard,
+            Ok(None) => return Ok(None),
+            Err(error) => {
+                client.refuse(Problem::of("bad-request", &error));
+                return Ok(None);
+            }
+        };
+        if asked.version != VERSION {
+            client.refuse(Problem::new(
+                "other-release",
+                format!(
+                    "this sandbox's supervisor is of another release (it speaks version {VERSION}, \
+                     not {}): end the sandbox with `sovereign kill`, or use that release",
+                    asked.version
+                ),
+            ));
+            // What every release can do.
+            if !matches!(asked.request, Request::Kill) {
+                return Ok(None);
+            }
+        }
+        match self.serve_request(&mut client, asked.request, descriptor) {
+            Ok(()) => {}
+            Err(problem) => client.refuse(problem),
+        }
+        Ok((client.wants != Wants::ToAsk).then_some(client))
+    }
+
+    fn serve_request(
+        &mut self,
+        client: &mut Client,
+        request: Request,
+        descriptor: Option<OwnedFd>,
+    ) -> Result<(), Problem> {
+        match request {
+            Request::Connect => {
+                let stream = self
+                    .sandbox
+                    .connect()
+                    .map_err(|error| Problem::from(&error))?;
+                client.answer_with(&Reply::Descriptor, stream.as_fd());
+                client.wants = Wants::Session;
+            }
+            Request::TakeOver {
+                about,
+                handover,
+                own,
+            } => {
+                let bad = |error: io::Error| Problem::of("bad-request", &error);
+                let handover = decode(&handover).map_err(bad)?;
+                let exec = descriptor.and_then(|stream| Exec::take_over(stream, handover));
+                let exec = exec.ok_or_else(|| bad(io::ErrorKind::InvalidData.into()))?;
+                let taken = if own {
+                    self.commands.take_own(exec, about)
+                } else {
+                    self.commands.take(exec, about)
+                };
+                let command = taken.map_err(|error| Problem::of("system", &error))?;
+                let mut event = Event::now(
+                    Happening::CommandStarted,
+                    &self.record.id,
+                    &self.record.name,
+                );
+                event.command = Some(command);
+                self.held.entry().registry().note(&event);
+                client.answer(&Reply::Taken { command });
+            }
+            Request::Commands => client.answer(&Reply::Commands {
+                commands: self.commands.list(),
+            }),
+            Request::Input { command } => {
+                let input = self.commands.input(command)?;
+                client.answer_with(&Reply::Descriptor, input);
+            }
+            Request::CloseInput { command } => {
+                self.commands.close_input(command);
+                client.answer(&Reply::Done);
+            }
+            Request::Signal { command, number } => {
+                self.signal(command, number)?;
+                client.answer(&Reply::Done);
+            }
+            Request::Resize { command, size } => {
+                self.commands.resize(command, size)?;
+                client.answer(&Reply::Done);
+            }
+            Request::Wait => client.wants = Wants::End,
+            Request::WaitCommand { command } => {
+                let known = self.commands.get(command)?;
+                if known.report.is_some() || known.problem.is_some() {
+                    client.answer(&command_end(known));
+                } else {
+                    client.wants = Wants::CommandEnd(command);
+                }
+            }
+            Request::Stop { grace } => {
+                self.commands.signal_all(SIGTERM);
+                self.begin_end(Ending::Stopped, grace);
+                client.wants = Wants::End;
+            }
+            Request::Finish { report } => {
+                self.begin_end(Ending::Command { report }, Duration::ZERO);
+                client.wants = Wants::End;
+            }
+            Request::Kill => {
+                self.begin_end(Ending::Killed, Duration::ZERO);
+                client.wants = Wants::End;
+            }
+            Request::Rename { name } => {
+                let renamed = self.held.rename(&mut self.record, name);
+                renamed.map_err(|error| Problem::of(error.code(), &error))?;
+                note(&self.held, &self.record, Happening::Renamed);
+                client.answer(&Reply::Done);
+            }
+        }
+        Ok(())
+    }
+
+    fn signal(&mut self, command: Option<u32>, number: u8) -> Result<(), Problem> {
+        if let Some(command) = command {
+            return self.commands.signal(command, number);
+        }
+        if self.record.plan.command.is_some() {
+            return self.commands.signal(OWN, number);
+        }
+        self.commands.signal_all(number);
+        Ok(())
+    }
+
+    fn begin_end(&mut self, ending: Ending, grace: Duration) {
+        let now = Instant::now();
+        let at = now.checked_add(grace).unwrap_or(now);
+        // Whoever wants it sooner gets it sooner.
+        if self.stopping.as_ref().is_none_or(|begun| at < begun.at) {
+            self.stopping = Some(Stopping { ending, at });
+        }
+    }
+
+    fn broken(&mut self) -> Ending {
+        let gone = ClientError::Disconnected("the sandbox ran");
+        let error: ExecError = self.sandbox.explain(gone);
+        Ending::Broken {
+            problem: Problem::from(&error),
+        }
+    }
+
+    /// Ends the sandbox, and tells everybody when nothing of it is left.
+    fn end(self, ending: Ending) {
+        let Self {
+            held,
+            mut record,
+            sandbox,
+            commands,
+            door,
+            clients,
+            ..
+        } = self;
+        drop(sandbox);
+        // Their sessions have ended, and so do their threads.
+        drop(commands);
+        let began = match &record.status {
+            Status::Running { since, .. } => *since,
+            _ => record.created,
+        };
+        let mut event = Event::now(Happening::Ended, &record.id, &record.name);
+        event.exit_code = Some(ending.exit_code());
+        held.entry().registry().note(&event);
+        record.status = Status::Ended {
+            began,
+            at: Timestamp::now(),
+            ending: ending.clone(),
+        };
+        close(&held);
+        drop(door);
+        // A record that cannot be written says "running", which nobody believes: the lock is free.
+        let _ = held.write(&record);
+        if record.plan.remove {
+            note(&held, &record, Happening::Removed);
+            let _ = held.remove();
+        } else {
+            drop(held);
+        }
+        for client in clients {
+            match client.wants {
+                Wants::End => client.answer(&Reply::Ended {
+                    ending: ending.clone(),
+                }),
+                Wants::ToAsk | Wants::Session | Wants::CommandEnd(_) => {}
+            }
+        }
+    }
+}
+
+impl Client {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// A client that is gone, or does not read, gets no answer.
+    fn answer(&self, reply: &Reply) {
+        let _ = send(&self.socket, reply, None);
+    }
+
+    fn answer_with(&self, reply: &Reply, descriptor: BorrowedFd) {
+        let _ = send(&self.socket, reply, Some(descriptor));
+    }
+
+    fn refuse(&self, problem: Problem) {
+        self.answer(&Reply::Refused { problem });
+    }
+}
+
+fn command_end(command: &super::Command) -> Reply {
+    match (&command.report, &command.problem) {
+        (Some(report), _) => Reply::CommandEnded {
+            report: report.clone(),
+        },
+        (None, Some(problem)) => Reply::Refused {
+            problem: problem.clone(),
+        },
+        (None, None) => Reply::Done,
+    }
+}
