@@ -13,7 +13,7 @@ use crate::error::Problem;
 use crate::host::memory_mib;
 use crate::registry::events::{Event, Happening};
 use crate::registry::record::{Ending, Plan, Record, Status};
-use crate::registry::{Entry, Id, Name, Registry, RegistryError, State};
+use crate::registry::{Entry, Name, Registry, RegistryError, State};
 use crate::spec::SpecError;
 use crate::supervisor::door::knock;
 use crate::supervisor::launch::{Owned, launch};
@@ -134,11 +134,7 @@ impl Detached {
         let is_named = name.is_some();
         let mut attempts = 10;
         loop {
-            let id = Id::random().map_err(|source| RegistryError::Io {
-                action: "get random bytes for",
-                path: registry.root().to_owned(),
-                source,
-            })?;
+            let id = registry.new_id()?;
             let name = name.clone().unwrap_or_else(|| Name::invented(&id));
             let record = Record::new(id, name, plan.clone());
             match registry.enter(&record) {

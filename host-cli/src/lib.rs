@@ -25,6 +25,7 @@ pub mod host;
 pub mod installation;
 #[cfg(target_os = "linux")]
 pub mod launch;
+pub mod name;
 #[cfg(target_os = "linux")]
 mod orphans;
 pub mod policy;

@@ -20,7 +20,6 @@ mod entry;
 mod error;
 pub mod events;
 mod file;
-mod name;
 pub mod output;
 pub mod record;
 
@@ -30,11 +29,13 @@ use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
 
+use rustix::rand::{GetRandomFlags, getrandom};
+
 pub use self::entry::{Entry, Held, State};
 pub use self::error::RegistryError;
 use self::error::failed;
-pub use self::name::{Id, Name, NameError};
 use self::record::Record;
+pub use crate::name::{Id, Name, NameError};
 
 /// This user's sandboxes.
 #[derive(Debug, Clone)]
@@ -142,6 +143,18 @@ impl Registry {
         entries
             .filter_map(|entry| entry.file_name().into_string().ok())
             .collect()
+    }
+
+    /// An id that no sandbox has.
+    ///
+    /// # Errors
+    ///
+    /// If the system has no random bytes.
+    pub fn new_id(&self) -> Result<Id, RegistryError> {
+        let mut bytes = [0; 6];
+        getrandom(&mut bytes, GetRandomFlags::empty())
+            .map_err(|error| failed("get random bytes for", &self.root)(error.into()))?;
+        Ok(Id::of(bytes))
     }
 
     /// Takes a name for a sandbox. The name of one that is gone is free.

@@ -224,7 +224,7 @@ pub(crate) mod tests {
 
     pub(crate) fn record(name: &str) -> Record {
         Record::new(
-            Id::random().unwrap(),
+            crate::registry::Registry::open("/").new_id().unwrap(),
             name.parse().unwrap(),
             Plan::default(),
         )

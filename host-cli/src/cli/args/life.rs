@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 
 use super::run::{ChoiceArgs, ExecArgs, SandboxArgs};
 use super::values::{parse_detach_keys, parse_duration, parse_label, parse_signal, parse_since};
-use crate::registry::Name;
+use crate::name::Name;
 
 /// What a sandbox is called, and how long it lives.
 #[derive(Debug, Default, Args)]

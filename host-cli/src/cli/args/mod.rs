@@ -134,7 +134,7 @@ pub struct SuperviseArgs {
     /// The registry's folder
     pub root: std::path::PathBuf,
     /// The sandbox
-    pub id: crate::registry::Id,
+    pub id: crate::name::Id,
     /// Leave the sandbox's own command to whoever started this
     #[arg(long)]
     pub clients_command: bool,

@@ -189,21 +189,23 @@ pub(super) fn parse_label(text: &str) -> Result<(String, String), ValueError> {
 /// A signal: `KILL`, `SIGKILL` or `9`.
 pub(super) fn parse_signal(text: &str) -> Result<u8, ValueError> {
     let upper = text.to_uppercase();
-    let name = if upper.starts_with("SIG") {
-        upper
-    } else {
-        format!("SIG{upper}")
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    let number = match text.parse::<u8>() {
+        Ok(number) => Some(number).filter(|number| (1..=64).contains(number)),
+        Err(_) => SIGNALS
+            .iter()
+            .position(|known| *known == name)
+            .and_then(|index| u8::try_from(index + 1).ok()),
     };
-    match text.parse::<u8>() {
-        Ok(number @ 1..=64) => Ok(number),
-        Ok(_) => Err(ValueError::Signal),
-        Err(_) => name
-            .parse::<nix::sys::signal::Signal>()
-            .ok()
-            .and_then(|signal| u8::try_from(signal as i32).ok())
-            .ok_or(ValueError::Signal),
-    }
+    number.ok_or(ValueError::Signal)
 }
+
+/// The signals of a Linux sandbox by their numbers, from 1 on (signal(7), the x86 column).
+const SIGNALS: [&str; 31] = [
+    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2",
+    "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG",
+    "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
+];
 
 /// Keys, with commas between: `ctrl-p`, `ctrl-]`, `a`. Nothing for none.
 pub(super) fn parse_detach_keys(text: &str) -> Result<DetachKeys, ValueError> {

@@ -310,7 +310,7 @@ mod tests {
 
     fn listed(name: &str, state: State) -> Listed {
         Listed {
-            id: Id::random().unwrap(),
+            id: Id::of([1, 2, 3, 4, 5, 6]),
             name: name.parse().unwrap(),
             state,
             tier: Some(Tier::Local),
