@@ -11,7 +11,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::commands::{Commands, OWN};
 use super::door::Door;
-use super::message::{Asked, DETACH, Reply, Request, VERSION, decode, receive, send};
+use super::message::{About, Asked, DETACH, Reply, Request, VERSION, decode, receive, send};
 use super::{close, note};
 use crate::error::Problem;
 use crate::registry::Held;
@@ -309,23 +309,7 @@ impl Supervisor {
                 handover,
                 own,
             } => {
-                let bad = |error: io::Error| Problem::of("bad-request", &error);
-                let handover = decode(&handover).map_err(bad)?;
-                let exec = descriptor.and_then(|stream| Exec::take_over(stream, handover));
-                let exec = exec.ok_or_else(|| bad(io::ErrorKind::InvalidData.into()))?;
-                let taken = if own {
-                    self.commands.take_own(exec, about)
-                } else {
-                    self.commands.take(exec, about)
-                };
-                let command = taken.map_err(|error| Problem::of("system", &error))?;
-                let mut event = Event::now(
-                    Happening::CommandStarted,
-                    &self.record.id,
-                    &self.record.name,
-                );
-                event.command = Some(command);
-                self.held.entry().registry().note(&event);
+                let command = self.take_over(about, &handover, own, descriptor)?;
                 client.answer(&Reply::Taken { command });
             }
             Request::Commands => client.answer(&Reply::Commands {
@@ -377,6 +361,33 @@ impl Supervisor {
             }
         }
         Ok(())
+    }
+
+    fn take_over(
+        &mut self,
+        about: About,
+        handover: &str,
+        own: bool,
+        stream: Option<OwnedFd>,
+    ) -> Result<u32, Problem> {
+        let bad = |error: io::Error| Problem::of("bad-request", &error);
+        let handover = decode(handover).map_err(bad)?;
+        let exec = stream.and_then(|stream| Exec::take_over(stream, handover));
+        let exec = exec.ok_or_else(|| bad(io::ErrorKind::InvalidData.into()))?;
+        let taken = if own {
+            self.commands.take_own(exec, about)
+        } else {
+            self.commands.take(exec, about)
+        };
+        let command = taken.map_err(|error| Problem::of("system", &error))?;
+        let mut event = Event::now(
+            Happening::CommandStarted,
+            &self.record.id,
+            &self.record.name,
+        );
+        event.command = Some(command);
+        self.held.entry().registry().note(&event);
+        Ok(command)
     }
 
     fn signal(&mut self, command: Option<u32>, number: u8) -> Result<(), Problem> {

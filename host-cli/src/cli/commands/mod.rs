@@ -13,8 +13,6 @@ pub(super) mod generate;
 #[cfg(target_os = "linux")]
 pub(super) mod image;
 #[cfg(target_os = "linux")]
-pub(super) mod prune;
-#[cfg(target_os = "linux")]
 pub(super) mod life;
 #[cfg(target_os = "linux")]
 pub(super) mod logs;
@@ -22,6 +20,8 @@ pub(super) mod logs;
 pub(super) mod ls;
 #[cfg(target_os = "linux")]
 pub(super) mod named;
+#[cfg(target_os = "linux")]
+pub(super) mod prune;
 #[cfg(target_os = "linux")]
 pub(super) mod run;
 #[cfg(target_os = "linux")]

@@ -3,7 +3,6 @@
 #[cfg(target_os = "linux")]
 pub(super) mod sandbox;
 
-use std::borrow::Cow;
 use std::io::Write;
 
 use serde::Serialize;
@@ -17,7 +16,7 @@ use crate::tier::place::PassedOver;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Failure {
     /// A word for programs.
-    pub(super) code: Cow<'static, str>,
+    pub(super) code: Box<str>,
     /// What happened, in one line.
     pub(super) message: String,
     /// What to do about it.
@@ -38,7 +37,7 @@ pub(super) struct Failure {
 
 impl Failure {
     /// A failure of the engine.
-    pub(super) fn new(code: impl Into<Cow<'static, str>>, message: String) -> Self {
+    pub(super) fn new(code: impl Into<Box<str>>, message: String) -> Self {
         Self {
             code: code.into(),
             message,
