@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use sandbox_image::manifest::Blob;
 use sandbox_image::progress::{Silent, Step};
 use sandbox_image::store::{Content, Description, Parts};
@@ -87,7 +88,7 @@ impl Store {
                 file.strip_prefix(root)
                     .context("a blob outside its store")?,
             );
-            fs::copy(file, &to).with_context(|| format!("cannot copy {}", file.display()))?;
+            copy(file, &to)?;
         }
         Ok(Self {
             store: sandbox_image::Store::open(target)?,
@@ -143,6 +144,15 @@ pub struct Files {
     pub initramfs: std::path::PathBuf,
     /// The root file system.
     pub rootfs: std::path::PathBuf,
+}
+
+/// Copies a file with its holes.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let mut command = Command::new("cp");
+    command.arg("--sparse=always").arg(from).arg(to);
+    let status = command.status().context("cannot run cp")?;
+    ensure!(status.success(), "cannot copy {}", from.display());
+    Ok(())
 }
 
 /// A cpio archive (format newc) with nothing in it.

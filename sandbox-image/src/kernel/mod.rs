@@ -2,15 +2,16 @@
 //! `sandbox-image/kernel`.
 //!
 //! ```text
-//!  apt-get download ─▶ unpack ─▶ allnoconfig + fragment ─▶ check ─▶ make vmlinux ─▶ strip ─▶ cache
+//!  apt-get download ─▶ unpack ─▶ edit ─▶ allnoconfig + fragment ─▶ check ─▶ make vmlinux ─▶ strip ─▶ cache
 //! ```
 //!
-//! The result is kept under the hash of everything that went into it: source, fragment, recipe and
-//! tool chain. The same inputs give the same bytes. A build that was interrupted goes on where it
+//! The result is kept under the hash of everything that went into it: source, edits,
+//! fragment, recipe and tool chain. The same inputs give the same bytes. A build that was interrupted goes on where it
 //! was; one that failed keeps its tree and its log.
 
 mod compile;
 mod config;
+mod edits;
 mod source;
 
 use std::fs;
@@ -113,6 +114,20 @@ pub enum KernelError {
     /// The source could not be had.
     #[error(transparent)]
     Source(#[from] SourceError),
+    /// The source is not the one that the edits are for.
+    #[error(
+        "{path} has {found} places that say {wanted:?}, expected one: this kernel source is not the \
+         one that the build is made for",
+        path = path.display()
+    )]
+    Edit {
+        /// The file to be edited.
+        path: PathBuf,
+        /// What was looked for.
+        wanted: &'static str,
+        /// How often it is there.
+        found: usize,
+    },
     /// The kernel's configuration is not what the fragment says.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -171,6 +186,7 @@ pub fn build(
     let source_version = origin.version()?;
     let key = Key::builder()
         .input("source", &source_version)
+        .input("edits", edits::text())
         .input("fragment", FRAGMENT)
         .input("recipe", RECIPE)
         .input("tool chain", tool_chain()?)
@@ -188,6 +204,7 @@ pub fn build(
     let entry = cache.find_or_make(KIND, &key, &step, |entry| {
         make_dir(&work)?;
         let tree = origin.unpack(&work, &step)?;
+        edits::apply(&tree)?;
         compile::compile(&tree, &work.join("build.log"), &step)?;
         compile::install(&tree, entry)?;
         fs::remove_dir_all(&work).map_err(failed("remove", &work))
@@ -261,7 +278,7 @@ mod tests {
     #[test]
     fn cmdline_is_one_line_without_comments() {
         let line = cmdline();
-        assert!(line.split(' ').any(|word| word == "panic=-1"), "{line}");
+        assert!(line.split(' ').any(|word| word == "reboot=t"), "{line}");
         assert!(!line.contains(['#', '\n']), "{line}");
     }
 

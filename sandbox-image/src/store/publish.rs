@@ -9,7 +9,7 @@
 //! build or a prune removes them.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -30,6 +30,10 @@ use super::{Store, StoreError, blob_mode, check_name};
 
 /// How much of a file is copied at a time.
 const CHUNK: usize = 1 << 20;
+
+/// How many zeros on end become a hole of the file: a kernel has a megabyte of them to align its
+/// parts, and what is a hole need not be copied into each guest.
+const HOLE: usize = 64 << 10;
 
 /// Space for manifests and folders that must be there besides the files themselves.
 const SPARE_BYTES: u64 = 256 * 1024;
@@ -291,21 +295,38 @@ impl Copied<'_> {
         let mut buffer = vec![0; CHUNK];
         loop {
             let read = match source.read(&mut buffer) {
-                Ok(0) => return Ok(hash.finish()),
+                Ok(0) => break,
                 Ok(read) => read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(failed("read", from)(error)),
             };
             let chunk = buffer.get(..read).unwrap_or_default();
             hash.update(chunk);
-            target
-                .as_file_mut()
-                .write_all(chunk)
+            write_sparsely(target.as_file_mut(), chunk)
                 .map_err(write_failed(target.path(), size))?;
             self.bytes += read as u64;
             self.step.advance(self.bytes, Some(self.total), Unit::Bytes);
         }
+        let (digest, length) = hash.finish();
+        // A hole at the end is not there yet.
+        target
+            .as_file()
+            .set_len(length)
+            .map_err(write_failed(target.path(), size))?;
+        Ok((digest, length))
     }
+}
+
+/// Writes, and passes over zeros.
+fn write_sparsely(file: &mut File, bytes: &[u8]) -> io::Result<()> {
+    for piece in bytes.chunks(HOLE) {
+        if piece.len() == HOLE && piece.iter().all(|byte| *byte == 0) {
+            file.seek(SeekFrom::Current(i64::try_from(HOLE).unwrap_or_default()))?;
+        } else {
+            file.write_all(piece)?;
+        }
+    }
+    Ok(())
 }
 
 /// Compares a file that was stored with what it was said to be.
@@ -324,4 +345,28 @@ pub(super) fn sync_folder(path: &Path) -> Result<(), StoreError> {
     File::open(path)
         .and_then(|folder| folder.sync_all())
         .map_err(failed("sync", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn zeros_become_a_hole_that_reads_the_same() {
+        let mut bytes = vec![0; 40 * HOLE];
+        bytes[0] = 1;
+        bytes[20 * HOLE] = 2;
+        let mut file = tempfile::tempfile().unwrap();
+        write_sparsely(&mut file, &bytes).unwrap();
+        file.set_len(bytes.len() as u64).unwrap();
+
+        let mut back = Vec::new();
+        file.seek(SeekFrom::Start(0)).unwrap();
+        file.read_to_end(&mut back).unwrap();
+        assert!(back == bytes);
+        file.sync_all().unwrap();
+        assert!(file.metadata().unwrap().blocks() * 512 <= 4 * HOLE as u64);
+    }
 }

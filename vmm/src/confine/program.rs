@@ -54,14 +54,12 @@ pub(super) fn assemble<'a>(
         }
     }
     calls.sort_by_key(|call| call.number);
-    let mut program = vec![
-        instruction(LOAD, ARCHITECTURE),
-        jump(JUMP_EQUAL, THIS_ARCHITECTURE, 1, 0),
-        kill(),
-        instruction(LOAD, NUMBER),
-    ];
-    program.extend(search(&calls)?);
-    Ok(program)
+    let mut program = Vec::with_capacity(256);
+    program.push(load(ARCHITECTURE));
+    program.push(test(JUMP_EQUAL, THIS_ARCHITECTURE, To::Skip(0), To::Kill));
+    program.push(load(NUMBER));
+    search(&calls, &mut program)?;
+    link(&program)
 }
 
 /// A system call and the sets of conditions of which one has to hold.
@@ -70,80 +68,140 @@ struct Call<'a> {
     alternatives: Vec<&'a [Argument]>,
 }
 
-/// The number is loaded; every path ends with a return.
-fn search(calls: &[Call<'_>]) -> Result<BpfProgram, ProgramError> {
+/// Where a test leads.
+#[derive(Clone, Copy)]
+enum To {
+    /// To what follows, but for so many instructions.
+    Skip(u8),
+    /// To one of the two ends of the program, which all paths share: what the kernel compiles for
+    /// each thread is half as long so.
+    Allow,
+    Kill,
+}
+
+/// An instruction before it is known where the program ends.
+#[derive(Clone, Copy)]
+struct Step {
+    code: u16,
+    value: u32,
+    if_true: To,
+    if_false: To,
+}
+
+/// The number is loaded; every path ends in one of the two ends.
+fn search(calls: &[Call<'_>], program: &mut Vec<Step>) -> Result<(), ProgramError> {
     let (below, above) = calls.split_at(calls.len() / 2);
     let Some(middle) = above.first() else {
-        return Ok(vec![kill()]);
+        return Ok(());
     };
     if below.is_empty() {
-        let mut program = vec![jump(JUMP_EQUAL, middle.number, 1, 0), kill()];
-        program.extend(permit(&middle.alternatives)?);
-        return Ok(program);
+        return permit(middle, program);
     }
-    let (below, above) = (search(below)?, search(above)?);
-    let mut program = vec![jump(
+    let at = program.len();
+    program.push(test(
         JUMP_GREATER_EQUAL,
         middle.number,
-        distance(&below)?,
-        0,
-    )];
-    program.extend(below);
-    program.extend(above);
-    Ok(program)
-}
-
-/// The call is one of those in question: allow it if one of the alternatives holds.
-fn permit(alternatives: &[&[Argument]]) -> Result<BpfProgram, ProgramError> {
-    let mut program = Vec::new();
-    for conditions in alternatives {
-        let mut checks = vec![allow()];
-        for condition in conditions.iter().rev() {
-            let (index, check) = match *condition {
-                Argument::Is(index, value) => (index, (JUMP_EQUAL, value, 0, distance(&checks)?)),
-                Argument::Lacks(index, bits) => {
-                    (index, (JUMP_ANY_BIT, bits, distance(&checks)?, 0))
-                }
-            };
-            let (code, value, if_true, if_false) = check;
-            let value = u32::try_from(value).map_err(|_| ProgramError::Number)?;
-            let word = FIRST_ARGUMENT + 8 * u32::from(index);
-            let check = [
-                instruction(LOAD, word),
-                jump(code, value, if_true, if_false),
-            ];
-            checks.splice(0..0, check);
-        }
-        program.extend(checks);
+        To::Kill,
+        To::Skip(0),
+    ));
+    search(below, program)?;
+    let skipped = skip(program.len() - at - 1)?;
+    if let Some(step) = program.get_mut(at) {
+        step.if_true = skipped;
     }
-    program.push(kill());
+    search(above, program)
+}
+
+/// Allows the call if one of its alternatives holds.
+fn permit(call: &Call<'_>, program: &mut Vec<Step>) -> Result<(), ProgramError> {
+    if call
+        .alternatives
+        .iter()
+        .any(|conditions| conditions.is_empty())
+    {
+        program.push(test(JUMP_EQUAL, call.number, To::Allow, To::Kill));
+        return Ok(());
+    }
+    program.push(test(JUMP_EQUAL, call.number, To::Skip(0), To::Kill));
+    for (index, conditions) in call.alternatives.iter().enumerate() {
+        let last = index + 1 == call.alternatives.len();
+        // A load and a test for each condition; what fails goes on behind the last of them.
+        let length = 2 * conditions.len();
+        for (index, condition) in conditions.iter().enumerate() {
+            let at = 2 * index + 1;
+            let fails = match last {
+                true => To::Kill,
+                false => skip(length - at - 1)?,
+            };
+            let holds = if at + 1 == length {
+                To::Allow
+            } else {
+                To::Skip(0)
+            };
+            let (word, code, value, if_true, if_false) = match *condition {
+                Argument::Is(word, value) => (word, JUMP_EQUAL, value, holds, fails),
+                Argument::Lacks(word, bits) => (word, JUMP_ANY_BIT, bits, fails, holds),
+            };
+            let value = u32::try_from(value).map_err(|_| ProgramError::Number)?;
+            program.push(load(FIRST_ARGUMENT + 8 * u32::from(word)));
+            program.push(test(code, value, if_true, if_false));
+        }
+    }
+    Ok(())
+}
+
+/// Puts the two ends behind the program and directs everything to them.
+fn link(steps: &[Step]) -> Result<BpfProgram, ProgramError> {
+    let distance = |at: usize, to: To| {
+        let skipped = match to {
+            To::Skip(count) => return Ok(count),
+            To::Allow => steps.len() - at - 1,
+            To::Kill => steps.len() - at,
+        };
+        u8::try_from(skipped).map_err(|_| ProgramError::TooLong)
+    };
+    let mut program = Vec::with_capacity(steps.len() + 2);
+    for (at, step) in steps.iter().enumerate() {
+        program.push(match step.code {
+            LOAD => instruction(LOAD, step.value),
+            code => sock_filter {
+                code,
+                jt: distance(at, step.if_true)?,
+                jf: distance(at, step.if_false)?,
+                k: step.value,
+            },
+        });
+    }
+    program.push(instruction(RETURN, libc::SECCOMP_RET_ALLOW));
+    program.push(instruction(RETURN, libc::SECCOMP_RET_KILL_PROCESS));
     Ok(program)
 }
 
-/// The length of code that a jump skips.
-fn distance(skipped: &BpfProgram) -> Result<u8, ProgramError> {
-    u8::try_from(skipped.len()).map_err(|_| ProgramError::TooLong)
+fn skip(count: usize) -> Result<To, ProgramError> {
+    let count = u8::try_from(count).map_err(|_| ProgramError::TooLong)?;
+    Ok(To::Skip(count))
 }
 
-fn jump(code: u16, value: u32, if_true: u8, if_false: u8) -> sock_filter {
-    sock_filter {
+fn load(offset: u32) -> Step {
+    test(LOAD, offset, To::Skip(0), To::Skip(0))
+}
+
+fn test(code: u16, value: u32, if_true: To, if_false: To) -> Step {
+    Step {
         code,
-        jt: if_true,
-        jf: if_false,
-        k: value,
+        value,
+        if_true,
+        if_false,
     }
 }
 
 fn instruction(code: u16, value: u32) -> sock_filter {
-    jump(code, value, 0, 0)
-}
-
-fn allow() -> sock_filter {
-    instruction(RETURN, libc::SECCOMP_RET_ALLOW)
-}
-
-fn kill() -> sock_filter {
-    instruction(RETURN, libc::SECCOMP_RET_KILL_PROCESS)
+    sock_filter {
+        code,
+        jt: 0,
+        jf: 0,
+        k: value,
+    }
 }
 
 #[cfg(test)]

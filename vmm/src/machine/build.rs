@@ -16,7 +16,7 @@ use crate::arch::native::cpu::{self, CpuTemplate};
 use crate::arch::native::layout::{self, VirtioSlot};
 use crate::arch::native::loader::{self, Entry, Payload};
 use crate::arch::native::topology::Topology;
-use crate::arch::native::{acpi, mptable};
+use crate::arch::native::{acpi, ioapic, mptable};
 use crate::bus::Buses;
 use crate::cmdline::CommandLine;
 use crate::config::{DeviceDiscovery, MAX_DISKS, MAX_VCPUS, MIN_MEMORY_MIB, MachineConfig};
@@ -85,6 +85,7 @@ impl Machine {
             ..
         } = board;
         StopWatch::subscribe(&mut events, &stop);
+        ioapic::set_up(&vm, interrupts(&virtio))?;
         trace.mark("devices-made");
 
         let entry = load(
@@ -229,6 +230,11 @@ fn add_entropy(board: &mut Board<'_>, config: &MachineConfig) -> Result<(), Mach
     Ok(())
 }
 
+/// The interrupts that a machine uses.
+fn interrupts(virtio: &[VirtioSlot]) -> impl Iterator<Item = u32> {
+    once(layout::SERIAL_GSI).chain(virtio.iter().map(|slot| slot.gsi))
+}
+
 fn describe(
     ram: &GuestRam,
     config: &MachineConfig,
@@ -242,8 +248,7 @@ fn describe(
             for slot in virtio {
                 cmdline.add_virtio_mmio(slot.base, layout::VIRTIO_MMIO_SIZE, slot.gsi)?;
             }
-            let gsis = virtio.iter().map(|slot| slot.gsi);
-            let tables = mptable::tables(topology, once(layout::SERIAL_GSI).chain(gsis));
+            let tables = mptable::tables(topology, interrupts(virtio));
             memory::write(ram, layout::MP_TABLES, &tables)?;
             None
         }

@@ -18,10 +18,12 @@ mod mapping;
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 
+use rustix::fs;
+use rustix::io::Errno;
 use vm_memory::mmap::MmapRegionError;
 use vm_memory::{
-    Address, Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap, GuestRegionCollectionError,
-    GuestRegionMmap, atomic::GuestMemoryAtomic,
+    Address, Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryMmap,
+    GuestRegionCollectionError, GuestRegionMmap, atomic::GuestMemoryAtomic,
 };
 
 pub use mapping::HostPages;
@@ -60,7 +62,7 @@ pub enum MemoryError {
     Arrange(#[source] GuestRegionCollectionError),
     /// The host refused advice on how to back the memory.
     #[error("choosing the page size of guest memory")]
-    Advise(#[source] rustix::io::Errno),
+    Advise(#[source] Errno),
     /// A file does not fit where it should go.
     #[error("no guest memory at {at:#x} for {size} bytes")]
     OutOfRange {
@@ -112,17 +114,65 @@ pub fn allocate(ranges: &[(GuestAddress, u64)]) -> Result<GuestRam, MemoryError>
     GuestRam::from_regions(regions).map_err(MemoryError::Arrange)
 }
 
-/// Copies `size` bytes of `file`, from `offset` on, to guest address `at`.
+/// Copies `size` bytes of `file`, from `offset` on, to guest address `at`, where nothing was written
+/// yet: holes of the file, which read as zeros, are left out.
 ///
 /// # Errors
 /// When the place is not in guest memory, or the file cannot be read or ends early.
 pub fn place_file(
     ram: &GuestRam,
     at: GuestAddress,
-    mut file: &File,
+    file: &File,
     offset: u64,
     size: u64,
 ) -> Result<(), MemoryError> {
+    let failed = |source| MemoryError::ReadFile {
+        at: at.raw_value(),
+        source,
+    };
+    let out_of_range = || MemoryError::OutOfRange {
+        at: at.raw_value(),
+        size,
+    };
+    let end = offset.checked_add(size).ok_or_else(out_of_range)?;
+    if at
+        .checked_add(size)
+        .is_none_or(|end| end > ram.last_addr().unchecked_add(1))
+    {
+        return Err(out_of_range());
+    }
+    if file.metadata().map_err(failed)?.len() < end {
+        return Err(failed(io::ErrorKind::UnexpectedEof.into()));
+    }
+    let mut done = offset;
+    while let Some((from, to)) = data_in(file, done, end).map_err(failed)? {
+        let target = at.checked_add(from - offset).ok_or_else(out_of_range)?;
+        copy(ram, target, file, to - from)?;
+        done = to;
+    }
+    Ok(())
+}
+
+/// Finds the first part of a file between two offsets that is not a hole. Leaves the file's position
+/// at its start.
+fn data_in(mut file: &File, from: u64, end: u64) -> io::Result<Option<(u64, u64)>> {
+    if from >= end {
+        return Ok(None);
+    }
+    let (start, hole) = match fs::seek(file, fs::SeekFrom::Data(from)) {
+        Ok(start) if start >= end => return Ok(None),
+        Ok(start) => (start, fs::seek(file, fs::SeekFrom::Hole(start))?),
+        Err(Errno::NXIO) => return Ok(None),
+        // A file system that does not tell.
+        Err(Errno::INVAL) => (from, end),
+        Err(error) => return Err(error.into()),
+    };
+    file.seek(SeekFrom::Start(start))?;
+    Ok(Some((start, hole.min(end))))
+}
+
+/// Copies what comes next in a file.
+fn copy(ram: &GuestRam, at: GuestAddress, mut file: &File, size: u64) -> Result<(), MemoryError> {
     let out_of_range = || MemoryError::OutOfRange {
         at: at.raw_value(),
         size,
@@ -131,7 +181,6 @@ pub fn place_file(
         at: at.raw_value(),
         source,
     };
-    file.seek(SeekFrom::Start(offset)).map_err(failed)?;
     let mut done = 0;
     while done < size {
         let to = at.checked_add(done).ok_or_else(out_of_range)?;
@@ -195,6 +244,23 @@ mod tests {
             assert_eq!(read(&ram, at, content.len()), content);
             assert_eq!(read(&ram, at + size, 64), [0; 64]);
         }
+    }
+
+    #[test]
+    fn holes_of_a_file_are_left_out_and_what_follows_them_is_not() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[1; 4096]).unwrap();
+        file.seek(SeekFrom::Start(1 << 20)).unwrap();
+        file.write_all(&[2; 4096]).unwrap();
+        file.set_len(2 << 20).unwrap();
+        let (ram, at) = (ram(), GuestAddress(0));
+
+        place_file(&ram, at, &file, 0, 2 << 20).unwrap();
+        assert_eq!(read(&ram, 0, 4097), [vec![1; 4096], vec![0]].concat());
+        assert_eq!(read(&ram, 1 << 20, 4097), [vec![2; 4096], vec![0]].concat());
+
+        place_file(&ram, GuestAddress(2 << 20), &file, (1 << 20) + 4000, 200).unwrap();
+        assert_eq!(read(&ram, 2 << 20, 97), [vec![2; 96], vec![0]].concat());
     }
 
     #[test]

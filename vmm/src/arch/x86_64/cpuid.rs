@@ -17,6 +17,7 @@ mod leaf1_ecx {
     pub(super) const EIST: u32 = 1 << 7;
     pub(super) const TM2: u32 = 1 << 8;
     pub(super) const PDCM: u32 = 1 << 15;
+    pub(super) const X2APIC: u32 = 1 << 21;
     pub(super) const TSC_DEADLINE: u32 = 1 << 24;
     pub(super) const HYPERVISOR: u32 = 1 << 31;
     pub(super) const HIDDEN: u32 = DTES64 | MONITOR | DS_CPL | VMX | SMX | EIST | TM2 | PDCM;
@@ -97,6 +98,11 @@ fn features(entry: &mut kvm_cpuid_entry2, apic_id: u32, cores: u32) {
     entry.edx &= !(LEAF1_EDX_DS | LEAF1_EDX_HTT);
     if cores > 1 {
         entry.edx |= LEAF1_EDX_HTT;
+    } else {
+        // Linux saves and restores the whole I/O APIC, at 200 exits, to switch to x2APIC. What that
+        // is good for is cheap interrupts to other CPUs: the timer's deadline and the end of an
+        // interrupt need no register of the APIC in a KVM guest.
+        entry.ecx &= !leaf1_ecx::X2APIC;
     }
     // EBX[31:24]: APIC id, EBX[23:16]: addressable logical processors, EBX[15:8]: CLFLUSH size.
     entry.ebx = (entry.ebx & 0xffff) | cores.next_power_of_two() << 16 | apic_id << 24;

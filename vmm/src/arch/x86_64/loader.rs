@@ -7,6 +7,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use vm_memory::GuestAddress;
@@ -137,7 +138,9 @@ pub fn load(ram: &GuestRam, ram_size: u64, payload: &Payload<'_>) -> Result<Entr
     let kernel = Source::of(payload.kernel).map_err(LoadError::ReadKernel)?;
     if kernel.is_elf()? {
         let image = elf::load(ram, low_end, &kernel)?;
-        let initramfs = place_initramfs(ram, payload.initramfs, image.end, low_end)?;
+        // Right behind the kernel, in huge pages that the kernel's end begins.
+        let room = image.end..low_end;
+        let initramfs = place_initramfs(ram, payload.initramfs, room, Corner::Lowest)?;
         pvh::write_start_info(ram, ram_size, payload, initramfs)?;
         return Ok(Entry {
             mode: EntryMode::Pvh,
@@ -145,8 +148,9 @@ pub fn load(ram: &GuestRam, ram_size: u64, payload: &Payload<'_>) -> Result<Entr
         });
     }
     let image = bzimage::load(ram, low_end, &kernel)?;
-    let limit = low_end.min(image.initramfs_limit());
-    let initramfs = place_initramfs(ram, payload.initramfs, image.end(), limit)?;
+    // It unpacks itself, and takes more room than its header says when it looks for a place.
+    let room = image.end()..low_end.min(image.initramfs_limit());
+    let initramfs = place_initramfs(ram, payload.initramfs, room, Corner::Highest)?;
     bzimage::write_zero_page(ram, ram_size, &image, payload, initramfs)?;
     Ok(Entry {
         mode: EntryMode::Linux64,
@@ -154,23 +158,35 @@ pub fn load(ram: &GuestRam, ram_size: u64, payload: &Payload<'_>) -> Result<Entr
     })
 }
 
-/// Puts the initramfs as high as it goes, where it is in no one's way.
+/// Which end of the free room an initramfs is put at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Corner {
+    Lowest,
+    Highest,
+}
+
+/// Puts the initramfs at one end of the room that the kernel leaves.
 fn place_initramfs(
     ram: &GuestRam,
     file: Option<&File>,
-    kernel_end: u64,
-    limit: u64,
+    room: Range<u64>,
+    corner: Corner,
 ) -> Result<Option<Placed>, LoadError> {
     let Some(file) = file else { return Ok(None) };
     let size = file.metadata().map_err(LoadError::ReadInitramfs)?.len();
     if size == 0 {
         return Err(LoadError::EmptyInitramfs);
     }
-    let start = limit
-        .checked_sub(size)
-        .map(|start| start & !(PAGE_SIZE - 1))
-        .filter(|start| *start >= kernel_end)
-        .ok_or_else(|| too_little_memory(kernel_end.saturating_add(size), limit))?;
+    let highest = room.end.checked_sub(size);
+    let highest = highest.map(|start| start & !(PAGE_SIZE - 1));
+    let lowest = room.start.checked_next_multiple_of(PAGE_SIZE);
+    let start = match (lowest, highest) {
+        (Some(lowest), Some(highest)) if lowest <= highest => match corner {
+            Corner::Lowest => lowest,
+            Corner::Highest => highest,
+        },
+        _ => return Err(too_little_memory(room.start.saturating_add(size), room.end)),
+    };
     let placed = Placed {
         start: GuestAddress(start),
         size,

@@ -5,6 +5,7 @@ mod bzimage;
 pub mod cpu;
 pub mod cpuid;
 mod elf;
+pub mod ioapic;
 pub mod layout;
 pub mod loader;
 pub mod mptable;

@@ -19,7 +19,7 @@ use crate::devices::virtio::{
 
 /// The size of each queue. The guest fills the whole RX queue with buffers of a page when it boots:
 /// a larger one costs memory and time there, and more than a connection's window is of no use.
-const QUEUE_SIZES: [u16; 3] = [128, 128, 8];
+const QUEUE_SIZES: [u16; 3] = [64, 128, 8];
 
 /// How often the reactor is asked before the rings get their turn: each entry can be heard once.
 const MAX_POLLS: usize = MAX_ENTRIES / reactor::BATCH + 1;
