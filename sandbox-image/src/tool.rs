@@ -11,7 +11,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -204,7 +204,7 @@ fn supervise(
 /// sets the parent-death signal; without it (it is part of every Debian) the command stays in our
 /// group, where a terminal's Ctrl-C reaches it.
 fn guarded(command: &Command) -> Command {
-    let mut run = match find("setpriv") {
+    let mut run = match find("setpriv").filter(|path| !is_busybox(path)) {
         Some(setpriv) => {
             let mut run = Command::new(setpriv);
             run.args(["--pdeathsig", "TERM", "--"])
@@ -226,6 +226,12 @@ fn guarded(command: &Command) -> Command {
     }
     run.env("LC_ALL", "C.UTF-8").env_remove("LANGUAGE");
     run
+}
+
+/// Whether a program is part of BusyBox, whose `setpriv` knows no parent-death signal.
+fn is_busybox(program: &Path) -> bool {
+    let program = program.canonicalize().unwrap_or_default();
+    program.file_name().is_some_and(|name| name == "busybox")
 }
 
 /// Passes lines on until the program has ended (`true`) or the deadline has passed (`false`).
@@ -364,6 +370,16 @@ mod tests {
         let error = output(&shell("sleep 60 & sleep 60"), Duration::from_millis(100)).unwrap_err();
         assert!(matches!(error, ToolError::TimedOut { .. }), "{error}");
         assert!(start.elapsed() < Duration::from_secs(10));
+    }
+
+    #[test]
+    fn a_link_to_busybox_is_told_from_a_program_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let (busybox, link) = (folder.path().join("busybox"), folder.path().join("setpriv"));
+        std::fs::write(&busybox, "").unwrap();
+        std::os::unix::fs::symlink(&busybox, &link).unwrap();
+        assert!(is_busybox(&link));
+        assert!(!is_busybox(folder.path()));
     }
 
     #[test]

@@ -75,10 +75,13 @@ impl Judgement {
         }
     }
 
+    /// A failure. What a program has said may have many lines; a table has room for one.
     pub(crate) fn failed(detail: impl Into<String>) -> Self {
+        let detail = detail.into();
+        let lines: Vec<_> = detail.lines().map(str::trim).collect();
         Self {
             result: Verdict::Failed,
-            detail: detail.into(),
+            detail: lines.join(" | "),
         }
     }
 
@@ -254,6 +257,11 @@ mod tests {
         report.add("tools", Some(Tier::Docker), Judgement::failed("no curl"));
         assert!(!report.passed());
         assert_eq!(report.failures().count(), 1);
+    }
+
+    #[test]
+    fn a_failure_has_one_line() {
+        assert_eq!(Judgement::failed("a:\n  b\nc").detail, "a: | b | c");
     }
 
     #[test]
