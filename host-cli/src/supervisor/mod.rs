@@ -15,6 +15,7 @@
 //! It passes streams on and does not stand in them: what `exec` moves does not go through here. Only
 //! commands that nobody is attached to are held here ([`commands`]).
 
+mod clients;
 mod commands;
 pub(crate) mod door;
 pub(crate) mod launch;

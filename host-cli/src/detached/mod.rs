@@ -1,28 +1,24 @@
 //! A sandbox that outlives the program that started it, as its users see it.
 
-use std::io::{self, ErrorKind};
+mod conversation;
+mod error;
+
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use agent_client::{ClientError, Exec, Session, SessionOptions};
 use agent_protocol::message::{ExecRequest, ExitReport, TerminalSize};
-use rustix::event::{PollFd, PollFlags, poll};
 
+use self::conversation::is_readable;
+pub use self::error::DetachedError;
 use crate::error::Problem;
 use crate::host::memory_mib;
 use crate::registry::events::{Event, Happening};
 use crate::registry::record::{Ending, Plan, Record, Status};
 use crate::registry::{Entry, Name, Registry, RegistryError, State};
-use crate::spec::SpecError;
-use crate::supervisor::door::knock;
 use crate::supervisor::launch::{Owned, launch};
-use crate::supervisor::message::{Asked, Reply, Request, VERSION, encode, receive, send};
-use crate::supervisor::{About, Command, LaunchError, OwnCommand};
-
-/// How long a supervisor may take to open its door once its sandbox runs, and how often to look.
-const DOOR_PATIENCE: Duration = Duration::from_secs(60);
-const DOOR_PAUSE: Duration = Duration::from_millis(10);
+use crate::supervisor::message::{Reply, Request, encode};
+use crate::supervisor::{About, Command, OwnCommand};
 
 /// How much longer than the grace that it was given a sandbox may take to end.
 const END_SLACK: Duration = Duration::from_secs(30);
@@ -38,85 +34,6 @@ pub struct Detached {
 pub struct Attached {
     detached: Detached,
     owned: Owned,
-}
-
-/// Something that a detached sandbox cannot do.
-#[derive(Debug, thiserror::Error)]
-pub enum DetachedError {
-    /// What is known of it cannot be used.
-    #[error(transparent)]
-    Registry(#[from] RegistryError),
-    /// No sandbox can be like this.
-    #[error(transparent)]
-    Spec(#[from] SpecError),
-    /// It did not start.
-    #[error(transparent)]
-    Launch(#[from] LaunchError),
-    /// It does not run.
-    #[error("sandbox {name} is not running: {}", what_it_is(*state))]
-    NotRunning {
-        /// Its name.
-        name: Name,
-        /// What it is instead.
-        state: State,
-    },
-    /// It runs, and should not.
-    #[error("sandbox {name} is running: stop it first, or use --force")]
-    Running {
-        /// Its name.
-        name: Name,
-    },
-    /// Its supervisor says no.
-    #[error("{0}")]
-    Refused(Problem),
-    /// Its supervisor cannot be spoken to.
-    #[error("the supervisor of sandbox {name} cannot be spoken to")]
-    Supervisor {
-        /// The sandbox's name.
-        name: Name,
-        /// The system's reason.
-        source: io::Error,
-    },
-    /// It did not end in time.
-    #[error("sandbox {name} did not end in {} s", waited.as_secs())]
-    DidNotEnd {
-        /// Its name.
-        name: Name,
-        /// How long it was waited for.
-        waited: Duration,
-    },
-    /// The caller gave up.
-    #[error("interrupted")]
-    Interrupted,
-    /// The command cannot be run.
-    #[error(transparent)]
-    Client(#[from] ClientError),
-}
-
-impl DetachedError {
-    /// The same as every other problem.
-    #[must_use]
-    pub fn problem(&self) -> Problem {
-        let of = |code: &str| Problem::of(code, self);
-        match self {
-            Self::Registry(error) => of(error.code()),
-            Self::Spec(_) => of("usage"),
-            Self::Launch(error) => error.problem(),
-            Self::NotRunning { name, .. } => Problem {
-                hint: Some(format!("`sovereign start {name}` starts it")),
-                ..of("not-running")
-            },
-            Self::Running { .. } => of("running"),
-            Self::Refused(problem) => problem.clone(),
-            Self::Supervisor { .. } => of("supervisor-lost"),
-            Self::DidNotEnd { .. } => of("did-not-end"),
-            Self::Interrupted => of("interrupted"),
-            Self::Client(error) => Problem {
-                exit_code: error.exit_code(),
-                ..of(crate::sandbox::client_code(error))
-            },
-        }
-    }
 }
 
 impl Detached {
@@ -445,161 +362,6 @@ impl Detached {
         }
         Ok(held.remove()?)
     }
-
-    fn done(&self, request: Request) -> Result<(), DetachedError> {
-        match self.ask(request, None)?.0 {
-            Reply::Done => Ok(()),
-            reply => Err(self.unexpected(reply)),
-        }
-    }
-
-    fn ask(
-        &self,
-        request: Request,
-        descriptor: Option<BorrowedFd>,
-    ) -> Result<(Reply, Option<OwnedFd>, OwnedFd), DetachedError> {
-        let socket = self.knock(request, descriptor)?;
-        let (reply, descriptor) = self.hear(&socket)?;
-        Ok((reply, descriptor, socket))
-    }
-
-    /// Comes to the supervisor's door and says what is wanted.
-    fn knock(
-        &self,
-        request: Request,
-        descriptor: Option<BorrowedFd>,
-    ) -> Result<OwnedFd, DetachedError> {
-        let asked = Asked {
-            version: VERSION,
-            request,
-        };
-        let deadline = Instant::now() + DOOR_PATIENCE;
-        loop {
-            let sent = knock(&self.entry)
-                .and_then(|socket| send(&socket, &asked, descriptor).map(|()| socket));
-            let error = match sent {
-                Ok(socket) => return Ok(socket),
-                Err(error) => error,
-            };
-            let gone = matches!(
-                error.kind(),
-                ErrorKind::NotFound
-                    | ErrorKind::ConnectionRefused
-                    | ErrorKind::ConnectionReset
-                    | ErrorKind::BrokenPipe
-            );
-            if !gone {
-                return Err(self.lost(error));
-            }
-            let record = self.entry.read()?;
-            match self.entry.state(&record) {
-                // It is coming up, or going down.
-                State::Starting | State::Running if Instant::now() < deadline => {
-                    thread::sleep(DOOR_PAUSE);
-                }
-                state => {
-                    return Err(DetachedError::NotRunning {
-                        name: record.name,
-                        state,
-                    });
-                }
-            }
-        }
-    }
-
-    fn hear(&self, socket: &OwnedFd) -> Result<(Reply, Option<OwnedFd>), DetachedError> {
-        match receive(socket) {
-            Ok(Some((Reply::Refused { problem }, _))) => Err(DetachedError::Refused(problem)),
-            Ok(Some(heard)) => Ok(heard),
-            Ok(None) => {
-                let record = self.entry.read()?;
-                Err(DetachedError::NotRunning {
-                    state: self.entry.state(&record),
-                    name: record.name,
-                })
-            }
-            Err(error) => Err(self.lost(error)),
-        }
-    }
-
-    /// Waits for the word that the sandbox has ended.
-    fn end_by(
-        &self,
-        socket: OwnedFd,
-        cancel: Option<BorrowedFd>,
-        patience: Option<Duration>,
-    ) -> Result<Ending, DetachedError> {
-        let deadline = patience.and_then(|patience| Instant::now().checked_add(patience));
-        match is_readable(&socket, cancel, deadline) {
-            Ok(true) => {}
-            Ok(false) => return Err(DetachedError::Interrupted),
-            Err(error) if error.kind() == ErrorKind::TimedOut => {
-                return Err(DetachedError::DidNotEnd {
-                    name: self.entry.read()?.name,
-                    waited: patience.unwrap_or_default(),
-                });
-            }
-            Err(error) => return Err(self.lost(error)),
-        }
-        match receive(&socket) {
-            Ok(Some((Reply::Ended { ending }, _))) => Ok(ending),
-            Ok(Some((Reply::Refused { problem }, _))) => Err(DetachedError::Refused(problem)),
-            Ok(Some((reply, _))) => Err(self.unexpected(reply)),
-            // It was killed.
-            Ok(None) => self.ending(),
-            Err(error) => Err(self.lost(error)),
-        }
-    }
-
-    /// How it ended, by its record.
-    fn ending(&self) -> Result<Ending, DetachedError> {
-        let record = self.entry.read()?;
-        let state = self.entry.state(&record);
-        match record.status {
-            Status::Ended { ending, .. } => Ok(ending),
-            Status::Failed { problem, .. } => Ok(Ending::Broken { problem }),
-            Status::Running { .. } if state == State::Dead => Ok(Ending::Broken {
-                problem: Problem::new(
-                    "supervisor-killed",
-                    format!("sandbox {}: its supervisor was killed", record.name),
-                ),
-            }),
-            Status::Created | Status::Running { .. } => Err(DetachedError::NotRunning {
-                name: record.name,
-                state,
-            }),
-        }
-    }
-
-    fn expect_descriptor(
-        &self,
-        reply: Reply,
-        descriptor: Option<OwnedFd>,
-    ) -> Result<OwnedFd, DetachedError> {
-        match (reply, descriptor) {
-            (Reply::Descriptor, Some(descriptor)) => Ok(descriptor),
-            (reply, _) => Err(self.unexpected(reply)),
-        }
-    }
-
-    fn unexpected(&self, reply: Reply) -> DetachedError {
-        match reply {
-            Reply::Refused { problem } => DetachedError::Refused(problem),
-            reply => self.lost(io::Error::other(format!(
-                "an answer that is none: {reply:?}"
-            ))),
-        }
-    }
-
-    fn lost(&self, source: io::Error) -> DetachedError {
-        match self.entry.read() {
-            Ok(record) => DetachedError::Supervisor {
-                name: record.name,
-                source,
-            },
-            Err(error) => error.into(),
-        }
-    }
 }
 
 impl Attached {
@@ -617,40 +379,5 @@ impl Attached {
     pub fn let_go(self) -> Detached {
         self.owned.let_go();
         self.detached
-    }
-}
-
-/// Waits for something to read. `false` if the caller gave up.
-fn is_readable(
-    socket: &OwnedFd,
-    cancel: Option<BorrowedFd>,
-    deadline: Option<Instant>,
-) -> io::Result<bool> {
-    loop {
-        let cancel = cancel.unwrap_or(socket.as_fd());
-        let mut fds = [
-            PollFd::new(socket, PollFlags::IN),
-            PollFd::from_borrowed_fd(cancel, PollFlags::IN),
-        ];
-        let left = deadline.map(crate::deadline::remaining);
-        rustix::io::retry_on_intr(|| poll(&mut fds, left.as_ref()))?;
-        let [socket, cancel] = fds.map(|fd| !fd.revents().is_empty());
-        if socket || cancel {
-            return Ok(socket);
-        }
-        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-            return Err(ErrorKind::TimedOut.into());
-        }
-    }
-}
-
-const fn what_it_is(state: State) -> &'static str {
-    match state {
-        State::Created => "it was never started",
-        State::Starting => "it is still being started",
-        State::Running => "it has just ended",
-        State::Exited => "it has ended",
-        State::Failed => "it did not start",
-        State::Dead => "its supervisor was killed",
     }
 }

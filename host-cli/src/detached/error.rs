@@ -1,0 +1,102 @@
+//! How a detached sandbox can fail its user.
+
+use std::io;
+use std::time::Duration;
+
+use agent_client::ClientError;
+
+use crate::error::Problem;
+use crate::registry::{Name, RegistryError, State};
+use crate::sandbox::client_code;
+use crate::spec::SpecError;
+use crate::supervisor::LaunchError;
+
+/// Something that a detached sandbox cannot do.
+#[derive(Debug, thiserror::Error)]
+pub enum DetachedError {
+    /// What is known of it cannot be used.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// No sandbox can be like this.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// It did not start.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// It does not run.
+    #[error("sandbox {name} is not running: {}", what_it_is(*state))]
+    NotRunning {
+        /// Its name.
+        name: Name,
+        /// What it is instead.
+        state: State,
+    },
+    /// It runs, and should not.
+    #[error("sandbox {name} is running: stop it first, or use --force")]
+    Running {
+        /// Its name.
+        name: Name,
+    },
+    /// Its supervisor says no.
+    #[error("{0}")]
+    Refused(Problem),
+    /// Its supervisor cannot be spoken to.
+    #[error("the supervisor of sandbox {name} cannot be spoken to")]
+    Supervisor {
+        /// The sandbox's name.
+        name: Name,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// It did not end in time.
+    #[error("sandbox {name} did not end in {} s", waited.as_secs())]
+    DidNotEnd {
+        /// Its name.
+        name: Name,
+        /// How long it was waited for.
+        waited: Duration,
+    },
+    /// The caller gave up.
+    #[error("interrupted")]
+    Interrupted,
+    /// The command cannot be run.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+}
+
+impl DetachedError {
+    /// The same as every other problem.
+    #[must_use]
+    pub fn problem(&self) -> Problem {
+        let of = |code: &str| Problem::of(code, self);
+        match self {
+            Self::Registry(error) => of(error.code()),
+            Self::Spec(_) => of("usage"),
+            Self::Launch(error) => error.problem(),
+            Self::NotRunning { name, .. } => Problem {
+                hint: Some(format!("`sovereign start {name}` starts it")),
+                ..of("not-running")
+            },
+            Self::Running { .. } => of("running"),
+            Self::Refused(problem) => problem.clone(),
+            Self::Supervisor { .. } => of("supervisor-lost"),
+            Self::DidNotEnd { .. } => of("did-not-end"),
+            Self::Interrupted => of("interrupted"),
+            Self::Client(error) => Problem {
+                exit_code: error.exit_code(),
+                ..of(client_code(error))
+            },
+        }
+    }
+}
+
+const fn what_it_is(state: State) -> &'static str {
+    match state {
+        State::Created => "it was never started",
+        State::Starting => "it is still being started",
+        State::Running => "it has just ended",
+        State::Exited => "it has ended",
+        State::Failed => "it did not start",
+        State::Dead => "its supervisor was killed",
+    }
+}

@@ -1,0 +1,216 @@
+//! Those who come to the door, and what they ask for.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use agent_client::Exec;
+
+use super::commands::OWN;
+use super::message::{About, Asked, Reply, Request, VERSION, decode, receive, send};
+use super::note;
+use super::serve::Supervisor;
+use crate::error::Problem;
+use crate::registry::events::{Event, Happening};
+use crate::registry::record::Ending;
+
+const SIGTERM: u8 = 15;
+
+/// Somebody at the door.
+pub(super) struct Client {
+    pub(super) socket: OwnedFd,
+    pub(super) wants: Wants,
+}
+
+/// What a client is there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wants {
+    /// It has not said yet.
+    ToAsk,
+    /// A session is open for as long as it is there.
+    Session,
+    /// To hear of the sandbox's end.
+    End,
+    /// To hear of a command's end.
+    CommandEnd(u32),
+}
+
+impl Supervisor {
+    /// Hears a client. Returns it if it stays.
+    pub(super) fn hear(&mut self, mut client: Client) -> io::Result<Option<Client>> {
+        if client.wants != Wants::ToAsk {
+            // It has nothing more to say: it is gone.
+            return Ok(None);
+        }
+        let (asked, descriptor) = match receive::<Asked>(&client.socket) {
+            Ok(Some(heard)) => heard,
+            Ok(None) => return Ok(None),
+            Err(error) => {
+                client.refuse(Problem::of("bad-request", &error));
+                return Ok(None);
+            }
+        };
+        if asked.version != VERSION {
+            client.refuse(Problem::new(
+                "other-release",
+                format!(
+                    "this sandbox's supervisor is of another release (it speaks version {VERSION}, \
+                     not {}): end the sandbox with `sovereign kill`, or use that release",
+                    asked.version
+                ),
+            ));
+            // What every release can do.
+            if !matches!(asked.request, Request::Kill) {
+                return Ok(None);
+            }
+        }
+        match self.serve_request(&mut client, asked.request, descriptor) {
+            Ok(()) => {}
+            Err(problem) => client.refuse(problem),
+        }
+        Ok((client.wants != Wants::ToAsk).then_some(client))
+    }
+
+    fn serve_request(
+        &mut self,
+        client: &mut Client,
+        request: Request,
+        descriptor: Option<OwnedFd>,
+    ) -> Result<(), Problem> {
+        match request {
+            Request::Connect => {
+                let stream = self
+                    .sandbox
+                    .connect()
+                    .map_err(|error| Problem::from(&error))?;
+                client.answer_with(&Reply::Descriptor, stream.as_fd());
+                client.wants = Wants::Session;
+            }
+            Request::TakeOver {
+                about,
+                handover,
+                own,
+            } => {
+                let command = self.take_over(about, &handover, own, descriptor)?;
+                client.answer(&Reply::Taken { command });
+            }
+            Request::Commands => client.answer(&Reply::Commands {
+                commands: self.commands.list(),
+            }),
+            Request::Input { command } => {
+                let input = self.commands.input(command)?;
+                client.answer_with(&Reply::Descriptor, input);
+            }
+            Request::CloseInput { command } => {
+                self.commands.close_input(command);
+                client.answer(&Reply::Done);
+            }
+            Request::Signal { command, number } => {
+                self.signal(command, number)?;
+                client.answer(&Reply::Done);
+            }
+            Request::Resize { command, size } => {
+                self.commands.resize(command, size)?;
+                client.answer(&Reply::Done);
+            }
+            Request::Wait => client.wants = Wants::End,
+            Request::WaitCommand { command } => {
+                let known = self.commands.get(command)?;
+                if known.report.is_some() || known.problem.is_some() {
+                    client.answer(&command_end(known));
+                } else {
+                    client.wants = Wants::CommandEnd(command);
+                }
+            }
+            Request::Stop { grace } => {
+                self.commands.signal_all(SIGTERM);
+                self.begin_end(Ending::Stopped, grace);
+                client.wants = Wants::End;
+            }
+            Request::Finish { report } => {
+                self.begin_end(Ending::Command { report }, Duration::ZERO);
+                client.wants = Wants::End;
+            }
+            Request::Kill => {
+                self.begin_end(Ending::Killed, Duration::ZERO);
+                client.wants = Wants::End;
+            }
+            Request::Rename { name } => {
+                let renamed = self.held.rename(&mut self.record, name);
+                renamed.map_err(|error| Problem::of(error.code(), &error))?;
+                note(&self.held, &self.record, Happening::Renamed);
+                client.answer(&Reply::Done);
+            }
+        }
+        Ok(())
+    }
+
+    fn take_over(
+        &mut self,
+        about: About,
+        handover: &str,
+        own: bool,
+        stream: Option<OwnedFd>,
+    ) -> Result<u32, Problem> {
+        let bad = |error: io::Error| Problem::of("bad-request", &error);
+        let handover = decode(handover).map_err(bad)?;
+        let exec = stream.and_then(|stream| Exec::take_over(stream, handover));
+        let exec = exec.ok_or_else(|| bad(io::ErrorKind::InvalidData.into()))?;
+        let taken = if own {
+            self.commands.take_own(exec, about)
+        } else {
+            self.commands.take(exec, about)
+        };
+        let command = taken.map_err(|error| Problem::of("system", &error))?;
+        let mut event = Event::now(
+            Happening::CommandStarted,
+            &self.record.id,
+            &self.record.name,
+        );
+        event.command = Some(command);
+        self.held.entry().registry().note(&event);
+        Ok(command)
+    }
+
+    fn signal(&mut self, command: Option<u32>, number: u8) -> Result<(), Problem> {
+        if let Some(command) = command {
+            return self.commands.signal(command, number);
+        }
+        if self.record.plan.command.is_some() {
+            return self.commands.signal(OWN, number);
+        }
+        self.commands.signal_all(number);
+        Ok(())
+    }
+}
+
+impl Client {
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// A client that is gone, or does not read, gets no answer.
+    pub(super) fn answer(&self, reply: &Reply) {
+        let _ = send(&self.socket, reply, None);
+    }
+
+    pub(super) fn answer_with(&self, reply: &Reply, descriptor: BorrowedFd) {
+        let _ = send(&self.socket, reply, Some(descriptor));
+    }
+
+    pub(super) fn refuse(&self, problem: Problem) {
+        self.answer(&Reply::Refused { problem });
+    }
+}
+
+pub(super) fn command_end(command: &super::Command) -> Reply {
+    match (&command.report, &command.problem) {
+        (Some(report), _) => Reply::CommandEnded {
+            report: report.clone(),
+        },
+        (None, Some(problem)) => Reply::Refused {
+            problem: problem.clone(),
+        },
+        (None, None) => Reply::Done,
+    }
+}
