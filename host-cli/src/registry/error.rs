@@ -32,7 +32,9 @@ pub enum RegistryError {
         count: usize,
     },
     /// Another one has the name.
-    #[error("the name {name:?} is that of sandbox {owner}: take another, or remove that one first")]
+    #[error(
+        "the name \"{name}\" is that of sandbox {owner}: take another, or remove that one first"
+    )]
     NameTaken {
         /// The name.
         name: Name,

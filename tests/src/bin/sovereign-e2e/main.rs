@@ -11,6 +11,7 @@
 //! the other), `SOVEREIGN_E2E_STREAM_MIB` (1024 through a sandbox).
 
 mod command;
+mod detached;
 mod exit;
 mod image;
 mod library;
@@ -59,5 +60,6 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     local::add(&mut suite);
     library::add(&mut suite);
     lifecycle::add(&mut suite);
+    detached::add(&mut suite);
     Ok(suite.run(arguments))
 }
