@@ -135,6 +135,7 @@ pub fn build_in(
     let step = Step::begin(progress, "packing the initramfs");
     let initramfs = initramfs::pack(&agent.bytes, &options.modules)?;
     step.done();
+    let held = cache.hold()?;
     let rootfs = Rootfs::choose(cache, options, progress)?;
     let kernel = Kernel::choose(cache, options, progress)?;
     let parts = Parts {
@@ -166,6 +167,7 @@ pub fn build_in(
     let image = store.publish_if(&options.name, &parts, step, |candidate| {
         Ok::<_, BuildError>(examine(candidate)?)
     })?;
+    drop(held);
     // Superseded entries are hundreds of megabytes each, and nobody else collects them. That some
     // could not be removed is no reason to call this build failed.
     let _ = cache.prune();

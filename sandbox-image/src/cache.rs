@@ -9,6 +9,7 @@
 //!  <cache>/<kind>/<key>.partial/  being made, or left by a build that was killed
 //!  <cache>/<kind>/<key>.lock
 //!  <cache>/<kind>-work/<key>/     a builder's own scratch folder, under the same lock
+//!  <cache>/held.lock              shared by those who use entries
 //! ```
 //!
 //! Everything here can be made again, so superseded entries are removed ([`Cache::prune`]).
@@ -35,6 +36,9 @@ const KEPT: usize = 2;
 const WORK: &str = "-work";
 const PARTIAL: &str = ".partial";
 const LOCK: &str = ".lock";
+
+/// The file that is locked by whoever uses entries.
+const HELD: &str = "held.lock";
 
 /// Tells backup programs, and [`Cache::prune`], that a folder is a cache (Cache Directory Tagging
 /// Specification).
@@ -115,8 +119,26 @@ impl Cache {
         self.root.join(format!("{kind}{WORK}")).join(&key.0)
     }
 
+    /// Keeps every entry from being [pruned](Cache::prune) for as long as the result is held: what
+    /// was found is not taken away from whoever has yet to read it.
+    ///
+    /// # Errors
+    /// If the cache cannot be used, or is being pruned for too long.
+    pub fn hold(&self) -> Result<Lock, CacheError> {
+        let path = self.root.join(HELD);
+        let purpose = "using the build cache";
+        Ok(Lock::acquire(
+            &path,
+            Sharing::Shared,
+            purpose,
+            PATIENCE,
+            &mut |_| {},
+        )?)
+    }
+
     /// Removes entries that newer ones of their kind have superseded, and what killed builds left.
-    /// Spares what is being made. Returns the bytes freed.
+    /// Spares what is being made, and everything while somebody [holds](Cache::hold) the cache.
+    /// Returns the bytes freed.
     ///
     /// # Errors
     /// If the cache cannot be read.
@@ -125,6 +147,18 @@ impl Cache {
         if fs::read_to_string(self.root.join(TAG_FILE)).ok().as_deref() != Some(TAG) {
             return Ok(0);
         }
+        let path = self.root.join(HELD);
+        let alone = Lock::acquire(
+            &path,
+            Sharing::Exclusive,
+            "pruning",
+            Duration::ZERO,
+            &mut |_| {},
+        );
+        let _alone = match alone {
+            Err(LockError::Held { .. }) => return Ok(0),
+            alone => alone?,
+        };
         let mut freed = 0;
         for (_, name) in dated_folders(&self.root)? {
             freed += match name.strip_suffix(WORK) {
@@ -525,5 +559,23 @@ mod tests {
         let one = Key::builder().input("a", "bc").finish();
         let other = Key::builder().input("ab", "c").finish();
         assert_ne!(one, other);
+    }
+
+    #[test]
+    fn what_somebody_uses_is_not_pruned() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(folder.path().to_owned());
+        let step = Step::begin(&Silent, "making");
+        for name in ["a", "b", "c"] {
+            cache
+                .find_or_make("thing", &key(name), &step, |folder| {
+                    fs::write(folder.join("file"), "12345").map_err(failed("write", folder))
+                })
+                .unwrap();
+        }
+        let held = cache.hold().unwrap();
+        assert_eq!(cache.prune().unwrap(), 0);
+        drop(held);
+        assert_eq!(cache.prune().unwrap(), 5);
     }
 }
