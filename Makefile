@@ -23,7 +23,8 @@ help: ## Show this
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
 
 run: bootstrap build image ## Build everything and run a Python one-liner in the strongest sandbox there is
-	@echo 'SOVEREIGN_ALLOW_LOCAL=1: without KVM and containers, this one line may run on this machine itself' >&2
+	@echo 'Without KVM and containers this one line may run on this machine itself: that is what SOVEREIGN_ALLOW_LOCAL=1 says.' >&2
+	@echo "SOVEREIGN_ALLOW_LOCAL=1 $(RELEASE)/sovereign run -- python3 -c 'print(\"hello from a sandbox\")'" >&2
 	@SOVEREIGN_ALLOW_LOCAL=1 $(RELEASE)/sovereign run -- python3 -c 'print("hello from a sandbox")' || { \
 	    code=$$?; \
 	    echo "No sandbox could run here; this is what the machine has:" >&2; \
