@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
@@ -12,7 +12,10 @@ use rustix::io::Errno;
 
 use super::error::failed;
 use super::record::{FORMAT, Record, Status};
-use super::{Id, Name, Registry, RegistryError, file};
+use super::{Id, Name, Registry, RegistryError, file, sweep};
+
+/// The file with a sandbox's record.
+const RECORD: &str = "record.json";
 
 /// Whoever only looks whether a lock is held has it for a moment, which is no reason to give up.
 const LOCK_ATTEMPTS: u32 = 20;
@@ -115,13 +118,26 @@ impl Entry {
         }
     }
 
+    /// Enters it: makes it whole in a folder that nobody sees, and then has it seen.
+    pub(super) fn enter(&self, unfinished: &Path, record: &Record) -> Result<Held, RegistryError> {
+        let held = self.hold_in(unfinished)?;
+        held.write_in(unfinished, record)?;
+        let folder = self.folder();
+        fs::rename(unfinished, &folder).map_err(failed("make the folder", &folder))?;
+        Ok(held)
+    }
+
     /// Takes the right to change it.
     ///
     /// # Errors
     ///
     /// If somebody else has it, or the sandbox is gone.
     pub fn hold(&self) -> Result<Held, RegistryError> {
-        let path = self.folder().join("lock");
+        self.hold_in(&self.folder())
+    }
+
+    fn hold_in(&self, folder: &Path) -> Result<Held, RegistryError> {
+        let path = folder.join("lock");
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -177,7 +193,7 @@ impl Entry {
     }
 
     fn record_path(&self) -> PathBuf {
-        self.folder().join("record.json")
+        self.folder().join(RECORD)
     }
 
     fn gone_or(&self, action: &'static str, error: std::io::Error) -> RegistryError {
@@ -205,7 +221,11 @@ impl Held {
     ///
     /// If it cannot be written; the old one is still there then.
     pub fn write(&self, record: &Record) -> Result<(), RegistryError> {
-        let path = self.entry.record_path();
+        self.write_in(&self.entry.folder(), record)
+    }
+
+    fn write_in(&self, folder: &Path, record: &Record) -> Result<(), RegistryError> {
+        let path = folder.join(RECORD);
         let text = serde_json::to_vec_pretty(record)
             .map_err(|error| failed("write", &path)(error.into()))?;
         file::replace(&path, &text).map_err(failed("write", &path))
@@ -245,7 +265,7 @@ impl Held {
         let folder = self.entry.folder();
         let name = self.entry.read().map(|record| record.name);
         // Out of sight at once, so that nobody finds half of it.
-        let hidden = folder.with_extension("removed");
+        let hidden = sweep::removed(&folder);
         fs::rename(&folder, &hidden).map_err(failed("remove", &folder))?;
         if let Ok(name) = name {
             self.entry.registry.release(&name, &self.entry.id);

@@ -22,6 +22,7 @@ pub mod events;
 mod file;
 pub mod output;
 pub mod record;
+mod sweep;
 
 use std::env;
 use std::fs::{self, DirBuilder};
@@ -81,19 +82,18 @@ impl Registry {
         for folder in [&self.root, &self.names(), &self.sandboxes()] {
             make_folder(folder)?;
         }
-        let folder = self.sandboxes().join(record.id.as_str());
-        make_folder(&folder)?;
+        self.sweep();
         let entry = Entry::new(self.clone(), record.id.clone());
-        let entered = entry.hold().and_then(|held| {
-            held.write(record)?;
-            self.claim(&record.name, &record.id)?;
-            Ok(held)
-        });
+        let unfinished = sweep::unfinished(&entry.folder());
+        let entered = make_folder(&unfinished)
+            .and_then(|()| entry.enter(&unfinished, record))
+            .and_then(|held| self.claim(&record.name, &record.id).map(|()| held));
         match entered {
             Ok(held) => Ok((entry, held)),
             Err(error) => {
                 // Nobody knows it yet, and the error is what counts.
-                let _ = fs::remove_dir_all(&folder);
+                let _ = fs::remove_dir_all(&unfinished);
+                let _ = fs::remove_dir_all(entry.folder());
                 Err(error)
             }
         }

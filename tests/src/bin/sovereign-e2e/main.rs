@@ -22,6 +22,7 @@ mod machine;
 mod misuse;
 mod python;
 mod report;
+mod soak;
 mod streams;
 mod suite;
 mod terminal;
@@ -61,5 +62,6 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     library::add(&mut suite);
     lifecycle::add(&mut suite);
     detached::add(&mut suite);
+    soak::add(&mut suite);
     Ok(suite.run(arguments))
 }

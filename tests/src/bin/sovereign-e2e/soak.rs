@@ -1,0 +1,225 @@
+//! Many operations on detached sandboxes, with whatever holds them killed in between: afterwards each
+//! sandbox runs and is usable, or is told to have ended, and nothing is left behind.
+//!
+//! `SOVEREIGN_E2E_SOAK` is the number of operations; the default is for every day.
+
+use std::collections::BTreeSet;
+use std::env;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use sovereign_tests::call::{Call, Sovereign};
+use sovereign_tests::host::processes;
+use tempfile::TempDir;
+
+use crate::suite::{Outcome, PASSED, Suite};
+
+/// Operations of an ordinary run.
+const OPERATIONS: u32 = 150;
+
+/// The names that are fought over.
+const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
+
+pub(crate) fn add(suite: &mut Suite) {
+    suite.host(
+        "soak",
+        &[("sandboxes_survive_or_are_told_dead", |sovereign| {
+            soak(sovereign, "local")
+        })],
+    );
+    suite.guest(
+        "soak",
+        &[("sandboxes_survive_or_are_told_dead", |sovereign| {
+            soak(sovereign, "microvm")
+        })],
+    );
+}
+
+struct Soak {
+    sovereign: Sovereign,
+    tier: &'static str,
+    state: TempDir,
+    random: Random,
+}
+
+fn soak(sovereign: &Sovereign, tier: &'static str) -> Outcome {
+    let operations = match env::var("SOVEREIGN_E2E_SOAK") {
+        Ok(count) => count.parse().context("SOVEREIGN_E2E_SOAK is a number")?,
+        Err(_) if tier == "local" => OPERATIONS,
+        // Each boots a guest.
+        Err(_) => OPERATIONS / 3,
+    };
+    let mut soak = Soak {
+        sovereign: sovereign.clone(),
+        tier,
+        state: tempfile::tempdir()?,
+        random: Random(0x5eed),
+    };
+    for number in 0..operations {
+        let what = soak.step()?;
+        soak.check()
+            .with_context(|| format!("after operation {number}: {what}"))?;
+    }
+    soak.clear()?;
+    PASSED
+}
+
+impl Soak {
+    fn call(&self, args: &[&str]) -> Call {
+        self.sovereign
+            .call(args)
+            .env("SOVEREIGN_STATE_DIR", self.state.path())
+            .deadline(Duration::from_secs(120))
+    }
+
+    /// Does something at random, which may fail: what counts is what is there afterwards.
+    fn step(&mut self) -> Result<String> {
+        let name = NAMES[self.random.below(NAMES.len())];
+        let tier = self.tier;
+        let start = [
+            "run", "-q", "-d", "--tier", tier, "--name", name, "--", "sleep", "1000",
+        ];
+        let brief = [
+            "run", "-q", "-d", "--tier", tier, "--name", name, "--", "true",
+        ];
+        let args: &[&str] = match self.random.below(12) {
+            0..3 => &start,
+            3 => &brief,
+            4 => &["exec", name, "--", "true"],
+            5 => &["exec", "-d", name, "--", "sleep", "1"],
+            6 => &["stop", "-t", "100ms", name],
+            7 => &["start", name],
+            8 => &["rm", "-f", name],
+            9 => &["kill", name],
+            10 => return self.kill_a_supervisor(),
+            _ => return self.kill_a_client(&start),
+        };
+        let output = self.call(args).output()?;
+        ensure!(
+            matches!(output.code(), Some(0 | 125)),
+            "an end that is neither good nor told: {output}"
+        );
+        ensure!(!output.errors().contains("panicked"), "{output}");
+        Ok(args.join(" "))
+    }
+
+    /// Kills the process that holds a sandbox, or its supervisor.
+    fn kill_a_supervisor(&mut self) -> Result<String> {
+        let supervisors = self.supervisors()?;
+        let Some(victim) = self.random.pick(&supervisors) else {
+            return Ok("kill of nobody".to_owned());
+        };
+        let children: Vec<u32> = processes()?
+            .into_iter()
+            .filter(|process| process.parent == victim)
+            .map(|process| process.pid)
+            .collect();
+        let victim = match self.random.pick(&children) {
+            Some(child) if self.random.below(2) == 0 => child,
+            _ => victim,
+        };
+        kill(victim);
+        Ok(format!("kill -9 of process {victim}"))
+    }
+
+    /// Kills the command line in the middle of a start.
+    fn kill_a_client(&mut self, args: &[&str]) -> Result<String> {
+        let mut client = self.call(args).start()?;
+        std::thread::sleep(Duration::from_millis(u64::try_from(self.random.below(40))?));
+        kill(client.pid());
+        client.wait()?;
+        Ok(format!("kill -9 of {}", args.join(" ")))
+    }
+
+    /// Every sandbox that is listed as running is usable, and every other one is told.
+    fn check(&self) -> Result<()> {
+        let output = self.call(&["ls", "-a", "--json"]).output()?;
+        ensure!(output.code() == Some(0), "{output}");
+        let listed = output.json()?;
+        let listed = listed.as_array().context("no list")?;
+        let names: BTreeSet<_> = listed.iter().map(|it| it["name"].to_string()).collect();
+        ensure!(names.len() == listed.len(), "two of one name: {output}");
+        for it in listed.iter().filter(|it| it["state"] == "running") {
+            let name = it["name"].as_str().context("no name")?;
+            let used = self.call(&["exec", name, "--", "true"]).output()?;
+            ensure!(used.code() == Some(0) || !self.runs(name)?, "{used}");
+        }
+        Ok(())
+    }
+
+    fn runs(&self, name: &str) -> Result<bool> {
+        let output = self.call(&["inspect", name]).output()?;
+        let state: Value = output.json()?;
+        Ok(state[0]["state"] == "running")
+    }
+
+    fn clear(&self) -> Result<()> {
+        let listed = self.call(&["ls", "-aq"]).output()?.text();
+        for id in listed.lines() {
+            let output = self.call(&["rm", "-f", id]).output()?;
+            ensure!(output.code() == Some(0), "{output}");
+        }
+        let mut patience = 1000;
+        while !self.supervisors()?.is_empty() && patience > 0 {
+            std::thread::sleep(Duration::from_millis(10));
+            patience -= 1;
+        }
+        let left = self.supervisors()?;
+        ensure!(left.is_empty(), "supervisors are left: {left:?}");
+        for folder in ["sandboxes", "names"] {
+            let left = entries(&self.state.path().join(folder));
+            ensure!(left.is_empty(), "{folder} is not empty: {left:?}");
+        }
+        Ok(())
+    }
+
+    /// The supervisors of this registry that stay.
+    fn supervisors(&self) -> Result<Vec<u32>> {
+        let root = self.state.path().as_os_str().as_encoded_bytes();
+        let is_ours = |pid: &u32| {
+            fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| {
+                let words: Vec<_> = line.split(|byte| *byte == 0).skip(1).take(2).collect();
+                words == [b"supervise".as_slice(), root]
+            })
+        };
+        let pids = processes()?.into_iter().map(|process| process.pid);
+        Ok(pids.filter(is_ours).collect())
+    }
+}
+
+fn entries(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect()
+}
+
+fn kill(pid: u32) {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    if let Some(pid) = pid {
+        // It may have ended by itself.
+        let _ = kill_process(pid, Signal::KILL);
+    }
+}
+
+/// Numbers that are the same in every run (xorshift64*, Vigna 2016).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        let number = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33;
+        usize::try_from(number).unwrap_or(0) % limit.max(1)
+    }
+
+    fn pick(&mut self, among: &[u32]) -> Option<u32> {
+        let place = self.below(among.len());
+        among.get(place).copied()
+    }
+}
