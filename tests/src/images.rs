@@ -1,10 +1,12 @@
 //! Images for the tests: the user's default one, and some that only tests want.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::Path;
-use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
+use rustix::fs::{SeekFrom, seek};
+use rustix::io::Errno;
 use sandbox_image::manifest::Blob;
 use sandbox_image::progress::{Silent, Step};
 use sandbox_image::store::{Content, Description, Parts};
@@ -148,10 +150,25 @@ pub struct Files {
 
 /// Copies a file with its holes.
 fn copy(from: &Path, to: &Path) -> Result<()> {
-    let mut command = Command::new("cp");
-    command.arg("--sparse=always").arg(from).arg(to);
-    let status = command.status().context("cannot run cp")?;
-    ensure!(status.success(), "cannot copy {}", from.display());
+    let failed = || format!("cannot copy {}", from.display());
+    let mut source = File::open(from).with_context(failed)?;
+    let mut target = File::create(to).with_context(failed)?;
+    let length = source.metadata()?.len();
+    let mut at = 0;
+    while at < length {
+        let data = match seek(&source, SeekFrom::Data(at)) {
+            Ok(data) => data,
+            // Nothing but a hole is left.
+            Err(Errno::NXIO) => break,
+            Err(error) => return Err(error).with_context(failed),
+        };
+        at = seek(&source, SeekFrom::Hole(data)).with_context(failed)?;
+        seek(&source, SeekFrom::Start(data)).with_context(failed)?;
+        seek(&target, SeekFrom::Start(data)).with_context(failed)?;
+        io::copy(&mut (&mut source).take(at - data), &mut target).with_context(failed)?;
+    }
+    target.set_len(length)?;
+    target.set_permissions(source.metadata()?.permissions())?;
     Ok(())
 }
 
@@ -174,5 +191,21 @@ mod tests {
         assert!(archive.starts_with(b"070701"));
         assert_eq!(&archive[110..121], b"TRAILER!!!\0");
         assert_eq!(archive.len() % 4, 0);
+    }
+
+    #[test]
+    fn copies_have_the_same_bytes_and_holes() {
+        use std::os::unix::fs::MetadataExt;
+
+        let folder = tempfile::tempdir().unwrap();
+        let (from, to) = (folder.path().join("from"), folder.path().join("to"));
+        let mut file = File::create(&from).unwrap();
+        io::Write::write_all(&mut file, b"start").unwrap();
+        seek(&file, SeekFrom::Start(8 << 20)).unwrap();
+        io::Write::write_all(&mut file, b"middle").unwrap();
+        file.set_len(16 << 20).unwrap();
+        copy(&from, &to).unwrap();
+        assert!(fs::read(&from).unwrap() == fs::read(&to).unwrap());
+        assert!(fs::metadata(&to).unwrap().blocks() <= fs::metadata(&from).unwrap().blocks());
     }
 }

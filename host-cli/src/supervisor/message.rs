@@ -175,7 +175,12 @@ pub(crate) fn send(
 pub(crate) fn receive<M: DeserializeOwned>(
     socket: impl AsFd,
 ) -> io::Result<Option<(M, Option<OwnedFd>)>> {
-    let Some((bytes, descriptor)) = packets::receive(socket, MAX_MESSAGE)? else {
+    let received = match packets::receive(socket, MAX_MESSAGE) {
+        // The other end was closed before it had read what was said to it.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => None,
+        received => received?,
+    };
+    let Some((bytes, descriptor)) = received else {
         return Ok(None);
     };
     Ok(Some((serde_json::from_slice(&bytes)?, descriptor)))
@@ -200,6 +205,14 @@ mod tests {
         assert!(descriptor.is_some());
         drop((ours, descriptor));
         assert!(receive::<Asked>(&theirs).unwrap().is_none());
+    }
+
+    #[test]
+    fn whoever_is_gone_without_having_heard_is_gone() {
+        let (ours, theirs) = packets::pair().unwrap();
+        send(&ours, &"unheard", None).unwrap();
+        drop(theirs);
+        assert!(receive::<Asked>(&ours).unwrap().is_none());
     }
 
     #[test]

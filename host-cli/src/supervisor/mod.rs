@@ -13,7 +13,7 @@
 //! ```
 //!
 //! It passes streams on and does not stand in them: what `exec` moves does not go through here. Only
-//! commands that nobody is attached to are held here ([`commands`]).
+//! commands that nobody is attached to are held here, by `commands`.
 
 mod clients;
 mod commands;

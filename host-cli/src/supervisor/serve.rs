@@ -278,16 +278,17 @@ impl Supervisor {
             at: Timestamp::now(),
             ending: ending.clone(),
         };
-        close(&held);
-        drop(door);
         // A record that cannot be written says "running", which nobody believes: the lock is free.
         let _ = held.write(&record);
+        close(&held);
         if record.plan.remove {
             note(&held, &record, Happening::Removed);
             let _ = held.remove();
         } else {
             drop(held);
         }
+        // Whoever still waits at the door finds all this written when it is shut.
+        drop(door);
         for client in clients {
             match client.wants {
                 Wants::End => client.answer(&Reply::Ended {

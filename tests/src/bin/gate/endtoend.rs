@@ -67,7 +67,9 @@ pub(crate) fn run(wanted: &dyn Fn(&str) -> bool, report: &mut Report) {
 
 /// Whether a test is a case of the conformance suite.
 pub(crate) fn is_of_conformance(name: &str) -> bool {
-    !name.starts_with("host::") && !name.starts_with("guest::")
+    !["host::", "guest::", "with_"]
+        .iter()
+        .any(|start| name.starts_with(start))
 }
 
 fn try_run(wanted: &dyn Fn(&str) -> bool, report: &mut Report) -> Result<()> {
@@ -77,8 +79,10 @@ fn try_run(wanted: &dyn Fn(&str) -> bool, report: &mut Report) -> Result<()> {
     build_image(&programs)?;
     let store = prepare_images(&programs)?;
     let native = native_guests(&programs)?;
-    conformance::run(&programs, &store, wanted, report)?;
-    let mut names = programs.list(&programs.tests, &[])?;
+    let all = programs.list(&programs.tests, &[])?;
+    let (engines, mut names): (Vec<_>, Vec<_>) =
+        all.into_iter().partition(|name| name.starts_with("with_"));
+    conformance::run(&programs, &store, wanted, &engines, report)?;
     names.extend(programs.list(&programs.conformance, &["--tier", "microvm"])?);
     names.retain(|name| wanted(name));
     let (guest, host): (Vec<_>, Vec<_>) = names

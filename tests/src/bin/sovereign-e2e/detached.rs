@@ -1,4 +1,4 @@
-//! Sandboxes that outlive their creator: the same tests on the local tier and in a guest.
+//! Sandboxes that outlive their creator: the same tests on every tier.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -17,18 +17,22 @@ use crate::suite::{Outcome, PASSED, Suite, Test};
 /// How long something that has to happen may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The tests, each on a tier of this machine and in a guest.
-macro_rules! on_both_tiers {
+/// The tests, each on every tier.
+macro_rules! on_every_tier {
     ($suite:expr, $($name:ident),+ $(,)?) => {
         let local: &[(&str, Test)] = &[$((stringify!($name), |s| with(s, "local", $name))),+];
         let guest: &[(&str, Test)] = &[$((stringify!($name), |s| with(s, "microvm", $name))),+];
+        let docker: &[(&str, Test)] = &[$((stringify!($name), |s| with(s, "docker", $name))),+];
+        let podman: &[(&str, Test)] = &[$((stringify!($name), |s| with(s, "podman", $name))),+];
         $suite.host("detached", local);
+        $suite.engine("docker", "detached", docker);
+        $suite.engine("podman", "detached", podman);
         $suite.guest("detached", guest);
     };
 }
 
 pub(crate) fn add(suite: &mut Suite) {
-    on_both_tiers!(
+    on_every_tier!(
         suite,
         sandbox_outlives_its_creator,
         end_is_kept_and_told,

@@ -2,7 +2,8 @@
 //! this machine or inside the lab.
 //!
 //! A test drives the `sovereign` command as a user would. Its name starts with `host::` if it needs
-//! no guest, and with `guest::` if it boots one; where no guest can boot, those are skipped with
+//! no guest, with `with_docker::` or `with_podman::` if it needs that engine running (`DOCKER_HOST`,
+//! `CONTAINER_HOST`), and with `guest::` if it boots one; where no guest can boot, those are skipped with
 //! the reason that `sovereign doctor` gives, or fail if `SOVEREIGN_REQUIRE_KVM=1`.
 //!
 //! `SOVEREIGN_E2E_ONLY` chooses tests by their exact names, with commas between.

@@ -18,19 +18,13 @@ const ARCHIVE: &str = "SOVEREIGN_E2E_PYTEST";
 const SCRIPT: &str = "mkdir t-apts-tests && cd t-apts-tests && tar -x || exit 99
     PYTHONPATH=$PYTHONPATH:$PWD/site python3 -B -m pytest -q -p no:cacheprovider tests";
 
+const NAME: &str = "t_apts_passes_its_tests";
+
 pub(crate) fn add(suite: &mut Suite) {
-    suite.host(
-        "python",
-        &[
-            ("t_apts_passes_its_tests_in_tier_docker", in_tier_docker),
-            ("t_apts_passes_its_tests_in_tier_podman", in_tier_podman),
-            ("t_apts_passes_its_tests_in_tier_local", in_tier_local),
-        ],
-    );
-    suite.guest(
-        "python",
-        &[("t_apts_passes_its_tests_in_tier_microvm", in_tier_microvm)],
-    );
+    suite.host("python", &[(NAME, in_tier_local)]);
+    suite.engine("docker", "python", &[(NAME, in_tier_docker)]);
+    suite.engine("podman", "python", &[(NAME, in_tier_podman)]);
+    suite.guest("python", &[(NAME, in_tier_microvm)]);
 }
 
 fn in_tier_docker(sovereign: &Sovereign) -> Outcome {

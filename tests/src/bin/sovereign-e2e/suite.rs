@@ -49,6 +49,11 @@ impl Suite {
         self.add("host", module, false, tests);
     }
 
+    /// Adds tests that need a container engine of this tier; the gate starts one for them.
+    pub(crate) fn engine(&mut self, tier: &str, module: &str, tests: &[(&str, Test)]) {
+        self.add(&format!("with_{tier}"), module, false, tests);
+    }
+
     /// Adds tests that boot guests.
     pub(crate) fn guest(&mut self, module: &str, tests: &[(&str, Test)]) {
         self.add("guest", module, true, tests);

@@ -30,11 +30,12 @@ pub(super) fn suite(column: &str) -> String {
     format!("conformance: {column}")
 }
 
-/// Runs the suite on all tiers but `microvm`.
+/// Runs the suite on all tiers but `microvm`, and the end-to-end tests that need a container engine.
 pub(super) fn run(
     programs: &Programs,
     store: &Path,
     wanted: &dyn Fn(&str) -> bool,
+    engine_tests: &[String],
     report: &mut Report,
 ) -> Result<()> {
     let runs = Runs {
@@ -69,13 +70,25 @@ pub(super) fn run(
         ),
     }
     for tier in ["docker", "podman"] {
+        let start = format!("with_{tier}::");
+        let tests: Vec<String> = engine_tests
+            .iter()
+            .filter(|name| name.starts_with(&start) && wanted(name))
+            .cloned()
+            .collect();
         match Daemon::start(tier)? {
             Ok(daemon) => {
                 let mut command = merged(programs.conformance.as_os_str());
                 command.env(daemon.variable(), daemon.address());
                 runs.column(tier, tier, command, report)?;
+                runs.with_engine(&daemon, &tests, report);
             }
-            Err(obstacle) => runs.skip(tier, &obstacle, report),
+            Err(obstacle) => {
+                runs.skip(tier, &obstacle, report);
+                for name in &tests {
+                    report.add(super::SUITE, name, Verdict::Skipped(obstacle.clone()));
+                }
+            }
         }
     }
     Ok(())
@@ -125,6 +138,28 @@ impl Runs<'_> {
         let end = end.unwrap_or_else(|error| format!("{error:#}"));
         events.finish(&end, |_| suite(column), report);
         Ok(())
+    }
+
+    /// Runs end-to-end tests that need this engine.
+    fn with_engine(&self, daemon: &Daemon, tests: &[String], report: &mut Report) {
+        if tests.is_empty() {
+            return;
+        }
+        println!(
+            "\n== end-to-end tests with an engine at {}",
+            daemon.address()
+        );
+        let mut events = Events::new(tests);
+        let mut command = merged(self.programs.tests.as_os_str());
+        self.programs
+            .arm(&mut command, self.store)
+            .args(["--format", "json"])
+            .env(daemon.variable(), daemon.address())
+            .env("SOVEREIGN_E2E_ONLY", tests.join(","));
+        let outcome = show(&mut command, &mut |line| events.read(line));
+        let end = outcome.map(|_| "the tests ended early".to_owned());
+        let end = end.unwrap_or_else(|error| format!("{error:#}"));
+        events.finish(&end, |_| super::SUITE.to_owned(), report);
     }
 
     fn skip(&self, column: &str, reason: &str, report: &mut Report) {

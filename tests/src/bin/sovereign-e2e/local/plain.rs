@@ -4,6 +4,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
@@ -195,6 +197,11 @@ fn prune_removes_what_is_abandoned(sovereign: &Sovereign) -> Outcome {
         }
         killed.signal(Signal::KILL)?;
         drop(killed);
+        // What is dying still holds its folder.
+        let end = Instant::now() + Duration::from_secs(30);
+        while prune(&["--dry-run"])?.is_empty() && Instant::now() < end {
+            thread::sleep(Duration::from_millis(5));
+        }
         ensure!(prune(&["--dry-run"])? == folders, "{folders:?}");
         ensure!(prune(&[])? == folders, "{folders:?}");
         ensure!(prune(&[])?.is_empty());
