@@ -4,12 +4,26 @@
 //!  Policy, SandboxSpec ─▶ Engine ─▶ choose(Policy, Facts) ─▶ Tier ─▶ Sandbox ─▶ Exec ─▶ exit report
 //! ```
 //!
+//! ```no_run
+//! use sovereign::Sandbox;
+//!
+//! let mut sandbox = Sandbox::builder().memory_mib(256).start()?;
+//! let output = sandbox.command("python3").args(["-c", "print(6 * 7)"]).output()?;
+//! assert_eq!(output.stdout, b"42\n");
+//! // Dropping the sandbox ends it; nothing of it is left.
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! [`engine::Engine`] chooses a tier and starts a [`sandbox::Sandbox`] in it; commands run in the
 //! sandbox through the agent. The `sovereign` program ([`cli`]) holds no logic beyond what it takes
 //! to talk to a person.
 
+#[cfg(target_os = "linux")]
+pub mod builder;
 #[cfg(feature = "cli")]
 pub mod cli;
+#[cfg(target_os = "linux")]
+pub mod command;
 #[cfg(target_os = "linux")]
 pub mod contract;
 #[cfg(target_os = "linux")]
@@ -49,13 +63,19 @@ pub use agent_client::{
 pub use agent_protocol::message::{AgentError, ExecRequest, ExitReport};
 
 #[cfg(target_os = "linux")]
+pub use self::builder::SandboxBuilder;
+#[cfg(target_os = "linux")]
+pub use self::command::{Command, CommandError};
+#[cfg(target_os = "linux")]
+pub use self::detached::{Detached, DetachedError};
+#[cfg(target_os = "linux")]
 pub use self::engine::{Engine, StartError};
 #[cfg(target_os = "linux")]
 pub use self::launch::Launch;
 pub use self::policy::Policy;
 #[cfg(target_os = "linux")]
 pub use self::sandbox::{ExecError, Sandbox};
-pub use self::spec::{ImageChoice, SandboxSpec};
+pub use self::spec::{ImageChoice, Network, SandboxSpec};
 pub use self::tier::{Isolation, Tier};
 #[cfg(target_os = "linux")]
 pub use self::timeline::Timeline;
