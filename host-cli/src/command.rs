@@ -195,6 +195,16 @@ impl<'a> Command<'a> {
             .map_err(|error| place.explain(error))
     }
 
+    #[cfg(feature = "async")]
+    pub(crate) fn take_input(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.input)
+    }
+
+    #[cfg(feature = "async")]
+    pub(crate) const fn collected(&self) -> usize {
+        self.limit
+    }
+
     /// Runs it to its end, and drops what it writes.
     ///
     /// # Errors

@@ -18,6 +18,8 @@
 //! sandbox through the agent. The `sovereign` program ([`cli`]) holds no logic beyond what it takes
 //! to talk to a person.
 
+#[cfg(all(target_os = "linux", feature = "async"))]
+pub mod asynchronous;
 #[cfg(target_os = "linux")]
 pub mod builder;
 #[cfg(feature = "cli")]

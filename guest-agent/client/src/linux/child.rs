@@ -85,6 +85,15 @@ impl Child {
         self.controls.send(Control::Resize(size))
     }
 
+    /// Another way to order it about, which may outlive this value.
+    ///
+    /// # Errors
+    ///
+    /// The system's, if there are no more descriptors.
+    pub fn controls(&self) -> io::Result<ControlSender> {
+        self.controls.try_clone()
+    }
+
     /// Kills the command with all its processes. [`wait`](Self::wait) then returns
     /// [`ClientError::Cancelled`], unless it had ended before.
     pub fn kill(&self) {
@@ -137,6 +146,12 @@ impl Ends {
             controls: Some(&self.controls),
             ..PumpIo::default()
         })
+    }
+}
+
+impl From<ChildStdin> for OwnedFd {
+    fn from(stdin: ChildStdin) -> Self {
+        stdin.0.into()
     }
 }
 

@@ -3,10 +3,11 @@
 use std::fs;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
-use sovereign::{Engine, ExecRequest, Launch, Policy, Sandbox, SandboxSpec, Timeline};
+use anyhow::{Context, Result, bail, ensure};
+use sovereign::{Engine, ExecRequest, Launch, Policy, Sandbox, SandboxSpec, Tier, Timeline};
 use sovereign_tests::call::Sovereign;
 use sovereign_tests::host::{open_descriptors, resident_kib};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::suite::{Outcome, PASSED, Suite};
 
@@ -17,6 +18,13 @@ const SANDBOXES: u32 = 20;
 const GROWTH_KIB: u64 = 512;
 
 pub(crate) fn add(suite: &mut Suite) {
+    suite.host(
+        "library",
+        &[(
+            "asynchronous_commands_run_and_are_cancelled",
+            asynchronous_commands_run_and_are_cancelled,
+        )],
+    );
     suite.guest(
         "library",
         &[
@@ -27,6 +35,62 @@ pub(crate) fn add(suite: &mut Suite) {
             ("an_embedder_does_not_grow", an_embedder_does_not_grow),
         ],
     );
+}
+
+/// On tokio: several commands at once, live ends, and cancellation by drop, with nothing left behind.
+fn asynchronous_commands_run_and_are_cancelled(_: &Sovereign) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let builder = Sandbox::builder().tier(Tier::Local);
+        let mut sandbox = builder.start_async().await?;
+        let output = sandbox
+            .command("sh")
+            .args(["-c", "cat; echo err >&2; exit 3"])
+            .input("in")
+            .output_async()
+            .await?;
+        ensure!(output.report.exit_code() == 3, "{:?}", output.report);
+        ensure!((output.stdout, output.stderr) == (b"in".to_vec(), b"err\n".to_vec()));
+
+        let mut first = sandbox.command("cat").spawn_async()?;
+        let second = sandbox.command("echo").arg("second").output_async().await?;
+        ensure!(
+            second.stdout == b"second\n",
+            "a stalled one holds up another"
+        );
+        let (mut stdin, mut stdout) = (first.stdin.take(), first.stdout.take());
+        let (stdin, stdout) = (
+            stdin.as_mut().context("stdin")?,
+            stdout.as_mut().context("stdout")?,
+        );
+        stdin.write_all(b"live").await?;
+        let mut read = [0; 4];
+        stdout.read_exact(&mut read).await?;
+        ensure!(&read == b"live");
+        drop(first);
+
+        let slow = sandbox.command("sleep").arg("1000").output_async();
+        let cut = tokio::time::timeout(Duration::from_millis(200), slow).await;
+        ensure!(cut.is_err(), "it ended by itself");
+        // In this sandbox there is nothing left but the agent and those that look.
+        let mut left = String::new();
+        for _ in 0..100 {
+            let ps = sandbox
+                .command("ps")
+                .args(["-eo", "args"])
+                .output_async()
+                .await?;
+            left = String::from_utf8_lossy(&ps.stdout).into_owned();
+            if !left.contains("sleep 1000") && !left.lines().any(|line| line == "cat") {
+                sandbox.close_async().await;
+                return PASSED;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        bail!("still there: {left}")
+    })
 }
 
 fn start() -> Result<Sandbox> {
