@@ -130,7 +130,8 @@ impl Place {
     fn put(&self, new: &TempDir) -> io::Result<()> {
         let exchange = |flags| renameat_with(CWD, new.path(), CWD, &self.folder, flags);
         match exchange(RenameFlags::NOREPLACE) {
-            // Somebody else's, made in the meantime, or a damaged one: the new one is good in any case.
+            // Somebody else's, made in the meantime: a command may be reading it already.
+            Err(Errno::EXIST) if is_intact(&self.folder) => {}
             Err(Errno::EXIST) => exchange(RenameFlags::EXCHANGE)?,
             result => result?,
         }
@@ -296,6 +297,18 @@ mod tests {
         let folder = settled(&store);
         assert!(is_intact(&folder));
         assert_eq!(find(&store), Some(folder));
+        assert!(left_over(&store).is_empty());
+    }
+
+    #[test]
+    fn what_another_process_made_meanwhile_is_not_taken_from_its_readers() {
+        let (_folder, store) = store();
+        let folder = ensure(&store).unwrap();
+        let inode = || fs::metadata(&folder).unwrap().ino();
+        let first = inode();
+        // As a process does that has looked before the other one was done.
+        Place::new(&store).replace().unwrap();
+        assert_eq!(inode(), first);
         assert!(left_over(&store).is_empty());
     }
 
