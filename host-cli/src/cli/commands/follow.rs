@@ -61,6 +61,11 @@ impl Follower {
         })
     }
 
+    /// Whether something is kept of the command, if it has written anything or not.
+    pub(super) const fn is_kept(&self) -> bool {
+        self.reader.is_some()
+    }
+
     /// What there is now, without waiting.
     ///
     /// # Errors

@@ -38,7 +38,7 @@ pub(in crate::cli) fn logs(args: &LogsArgs, _global: GlobalArgs) -> Result<u8, F
         ended |= matches!(piece, Piece::Ended(_));
         shown.take(piece);
     }
-    if !shown.has_seen && !is_coming(&sandbox, args)? {
+    if !follower.is_kept() && !is_coming(&sandbox, args)? {
         return Err(Failure {
             hint: Some(
                 "only what runs detached is kept: `run -d`, `exec -d`, or a command that was left"
@@ -96,7 +96,6 @@ struct Shown {
     since: Option<SystemTime>,
     tail: Option<usize>,
     timestamps: bool,
-    has_seen: bool,
     /// The lines that are shown when all are known: the last so many, or all.
     lines: VecDeque<(OutputStream, SystemTime, Vec<u8>)>,
     /// Whether the last line of each stream is still open.
@@ -109,7 +108,6 @@ impl Shown {
             since: args.since,
             tail: args.tail,
             timestamps: args.timestamps,
-            has_seen: false,
             lines: VecDeque::new(),
             open: [false; 2],
         }
@@ -117,7 +115,6 @@ impl Shown {
 
     /// Keeps what may have to be shown.
     fn take(&mut self, piece: Piece) {
-        self.has_seen = true;
         let Piece::Output { stream, time, data } = piece else {
             return;
         };
@@ -193,7 +190,6 @@ mod tests {
             since: None,
             tail,
             timestamps: false,
-            has_seen: false,
             lines: VecDeque::new(),
             open: [false; 2],
         }
@@ -226,6 +222,6 @@ mod tests {
         let mut shown = shown(None);
         shown.since = Some(SystemTime::now());
         shown.take(output(b"old\n"));
-        assert!(shown.lines.is_empty() && shown.has_seen);
+        assert!(shown.lines.is_empty());
     }
 }

@@ -208,7 +208,7 @@ fn end_is_kept_and_told(desk: &Desk) -> Outcome {
 
 fn command_goes_on_alone_and_its_result_is_kept(desk: &Desk) -> Outcome {
     desk.start(&["--name", "a", "--", "sleep", "1000"])?;
-    let script = "echo one; sleep 0.5; echo two; exit 5";
+    let script = "sleep 0.3; echo one; sleep 0.3; echo two; exit 5";
     let number = desk.says(&["exec", "-d", "a", "--", "sh", "-c", script])?;
     ensure!(
         desk.says(&["logs", "-f", "a", &number])? == "one\ntwo",
