@@ -92,7 +92,11 @@ impl Conversation {
     ///
     /// [`ClientError::RequestTooLarge`] if the request does not fit in a frame.
     pub fn new(hello: Hello, request: Request) -> Result<Self, ClientError> {
-        let takes_input = matches!(&request, Request::Exec(exec) if exec.stdin);
+        let takes_input = match &request {
+            Request::Exec(exec) => exec.stdin,
+            Request::Files(files) => files.operation.takes_input(),
+            Request::Ping | Request::PowerOff => false,
+        };
         let mut writer = FrameWriter::new();
         writer.push_host(&HostFrame::Hello(hello))?;
         writer

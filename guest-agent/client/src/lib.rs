@@ -3,7 +3,8 @@
 //! ```text
 //!   SessionOptions ─▶ Session ──exec──▶ Exec ──┬─ pump    command line: own descriptors, live
 //!                       │                      ├─ output  collected, bounded
-//!                       ├─ ping                └─ spawn   a child with readable and writable ends
+//!                       ├─ files               └─ spawn   a child with readable and writable ends
+//!                       ├─ ping
 //!                       └─ power_off
 //! ```
 //!
@@ -25,6 +26,7 @@ pub use linux::{
     child::{Child, ChildStdin},
     control::{Control, ControlReceiver, ControlSender, control_channel},
     detach::DetachKeys,
+    files::{Files, FilesError},
     output::Output,
     pump::{Finished, Moments, PumpIo},
     session::{Exec, Pumped, Session, SessionOptions},

@@ -31,6 +31,7 @@
 pub mod boot;
 pub mod bridge;
 pub mod credit;
+pub mod files;
 pub mod frame;
 pub mod from_agent;
 pub mod from_host;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
+use crate::files::FileRequest;
 use crate::frame::{FrameError, Kind, PROTOCOL_VERSION, decode_message};
 
 /// The first frame of each side.
@@ -77,6 +78,8 @@ pub enum Request {
     /// End every process, flush and switch the guest off (or end the agent, where it is not init).
     /// There is no answer but the end of the stream.
     PowerOff,
+    /// Do something with files.
+    Files(FileRequest),
 }
 
 /// A command to run. Bytes, not text: what POSIX allows is passed as it is.

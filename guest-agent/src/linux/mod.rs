@@ -19,6 +19,7 @@ mod bridge;
 mod confine;
 mod connection;
 mod exec;
+mod files;
 mod fork;
 mod init;
 mod listen;

@@ -11,6 +11,7 @@ use serde_bytes::ByteBuf;
 
 use crate::linux::connection::Connection;
 use crate::linux::exec;
+use crate::linux::files;
 use crate::linux::init;
 use crate::linux::sys::SignalFd;
 
@@ -99,6 +100,14 @@ pub(crate) fn serve(stream: OwnedFd, signals: &SignalFd, agent: &Agent) -> Verdi
         Ok(Request::Exec(mut request)) => {
             agent.defaults.apply(&mut request);
             exec::serve(connection, &request, signals);
+            Verdict::Done
+        }
+        Ok(Request::Files(mut request)) => {
+            let mut identity = ExecRequest::new(["files"]);
+            identity.user = request.user.take();
+            identity.stdin = request.operation.takes_input();
+            agent.defaults.apply(&mut identity);
+            files::serve(connection, &identity, &request, signals);
             Verdict::Done
         }
         Err(refusal) => {

@@ -8,6 +8,7 @@ mod agent;
 mod control;
 mod endings;
 mod exit;
+mod files;
 mod handover;
 mod load;
 mod protocol;

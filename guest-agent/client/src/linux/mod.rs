@@ -3,6 +3,7 @@
 pub mod child;
 pub mod control;
 pub mod detach;
+pub mod files;
 pub mod output;
 pub mod pump;
 pub mod session;

@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use agent_protocol::files::FileRequest;
 use agent_protocol::message::{ExecRequest, Hello, Request};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
@@ -12,6 +13,7 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::conversation::{Conversation, Handover};
 use crate::error::ClientError;
 use crate::linux::child::Child;
+use crate::linux::files::Files;
 use crate::linux::output::Output;
 use crate::linux::pump::{Finished, Pump, PumpIo};
 use crate::linux::wait::Wait;
@@ -86,6 +88,22 @@ impl Session {
         Ok(Exec {
             started,
             run_time,
+            greeted: None,
+        })
+    }
+
+    /// Has one thing done with files, with the rights of this user; with those that commands have,
+    /// without one.
+    #[must_use]
+    pub fn files(self, user: Option<String>) -> Files {
+        Files::new(self, user)
+    }
+
+    /// Sends a request about files, whose session goes as a command's does.
+    pub(crate) fn request_files(self, request: FileRequest) -> Result<Exec, ClientError> {
+        Ok(Exec {
+            started: Started::send(self, Request::Files(request))?,
+            run_time: None,
             greeted: None,
         })
     }

@@ -1,13 +1,13 @@
 //! Running a command for a session.
 
-mod account;
-mod command;
+pub(crate) mod account;
+pub(crate) mod command;
 mod ending;
 mod failure;
 mod input;
 mod output;
-mod relay;
-mod stdio;
+pub(crate) mod relay;
+pub(crate) mod stdio;
 pub(crate) mod tree;
 
 use std::time::{Duration, Instant};

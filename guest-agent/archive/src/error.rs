@@ -1,0 +1,64 @@
+//! Why a tree could not be packed or unpacked.
+
+use std::io;
+
+use rustix::io::Errno;
+
+/// Why a tree could not be packed or unpacked. Each names what it is about.
+#[derive(Debug, thiserror::Error)]
+pub enum ArchiveError {
+    /// The stream cannot be read or written.
+    #[error("the archive's stream: {0}")]
+    Stream(#[source] io::Error),
+    /// The stream is no archive, or not a whole one.
+    #[error("the archive is malformed: {0}")]
+    Malformed(&'static str),
+    /// An entry would be written outside the folder.
+    #[error("entry {entry:?} is refused: {why}")]
+    Refused {
+        /// The entry's name.
+        entry: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The system said no.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: String,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl ArchiveError {
+    pub(crate) fn file(path: &[u8], error: impl Into<io::Error>) -> Self {
+        Self::File {
+            path: shown(path),
+            source: error.into(),
+        }
+    }
+
+    pub(crate) fn refused(entry: &[u8], why: &'static str) -> Self {
+        Self::Refused {
+            entry: shown(entry),
+            why,
+        }
+    }
+
+    /// What `openat2` says of a path that it resolves beneath a folder.
+    pub(crate) fn resolving(path: &[u8], error: Errno) -> Self {
+        match error {
+            Errno::XDEV => Self::refused(path, "it leaves the target"),
+            Errno::LOOP => Self::refused(path, "a link leads to it"),
+            other => Self::file(path, other),
+        }
+    }
+}
+
+/// A path as text, cut at a length that a message can bear.
+pub(crate) fn shown(path: &[u8]) -> String {
+    const MAX_SHOWN: usize = 1024;
+    String::from_utf8_lossy(path.get(..MAX_SHOWN).unwrap_or(path)).into_owned()
+}

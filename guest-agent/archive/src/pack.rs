@@ -1,0 +1,320 @@
+//! From files to a tar stream.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, SeekFrom, Stat};
+use rustix::io::Errno;
+use tar::{EntryType, GnuExtSparseHeader, GnuSparseHeader, Header};
+
+use crate::error::ArchiveError;
+use crate::header::{self, BLOCK, Moment, pad};
+
+/// How much is copied at a time.
+const CHUNK: usize = 64 * 1024;
+/// Deeper trees are refused: each level costs a descriptor.
+const MAX_DEPTH: usize = 512;
+/// The bits of a mode that an archive has.
+const MODE_BITS: u32 = 0o7777;
+
+/// What was packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Packed {
+    /// Entries.
+    pub entries: u64,
+    /// Bytes of their files.
+    pub bytes: u64,
+    /// Sockets, pipes and devices, which are left out.
+    pub skipped: u64,
+}
+
+/// Packs `source`, with all that is below it, under `name`. Links are packed as links; `source` itself
+/// too, unless `follow`.
+///
+/// # Errors
+///
+/// [`ArchiveError`] if a file cannot be read, or the stream takes no more.
+pub fn pack(
+    source: &Path,
+    name: &[u8],
+    follow: bool,
+    out: &mut dyn Write,
+) -> Result<Packed, ArchiveError> {
+    let shown = source.as_os_str().as_bytes();
+    let failed = |error: io::Error| ArchiveError::file(shown, error);
+    let real = if follow {
+        source.canonicalize().map_err(failed)?
+    } else {
+        source.to_path_buf()
+    };
+    let mut packing = Packing {
+        out,
+        links: HashMap::new(),
+        packed: Packed::default(),
+        buffer: vec![0; CHUNK],
+    };
+    packing.add(CWD, real.as_os_str().as_bytes(), name, 0)?;
+    let end = packing.out.write_all(&[0; 2 * BLOCK]);
+    end.and_then(|()| packing.out.flush())
+        .map_err(ArchiveError::Stream)?;
+    Ok(packing.packed)
+}
+
+struct Packing<'a> {
+    out: &'a mut dyn Write,
+    /// Files of more than one name, by device and number, and the name that they were packed under.
+    links: HashMap<(u64, u64), Vec<u8>>,
+    packed: Packed,
+    buffer: Vec<u8>,
+}
+
+/// Where a file's data is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Piece {
+    offset: u64,
+    length: u64,
+}
+
+impl Packing<'_> {
+    /// Packs the file `file` of a folder as `name`.
+    fn add(
+        &mut self,
+        folder: BorrowedFd<'_>,
+        file: &[u8],
+        name: &[u8],
+        depth: usize,
+    ) -> Result<(), ArchiveError> {
+        let failed = |error: Errno| ArchiveError::file(name, error);
+        let stat = rustix::fs::statat(folder, file, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => return self.add_folder(folder, file, name, depth),
+            FileType::RegularFile => {
+                let id = (stat.st_dev, stat.st_ino);
+                let first = self.links.get(&id).cloned();
+                match first {
+                    Some(first) => self.entry(EntryType::Link, &stat, name, Some(&first), 0)?,
+                    None => {
+                        self.add_file(folder, file, name)?;
+                        if stat.st_nlink > 1 {
+                            self.links.insert(id, name.to_vec());
+                        }
+                    }
+                }
+            }
+            FileType::Symlink => {
+                let link = rustix::fs::readlinkat(folder, file, Vec::new()).map_err(failed)?;
+                self.entry(EntryType::Symlink, &stat, name, Some(link.as_bytes()), 0)?;
+            }
+            _ => {
+                self.packed.skipped += 1;
+                return Ok(());
+            }
+        }
+        self.packed.entries += 1;
+        Ok(())
+    }
+
+    fn add_folder(
+        &mut self,
+        folder: BorrowedFd<'_>,
+        file: &[u8],
+        name: &[u8],
+        depth: usize,
+    ) -> Result<(), ArchiveError> {
+        let failed = |error: Errno| ArchiveError::file(name, error);
+        if depth > MAX_DEPTH {
+            return Err(failed(Errno::NAMETOOLONG));
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = rustix::fs::openat(folder, file, flags, Mode::empty()).map_err(failed)?;
+        let stat = rustix::fs::fstat(&opened).map_err(failed)?;
+        let slashed = [name, b"/"].concat();
+        self.entry(EntryType::Directory, &stat, &slashed, None, 0)?;
+        self.packed.entries += 1;
+        for found in Dir::read_from(&opened).map_err(failed)? {
+            let found = found.map_err(failed)?;
+            let below = found.file_name().to_bytes();
+            if below != b"." && below != b".." {
+                let name = [&slashed, below].concat();
+                self.add(opened.as_fd(), below, &name, depth + 1)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn add_file(
+        &mut self,
+        folder: BorrowedFd<'_>,
+        file: &[u8],
+        name: &[u8],
+    ) -> Result<(), ArchiveError> {
+        let failed = |error: Errno| ArchiveError::file(name, error);
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let opened = rustix::fs::openat(folder, file, flags, Mode::empty()).map_err(failed)?;
+        let stat = rustix::fs::fstat(&opened).map_err(failed)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(failed(Errno::AGAIN));
+        }
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        let pieces = pieces(&opened, &stat, size).map_err(failed)?;
+        let stored = match &pieces {
+            None => {
+                self.entry(EntryType::Regular, &stat, name, None, size)?;
+                size
+            }
+            Some(pieces) => self.sparse_entry(&stat, name, pieces, size)?,
+        };
+        let mut opened = File::from(opened);
+        let whole = [Piece {
+            offset: 0,
+            length: size,
+        }];
+        for piece in pieces.as_deref().unwrap_or(&whole) {
+            if pieces.is_some() {
+                let to = io::SeekFrom::Start(piece.offset);
+                io::Seek::seek(&mut opened, to).map_err(|error| ArchiveError::file(name, error))?;
+            }
+            self.copy(&mut opened, piece.length, name)?;
+        }
+        pad(stored, &mut self.out).map_err(ArchiveError::Stream)?;
+        self.packed.bytes = self.packed.bytes.saturating_add(size);
+        Ok(())
+    }
+
+    fn copy(&mut self, file: &mut File, length: u64, name: &[u8]) -> Result<(), ArchiveError> {
+        let mut left = length;
+        while left > 0 {
+            let limit = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
+            let space = self.buffer.get_mut(..limit).unwrap_or_default();
+            let count = match file.read(space) {
+                Ok(0) => {
+                    let problem = io::Error::other("it became shorter while it was read");
+                    return Err(ArchiveError::file(name, problem));
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                read => read.map_err(|error| ArchiveError::file(name, error))?,
+            };
+            let data = self.buffer.get(..count).unwrap_or_default();
+            self.out.write_all(data).map_err(ArchiveError::Stream)?;
+            left -= count as u64;
+        }
+        Ok(())
+    }
+
+    fn entry(
+        &mut self,
+        kind: EntryType,
+        stat: &Stat,
+        name: &[u8],
+        link: Option<&[u8]>,
+        size: u64,
+    ) -> Result<(), ArchiveError> {
+        let mut header = new_header(kind, stat, size);
+        header::write(&mut header, name, link, modified(stat), &mut self.out)
+            .map_err(ArchiveError::Stream)
+    }
+
+    /// The header of a sparse file in GNU's old form, which every tar reads. Returns how much data
+    /// follows.
+    fn sparse_entry(
+        &mut self,
+        stat: &Stat,
+        name: &[u8],
+        pieces: &[Piece],
+        size: u64,
+    ) -> Result<u64, ArchiveError> {
+        let stored = pieces.iter().map(|piece| piece.length).sum();
+        let mut header = new_header(EntryType::GNUSparse, stat, stored);
+        let mut rest = pieces;
+        if let Some(gnu) = header.as_gnu_mut() {
+            gnu.set_real_size(size);
+            rest = fill(&mut gnu.sparse, rest);
+            gnu.set_is_extended(!rest.is_empty());
+        }
+        let mut write = || {
+            header::write(&mut header, name, None, modified(stat), &mut self.out)?;
+            while !rest.is_empty() {
+                let mut extension = GnuExtSparseHeader::new();
+                rest = fill(extension.sparse_mut(), rest);
+                extension.set_is_extended(!rest.is_empty());
+                self.out.write_all(extension.as_bytes())?;
+            }
+            Ok(stored)
+        };
+        write().map_err(ArchiveError::Stream)
+    }
+}
+
+fn new_header(kind: EntryType, stat: &Stat, size: u64) -> Header {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(stat.st_mode & MODE_BITS);
+    header.set_uid(stat.st_uid.into());
+    header.set_gid(stat.st_gid.into());
+    header.set_size(size);
+    header
+}
+
+fn modified(stat: &Stat) -> Moment {
+    Moment {
+        seconds: stat.st_mtime,
+        nanoseconds: u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
+    }
+}
+
+/// Writes as many pieces down as there is room for. Returns the others.
+fn fill<'p>(places: &mut [GnuSparseHeader], pieces: &'p [Piece]) -> &'p [Piece] {
+    let (now, later) = pieces.split_at(places.len().min(pieces.len()));
+    for (place, piece) in places.iter_mut().zip(now) {
+        place.set_offset(piece.offset);
+        place.set_length(piece.length);
+    }
+    later
+}
+
+/// Where the data of a file with holes is, and an empty piece at its end; `None` if it has none.
+fn pieces(file: &OwnedFd, stat: &Stat, size: u64) -> Result<Option<Vec<Piece>>, Errno> {
+    let allocated = u64::try_from(stat.st_blocks)
+        .unwrap_or(0)
+        .saturating_mul(512);
+    if allocated >= size {
+        return Ok(None);
+    }
+    let mut pieces = Vec::new();
+    let mut at = 0;
+    while at < size {
+        let start = match rustix::fs::seek(file, SeekFrom::Data(at)) {
+            Ok(start) => start.min(size),
+            Err(Errno::NXIO) => break,
+            // A file system that knows no holes.
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let end = rustix::fs::seek(file, SeekFrom::Hole(start))?.min(size);
+        // Pieces begin at blocks, for readers that insist on it.
+        let offset = start - start % BLOCK as u64;
+        if end <= at || offset < at {
+            return Err(Errno::AGAIN);
+        }
+        pieces.push(Piece {
+            offset,
+            length: end - offset,
+        });
+        at = end;
+    }
+    rustix::fs::seek(file, SeekFrom::Start(0))?;
+    if let [Piece { offset: 0, length }] = pieces[..]
+        && length == size
+    {
+        return Ok(None);
+    }
+    pieces.push(Piece {
+        offset: size,
+        length: 0,
+    });
+    Ok(Some(pieces))
+}

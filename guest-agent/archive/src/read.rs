@@ -1,0 +1,291 @@
+//! The entries of a tar stream, one after the other, nothing trusted and nothing unbounded.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+
+use tar::{EntryType, GnuExtSparseHeader, GnuSparseHeader, Header};
+
+use crate::error::ArchiveError;
+use crate::header::{BLOCK, MAX_EXTENSION, Moment, Records, padding};
+
+/// How much is copied at a time.
+const CHUNK: usize = 64 * 1024;
+/// A sparse file of more pieces is not believed.
+const MAX_PIECES: usize = 1 << 20;
+
+/// An entry, before its data is read.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) kind: EntryType,
+    pub(crate) path: Vec<u8>,
+    pub(crate) link: Vec<u8>,
+    pub(crate) mode: u32,
+    pub(crate) modified: Moment,
+    /// The file's size.
+    pub(crate) size: u64,
+    /// The pieces of a sparse file, in order.
+    pieces: Option<Vec<Piece>>,
+}
+
+/// Where data is in a sparse file.
+#[derive(Debug, Clone, Copy)]
+struct Piece {
+    offset: u64,
+    length: u64,
+}
+
+/// Reads entries.
+pub(crate) struct Entries<R> {
+    input: R,
+    /// Data and padding of the entry that has been told last and was not read yet.
+    unread: u64,
+    buffer: Vec<u8>,
+}
+
+impl<R: Read> Entries<R> {
+    pub(crate) fn new(input: R) -> Self {
+        Self {
+            input,
+            unread: 0,
+            buffer: vec![0; CHUNK],
+        }
+    }
+
+    /// The next entry; `None` at the archive's end.
+    pub(crate) fn next_entry(&mut self) -> Result<Option<Entry>, ArchiveError> {
+        self.skip()?;
+        let mut records = Records::default();
+        loop {
+            let Some(header) = self.header()? else {
+                return Ok(None);
+            };
+            let size = header.entry_size().map_err(|_| malformed("a size"))?;
+            let kind = header.entry_type();
+            match kind {
+                EntryType::XHeader => {
+                    let told = Records::parse(&self.extension(size)?)?;
+                    records = Records {
+                        path: told.path.or(records.path),
+                        link: told.link.or(records.link),
+                        ..told
+                    };
+                }
+                EntryType::GNULongName => records.path = Some(self.name(size)?),
+                EntryType::GNULongLink => records.link = Some(self.name(size)?),
+                EntryType::XGlobalHeader => drop(self.extension(size)?),
+                _ => return self.entry(&header, kind, size, records).map(Some),
+            }
+        }
+    }
+
+    /// Copies the entry's data into a new file, holes as holes.
+    pub(crate) fn copy(&mut self, entry: &Entry, file: &mut File) -> Result<(), CopyError> {
+        match &entry.pieces {
+            None => self.copy_exactly(entry.size, file)?,
+            Some(pieces) => {
+                file.set_len(entry.size).map_err(CopyError::File)?;
+                for piece in pieces.iter().filter(|piece| piece.length > 0) {
+                    let to = SeekFrom::Start(piece.offset);
+                    file.seek(to).map_err(CopyError::File)?;
+                    self.copy_exactly(piece.length, file)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn copy_exactly(&mut self, length: u64, file: &mut File) -> Result<(), CopyError> {
+        let mut left = length;
+        while left > 0 {
+            let limit = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
+            let space = self.buffer.get_mut(..limit).unwrap_or_default();
+            let count = read_some(&mut self.input, space).map_err(CopyError::Stream)?;
+            let data = self.buffer.get(..count).unwrap_or_default();
+            file.write_all(data).map_err(CopyError::File)?;
+            left -= count as u64;
+            self.unread = self.unread.saturating_sub(count as u64);
+        }
+        Ok(())
+    }
+
+    /// Passes over what is left of the last entry.
+    fn skip(&mut self) -> Result<(), ArchiveError> {
+        while self.unread > 0 {
+            let limit = usize::try_from(self.unread).unwrap_or(CHUNK).min(CHUNK);
+            let space = self.buffer.get_mut(..limit).unwrap_or_default();
+            let count = read_some(&mut self.input, space).map_err(ArchiveError::Stream)?;
+            self.unread -= count as u64;
+        }
+        Ok(())
+    }
+
+    fn block(&mut self) -> Result<[u8; BLOCK], ArchiveError> {
+        let mut block = [0; BLOCK];
+        let read = self.input.read_exact(&mut block);
+        read.map_err(ArchiveError::Stream)?;
+        Ok(block)
+    }
+
+    /// The next header; `None` for a block of zeros, which ends an archive.
+    fn header(&mut self) -> Result<Option<Header>, ArchiveError> {
+        let block = self.block()?;
+        if block.iter().all(|byte| *byte == 0) {
+            return Ok(None);
+        }
+        let header = Header::from_byte_slice(&block).clone();
+        let sum: u32 = (0..)
+            .zip(block)
+            .map(|(index, byte)| match index {
+                148..156 => u32::from(b' '),
+                _ => u32::from(byte),
+            })
+            .sum();
+        if header.cksum().ok() != Some(sum) {
+            return Err(malformed("a header's checksum is wrong"));
+        }
+        Ok(Some(header))
+    }
+
+    fn extension(&mut self, size: u64) -> Result<Vec<u8>, ArchiveError> {
+        if size > MAX_EXTENSION {
+            return Err(malformed("an extended header is too large"));
+        }
+        let size_here = usize::try_from(size).unwrap_or(0);
+        let mut text = vec![0; size_here + padding(size)];
+        let read = self.input.read_exact(&mut text);
+        read.map_err(ArchiveError::Stream)?;
+        text.truncate(size_here);
+        Ok(text)
+    }
+
+    fn name(&mut self, size: u64) -> Result<Vec<u8>, ArchiveError> {
+        let mut name = self.extension(size)?;
+        if name.last() == Some(&0) {
+            name.pop();
+        }
+        Ok(name)
+    }
+
+    fn entry(
+        &mut self,
+        header: &Header,
+        kind: EntryType,
+        size: u64,
+        records: Records,
+    ) -> Result<Entry, ArchiveError> {
+        let path = records
+            .path
+            .unwrap_or_else(|| header.path_bytes().into_owned());
+        if records.foreign_sparse {
+            return Err(ArchiveError::refused(
+                &path,
+                "sparse files of this form are not supported",
+            ));
+        }
+        let stored = match kind {
+            // Of these, a size is what the file had when it was packed, and no data follows.
+            EntryType::Link | EntryType::Symlink | EntryType::Directory => 0,
+            _ => records.size.unwrap_or(size),
+        };
+        let (pieces, size) = if kind == EntryType::GNUSparse {
+            let (pieces, size) = self.pieces(header, stored)?;
+            (Some(pieces), size)
+        } else {
+            (None, stored)
+        };
+        self.unread = stored
+            .checked_add(padding(stored) as u64)
+            .ok_or_else(|| malformed("a size"))?;
+        let link = records
+            .link
+            .or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned));
+        let seconds = header
+            .mtime()
+            .ok()
+            .and_then(|seconds| i64::try_from(seconds).ok());
+        let modified = Moment {
+            seconds: seconds.unwrap_or(0),
+            nanoseconds: 0,
+        };
+        Ok(Entry {
+            kind,
+            path,
+            link: link.unwrap_or_default(),
+            mode: header.mode().map_err(|_| malformed("a mode"))?,
+            modified: records.modified.unwrap_or(modified),
+            size,
+            pieces,
+        })
+    }
+
+    /// The pieces of a sparse file in GNU's old form, and the file's size.
+    fn pieces(&mut self, header: &Header, stored: u64) -> Result<(Vec<Piece>, u64), ArchiveError> {
+        let wrong = || malformed("a sparse file's map");
+        let gnu = header.as_gnu().ok_or_else(wrong)?;
+        let size = gnu.real_size().map_err(|_| wrong())?;
+        let mut map = Map {
+            pieces: Vec::new(),
+            end: 0,
+            stored: 0,
+        };
+        map.add(&gnu.sparse)?;
+        let mut is_extended = gnu.is_extended();
+        while is_extended {
+            let mut extension = GnuExtSparseHeader::new();
+            extension.as_mut_bytes().copy_from_slice(&self.block()?);
+            map.add(extension.sparse())?;
+            is_extended = extension.is_extended();
+        }
+        if map.end > size || map.stored != stored {
+            return Err(wrong());
+        }
+        Ok((map.pieces, size))
+    }
+}
+
+/// Which side of a copy failed.
+#[derive(Debug)]
+pub(crate) enum CopyError {
+    Stream(io::Error),
+    File(io::Error),
+}
+
+/// A sparse file's map, as far as it is known.
+struct Map {
+    pieces: Vec<Piece>,
+    /// Where the last piece ends.
+    end: u64,
+    /// How much data they are together.
+    stored: u64,
+}
+
+impl Map {
+    fn add(&mut self, headers: &[GnuSparseHeader]) -> Result<(), ArchiveError> {
+        let wrong = || malformed("a sparse file's map");
+        for header in headers.iter().filter(|header| !header.is_empty()) {
+            let offset = header.offset().map_err(|_| wrong())?;
+            let length = header.length().map_err(|_| wrong())?;
+            if offset < self.end || self.pieces.len() >= MAX_PIECES {
+                return Err(wrong());
+            }
+            self.end = offset.checked_add(length).ok_or_else(wrong)?;
+            self.stored = self.stored.checked_add(length).ok_or_else(wrong)?;
+            self.pieces.push(Piece { offset, length });
+        }
+        Ok(())
+    }
+}
+
+fn read_some(input: &mut impl Read, space: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match input.read(space) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
+const fn malformed(what: &'static str) -> ArchiveError {
+    ArchiveError::Malformed(what)
+}

@@ -1,0 +1,231 @@
+//! From a tar stream to files.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::BorrowedFd;
+
+use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps};
+use rustix::io::Errno;
+use rustix::rand::{GetRandomFlags, getrandom};
+use tar::EntryType;
+
+use crate::error::ArchiveError;
+use crate::header::Moment;
+use crate::place::{Links, Place};
+use crate::read::{CopyError, Entries, Entry};
+
+/// An archive with more folders than this is not believed.
+const MAX_FOLDERS: usize = 1 << 20;
+/// `UTIME_OMIT` of utimensat(2).
+const OMIT: i64 = rustix::fs::UTIME_OMIT;
+
+/// What may be unpacked, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct UnpackOptions<'a> {
+    /// The first part that the name of every entry must have; any without one.
+    pub root: Option<&'a [u8]>,
+    /// What becomes of links in an entry's way.
+    pub links: Links,
+    /// The bits of a mode that are taken over.
+    pub modes: u32,
+}
+
+/// What was unpacked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Unpacked {
+    /// Entries.
+    pub entries: u64,
+    /// Bytes of their files.
+    pub bytes: u64,
+}
+
+/// Unpacks a tar stream beneath `folder`. Files there are replaced, each at once; folders are merged.
+/// Whatever was unpacked before an error stays.
+///
+/// # Errors
+///
+/// [`ArchiveError`]: the stream is no archive, an entry would leave the folder or is neither a file
+/// nor a folder nor a link, or the system said no.
+pub fn unpack(
+    stream: &mut dyn Read,
+    folder: BorrowedFd<'_>,
+    options: UnpackOptions<'_>,
+) -> Result<Unpacked, ArchiveError> {
+    let mut unpacking = Unpacking {
+        entries: Entries::new(stream),
+        place: Place::new(folder, options.links, options.root),
+        modes: options.modes,
+        folders: Vec::new(),
+        unpacked: Unpacked::default(),
+    };
+    while let Some(entry) = unpacking.entries.next_entry()? {
+        unpacking.take(&entry)?;
+    }
+    unpacking.finish_folders()
+}
+
+struct Unpacking<'a> {
+    entries: Entries<&'a mut dyn Read>,
+    place: Place<'a>,
+    modes: u32,
+    /// Folders that were made, whose modes and times are set when nothing changes in them any more.
+    folders: Vec<(Vec<u8>, Mode, Moment)>,
+    unpacked: Unpacked,
+}
+
+impl Unpacking<'_> {
+    fn take(&mut self, entry: &Entry) -> Result<(), ArchiveError> {
+        let parts = self.place.check(&entry.path)?;
+        let Some(name) = parts.last() else {
+            // The folder itself stays as it is.
+            return Ok(());
+        };
+        let failed = |error: Errno| ArchiveError::file(&entry.path, error);
+        match entry.kind {
+            EntryType::Directory => self.make_folder(entry, &parts, name)?,
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
+                self.write_file(entry, &parts, name)?;
+                self.unpacked.bytes = self.unpacked.bytes.saturating_add(entry.size);
+            }
+            EntryType::Symlink => {
+                let parent = self.place.parent(&parts)?;
+                let link = entry.link.as_slice();
+                replacing(parent, name, || rustix::fs::symlinkat(link, parent, *name))
+                    .map_err(failed)?;
+                let flags = AtFlags::SYMLINK_NOFOLLOW;
+                // Not every file system knows times of links.
+                let _ = rustix::fs::utimensat(parent, *name, &times(entry.modified), flags);
+            }
+            EntryType::Link => {
+                let target = self.place.check(&entry.link)?;
+                let Some(target_name) = target.last() else {
+                    return Err(ArchiveError::refused(&entry.path, "it links to a folder"));
+                };
+                let from = rustix::io::dup(self.place.parent(&target)?).map_err(failed)?;
+                let parent = self.place.parent(&parts)?;
+                if target != parts {
+                    let none = AtFlags::empty();
+                    let link = || rustix::fs::linkat(&from, *target_name, parent, *name, none);
+                    replacing(parent, name, link).map_err(failed)?;
+                }
+            }
+            _ => {
+                let why = "it is neither a file nor a folder nor a link";
+                return Err(ArchiveError::refused(&entry.path, why));
+            }
+        }
+        self.unpacked.entries += 1;
+        Ok(())
+    }
+
+    fn make_folder(
+        &mut self,
+        entry: &Entry,
+        parts: &[&[u8]],
+        name: &[u8],
+    ) -> Result<(), ArchiveError> {
+        let parent = self.place.parent(parts)?;
+        match rustix::fs::mkdirat(parent, name, Mode::RWXU) {
+            Ok(()) if self.folders.len() < MAX_FOLDERS => {
+                let mode = Mode::from_raw_mode(entry.mode & self.modes);
+                self.folders.push((parts.join(&b'/'), mode, entry.modified));
+                Ok(())
+            }
+            Ok(()) => Err(ArchiveError::Malformed("it has too many folders")),
+            Err(Errno::EXIST) => {
+                let path = parts.join(&b'/');
+                let there = self.place.open(&path, OFlags::PATH);
+                there.map_err(|error| ArchiveError::resolving(&path, error))?;
+                Ok(())
+            }
+            Err(error) => Err(ArchiveError::file(&entry.path, error)),
+        }
+    }
+
+    /// Writes a file under another name first: what it replaces stays until it is whole.
+    fn write_file(
+        &mut self,
+        entry: &Entry,
+        parts: &[&[u8]],
+        name: &[u8],
+    ) -> Result<(), ArchiveError> {
+        let parent = self.place.parent(parts)?;
+        let failed = |error: Errno| ArchiveError::file(&entry.path, error);
+        let temporary = temporary_name().map_err(failed)?;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(parent, temporary.as_slice(), flags, Mode::RUSR | Mode::WUSR)
+            .map_err(failed)?;
+        let mut file = File::from(file);
+        let written = self
+            .entries
+            .copy(entry, &mut file)
+            .map_err(|error| match error {
+                CopyError::Stream(error) => ArchiveError::Stream(error),
+                CopyError::File(error) => ArchiveError::file(&entry.path, error),
+            });
+        let placed = written.and_then(|()| {
+            let mode = Mode::from_raw_mode(entry.mode & self.modes);
+            rustix::fs::fchmod(&file, mode)
+                .and_then(|()| rustix::fs::futimens(&file, &times(entry.modified)))
+                .and_then(|()| rustix::fs::renameat(parent, temporary.as_slice(), parent, name))
+                .map_err(failed)
+        });
+        if placed.is_err() {
+            // The first error is the one to tell.
+            let _ = rustix::fs::unlinkat(parent, temporary.as_slice(), AtFlags::empty());
+        }
+        placed
+    }
+
+    /// Deeper folders come later, and are finished first.
+    fn finish_folders(self) -> Result<Unpacked, ArchiveError> {
+        for (path, mode, modified) in self.folders.iter().rev() {
+            let folder = match self.place.open(path, OFlags::RDONLY) {
+                // A later entry may have replaced it.
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
+                opened => opened.map_err(|error| ArchiveError::resolving(path, error))?,
+            };
+            rustix::fs::fchmod(&folder, *mode)
+                .and_then(|()| rustix::fs::futimens(&folder, &times(*modified)))
+                .map_err(|error| ArchiveError::file(path, error))?;
+        }
+        Ok(self.unpacked)
+    }
+}
+
+/// Makes something that may have to take another file's place.
+fn replacing(
+    parent: BorrowedFd<'_>,
+    name: &[u8],
+    make: impl Fn() -> rustix::io::Result<()>,
+) -> rustix::io::Result<()> {
+    match make() {
+        Err(Errno::EXIST) => {
+            rustix::fs::unlinkat(parent, name, AtFlags::empty())?;
+            make()
+        }
+        other => other,
+    }
+}
+
+/// A name that nothing else has.
+fn temporary_name() -> rustix::io::Result<Vec<u8>> {
+    let mut random = [0; 8];
+    getrandom(&mut random, GetRandomFlags::empty())?;
+    Ok(format!(".sovereign-{:016x}", u64::from_ne_bytes(random)).into_bytes())
+}
+
+/// The time of access stays.
+fn times(modified: Moment) -> Timestamps {
+    Timestamps {
+        last_access: Timespec {
+            tv_sec: 0,
+            tv_nsec: OMIT,
+        },
+        last_modification: Timespec {
+            tv_sec: modified.seconds,
+            tv_nsec: modified.nanoseconds.into(),
+        },
+    }
+}

@@ -1,0 +1,204 @@
+//! A file's data, to the host and from it.
+//!
+//! What is written has no name until it is whole (`O_TMPFILE`): whatever kills this process, the old
+//! file stays as it is, and nothing else is left.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use agent_archive::digest::TrailedReader;
+use agent_protocol::files::{FileFault, Transfer};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::rand::{GetRandomFlags, getrandom};
+
+use super::{Out, fault, sent};
+
+/// How much is copied at a time.
+const CHUNK: usize = 64 * 1024;
+/// The mode of new files that are given none.
+const FILE_MODE: u32 = 0o644;
+const MODE_BITS: u32 = 0o7777;
+
+/// Sends a file's data.
+pub(crate) fn read(
+    path: &Path,
+    offset: u64,
+    length: Option<u64>,
+    mut out: Out,
+) -> Result<Transfer, FileFault> {
+    let failed = |error: io::Error| fault::of(path, error);
+    let mut file = File::open(path).map_err(failed)?;
+    if file.metadata().map_err(failed)?.is_dir() {
+        return Err(fault::of(path, Errno::ISDIR));
+    }
+    if offset > 0 {
+        file.seek(SeekFrom::Start(offset)).map_err(failed)?;
+    }
+    let mut left = length.unwrap_or(u64::MAX);
+    let mut buffer = vec![0; CHUNK];
+    while left > 0 {
+        let limit = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
+        let count = match file.read(buffer.get_mut(..limit).unwrap_or_default()) {
+            Ok(0) => break,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            read => read.map_err(failed)?,
+        };
+        out.write_all(buffer.get(..count).unwrap_or_default())
+            .map_err(|error| fault::stream(&error))?;
+        left -= count as u64;
+    }
+    Ok(sent(out))
+}
+
+/// Puts what comes in the place of the file at `path`, or of what a link there leads to.
+pub(crate) fn write(path: &Path, mode: Option<u32>, input: File) -> Result<Transfer, FileFault> {
+    let failed = |error: io::Error| fault::of(path, error);
+    let (place, old) = match path.canonicalize() {
+        Ok(real) => {
+            let metadata = real.metadata().map_err(failed)?;
+            if metadata.is_dir() {
+                return Err(fault::of(path, Errno::ISDIR));
+            }
+            if !metadata.is_file() {
+                return Err(fault::invalid(path, "it is not a regular file"));
+            }
+            // A file that its owner has protected is not replaced behind its back.
+            File::options().write(true).open(&real).map_err(failed)?;
+            (real, Some(metadata.permissions().mode() & MODE_BITS))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => (path.to_path_buf(), None),
+        Err(error) => return Err(failed(error)),
+    };
+    let name = place.file_name().filter(|_| !ends_with_slash(path));
+    let Some(name) = name else {
+        return Err(fault::of(path, Errno::ISDIR));
+    };
+    let folder = match place.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        Some(_) | None => Path::new("."),
+    };
+    let mut new = NewFile::create(folder).map_err(failed)?;
+    let mut input = TrailedReader::new(input);
+    copy(&mut input, &mut new.file, path)?;
+    let (bytes, sha256) = input.finish().map_err(|error| fault::stream(&error))?;
+    let mode = Mode::from_raw_mode(mode.or(old).unwrap_or(FILE_MODE) & MODE_BITS);
+    rustix::fs::fchmod(&new.file, mode).map_err(|error| fault::of(path, error))?;
+    new.file.sync_all().map_err(failed)?;
+    new.place(&folder.join(name)).map_err(failed)?;
+    if let Ok(folder) = File::open(folder) {
+        // The name lasts, too, where the file system can promise it.
+        let _ = folder.sync_all();
+    }
+    Ok(Transfer {
+        bytes,
+        sha256,
+        ..Transfer::default()
+    })
+}
+
+fn copy(input: &mut impl Read, file: &mut File, path: &Path) -> Result<(), FileFault> {
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        let count = input
+            .read(&mut buffer)
+            .map_err(|error| fault::stream(&error))?;
+        if count == 0 {
+            return Ok(());
+        }
+        file.write_all(buffer.get(..count).unwrap_or_default())
+            .map_err(|error| fault::of(path, error))?;
+    }
+}
+
+fn ends_with_slash(path: &Path) -> bool {
+    path.as_os_str().as_bytes().ends_with(b"/")
+}
+
+/// A file on its way to its place.
+struct NewFile {
+    file: File,
+    folder: PathBuf,
+    /// Its name until then, on file systems where a file must have one. Removed if it is dropped.
+    name: Option<PathBuf>,
+}
+
+impl NewFile {
+    fn create(folder: &Path) -> io::Result<Self> {
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        let (file, name) = match rustix::fs::open(folder, flags, Mode::RUSR | Mode::WUSR) {
+            Ok(file) => (File::from(file), None),
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOENT) => {
+                let (file, name) = Self::named(folder)?;
+                (file, Some(name))
+            }
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Self {
+            file,
+            folder: folder.to_path_buf(),
+            name,
+        })
+    }
+
+    fn named(folder: &Path) -> io::Result<(File, PathBuf)> {
+        let name = temporary_name(folder)?;
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&name)?;
+        Ok((file, name))
+    }
+
+    /// Gives it its name, in the place of whatever has it.
+    fn place(mut self, place: &Path) -> io::Result<()> {
+        let name = match &self.name {
+            Some(name) => name.clone(),
+            None => self.link()?,
+        };
+        self.name = Some(name.clone());
+        std::fs::rename(&name, place)?;
+        self.name = None;
+        Ok(())
+    }
+
+    /// Gives a file without a name one: link(2) replaces nothing, and rename(2) can.
+    fn link(&mut self) -> io::Result<PathBuf> {
+        let name = temporary_name(&self.folder)?;
+        let own = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        match rustix::fs::linkat(CWD, own, CWD, &name, AtFlags::SYMLINK_FOLLOW) {
+            Ok(()) => Ok(name),
+            // Where it cannot be given one, a copy can.
+            Err(_) => {
+                let (mut copy, name) = Self::named(&self.folder)?;
+                self.name = Some(name.clone());
+                self.file.rewind()?;
+                io::copy(&mut self.file, &mut copy)?;
+                copy.set_permissions(self.file.metadata()?.permissions())?;
+                copy.sync_all()?;
+                Ok(name)
+            }
+        }
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        if let Some(name) = &self.name {
+            // Nothing more can be done about it here.
+            let _ = std::fs::remove_file(name);
+        }
+    }
+}
+
+fn temporary_name(folder: &Path) -> io::Result<PathBuf> {
+    let mut random = [0; 8];
+    getrandom(&mut random, GetRandomFlags::empty())?;
+    Ok(folder.join(format!(".sovereign-{:016x}", u64::from_ne_bytes(random))))
+}
