@@ -36,6 +36,8 @@ pub mod detached;
 pub mod engine;
 pub mod error;
 #[cfg(target_os = "linux")]
+pub mod files;
+#[cfg(target_os = "linux")]
 pub mod host;
 #[cfg(target_os = "linux")]
 pub mod installation;
@@ -60,7 +62,8 @@ pub mod timeline;
 
 #[cfg(target_os = "linux")]
 pub use agent_client::{
-    Child, ChildStdin, ClientError, Exec, Finished, InputSource, Output, OutputTarget, PumpIo,
+    Child, ChildStdin, ClientError, Exec, Files, FilesError, Finished, InputSource, Output,
+    OutputTarget, PumpIo,
 };
 pub use agent_protocol::message::{AgentError, ExecRequest, ExitReport};
 

@@ -3,7 +3,7 @@
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use agent_client::{ClientError, Exec, Finished, PumpIo, Session, SessionOptions};
+use agent_client::{ClientError, Exec, Files, Finished, PumpIo, Session, SessionOptions};
 use agent_protocol::message::{AgentError, ExecRequest, ExitReport};
 
 use crate::error::{ENGINE_FAILURE, Problem, chain};
@@ -141,6 +141,16 @@ impl Sandbox {
     /// If the sandbox has ended, or the request is too large.
     pub fn exec(&mut self, request: ExecRequest) -> Result<Exec, ExecError> {
         Ok(Session::new(self.connect()?, SessionOptions::default()).exec(request)?)
+    }
+
+    /// A session for one thing to do with files, with the rights of this user; with those that
+    /// commands have, without one.
+    ///
+    /// # Errors
+    ///
+    /// If the sandbox has ended.
+    pub fn files(&mut self, user: Option<String>) -> Result<Files, ExecError> {
+        Ok(Session::new(self.connect()?, SessionOptions::default()).files(user))
     }
 
     /// A stream to the agent, for one session.

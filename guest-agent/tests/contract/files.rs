@@ -41,7 +41,7 @@ fn fault<T: std::fmt::Debug>(result: Result<T, FilesError>) -> FileFault {
 }
 
 const SEQUENCE: [u8; 251] = {
-    let mut bytes = [0; 251];
+    let mut bytes = [0_u8; 251];
     let mut index = 0;
     while index < 250 {
         bytes[index + 1] = bytes[index].wrapping_add(7);

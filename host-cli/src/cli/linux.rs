@@ -28,6 +28,8 @@ fn act(cli: Cli, timeline: Timeline) -> Result<u8, Failure> {
         Command::Start(args) => commands::named::start(args, global),
         Command::Exec(args) => commands::exec::exec(*args, global),
         Command::Attach(args) => commands::attach::attach(&args, global),
+        Command::Cp(args) => commands::cp::cp(&args, global),
+        Command::Fs(args) => commands::fs::fs(args, global),
         Command::Stop(args) => commands::life::stop(&args, global),
         Command::Kill(args) => commands::life::kill(&args, global),
         Command::Rm(args) => commands::life::rm(&args, global),

@@ -6,7 +6,7 @@ mod error;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use agent_client::{ClientError, Exec, Session, SessionOptions};
+use agent_client::{ClientError, Exec, Files, Session, SessionOptions};
 use agent_protocol::message::{ExecRequest, ExitReport, TerminalSize};
 
 use self::conversation::is_readable;
@@ -126,10 +126,24 @@ impl Detached {
     ///
     /// If the sandbox does not run, or the request is too large.
     pub fn exec(&self, request: ExecRequest) -> Result<Exec, DetachedError> {
+        Ok(self.session()?.exec(request)?)
+    }
+
+    /// A session for one thing to do with files, with the rights of this user; with those that
+    /// commands have, without one.
+    ///
+    /// # Errors
+    ///
+    /// If the sandbox does not run.
+    pub fn files(&self, user: Option<String>) -> Result<Files, DetachedError> {
+        Ok(self.session()?.files(user))
+    }
+
+    /// A session, which the sandbox counts as somebody's use of it.
+    fn session(&self) -> Result<Session, DetachedError> {
         let (reply, descriptor, lease) = self.ask(Request::Connect, None)?;
         let stream = self.expect_descriptor(reply, descriptor)?;
-        let session = Session::new(stream, SessionOptions::default()).with_lease(lease);
-        Ok(session.exec(request)?)
+        Ok(Session::new(stream, SessionOptions::default()).with_lease(lease))
     }
 
     /// Has the supervisor go on with a command. Returns the command's number. It waits until the

@@ -400,11 +400,15 @@ impl Files {
             user: self.user,
             operation,
         };
+        let stdout = match stdout {
+            Some(taker) => OutputTarget::Taker(taker),
+            None => OutputTarget::Discard,
+        };
         let mut report = Vec::new();
         let exec = self.session.request_files(request)?;
         exec.pump(PumpIo {
             stdin,
-            stdout: stdout.map_or(OutputTarget::Discard, |taker| OutputTarget::Taker(taker)),
+            stdout,
             stderr: OutputTarget::Collect {
                 into: &mut report,
                 limit: MAX_RECORD,

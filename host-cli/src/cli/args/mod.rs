@@ -1,5 +1,6 @@
 //! What was typed.
 
+mod files;
 mod image;
 mod life;
 mod run;
@@ -9,6 +10,10 @@ use std::ffi::OsString;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use self::files::{
+    CatArgs, CpArgs, FindArgs, FsAction, FsArgs, FsRmArgs, MkdirArgs, MvArgs, PathsArgs, WatchArgs,
+    WriteArgs,
+};
 pub use self::image::{BuildArgs, ImageAction, ImageArgs, NameArgs, NamesArgs, VerifyArgs};
 pub use self::life::{
     AttachArgs, CreateArgs, DetachKeys, EventsArgs, ExecCommandArgs, KillArgs, LifeArgs,
@@ -88,6 +93,10 @@ pub enum Command {
     Exec(Box<ExecCommandArgs>),
     /// Stay with a command that runs in a sandbox
     Attach(AttachArgs),
+    /// Copy files into sandboxes, out of them and between them
+    Cp(CpArgs),
+    /// Look at the files of a running sandbox, and change them
+    Fs(FsArgs),
     /// End sandboxes, gently
     Stop(StopArgs),
     /// End sandboxes at once, or send their command a signal

@@ -139,9 +139,9 @@ pub(in crate::cli) fn rename(args: RenameArgs) -> Result<u8, Failure> {
 
 /// Does something to each, and goes on when one cannot have it. The last failure is returned, the
 /// others are told.
-pub(super) fn each(
-    sandboxes: &[String],
-    mut act: impl FnMut(&str) -> Result<(), Failure>,
+pub(super) fn each<T>(
+    sandboxes: &[T],
+    mut act: impl FnMut(&T) -> Result<(), Failure>,
 ) -> Result<u8, Failure> {
     let mut last: Option<Failure> = None;
     for wanted in sandboxes {

@@ -2,6 +2,8 @@
 
 #[cfg(target_os = "linux")]
 pub(super) mod attach;
+#[cfg(target_os = "linux")]
+pub(super) mod cp;
 pub(super) mod doctor;
 #[cfg(target_os = "linux")]
 pub(super) mod events;
@@ -9,6 +11,8 @@ pub(super) mod events;
 pub(super) mod exec;
 #[cfg(target_os = "linux")]
 mod follow;
+#[cfg(target_os = "linux")]
+pub(super) mod fs;
 pub(super) mod generate;
 #[cfg(target_os = "linux")]
 pub(super) mod image;

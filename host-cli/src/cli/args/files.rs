@@ -1,0 +1,194 @@
+//! The commands for files of sandboxes: `cp` and `fs`.
+
+use std::ffi::OsString;
+
+use clap::{Args, Subcommand};
+
+/// Copy files into sandboxes, out of them and between them.
+#[derive(Debug, Args)]
+#[command(
+    after_long_help = CP_EXAMPLES,
+    override_usage = "sovereign cp [OPTIONS] SRC DST"
+)]
+pub struct CpArgs {
+    /// Copy what links lead to, and not the links
+    #[arg(short = 'L', long)]
+    pub follow_link: bool,
+
+    /// Whose files they are in the sandbox, and whose rights count there
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    pub user: Option<String>,
+
+    /// What to copy: PATH, SANDBOX:PATH, or - for a tar stream from standard input
+    #[arg(value_name = "SRC")]
+    pub source: OsString,
+
+    /// Where to: PATH, SANDBOX:PATH, or - for a tar stream to standard output
+    #[arg(value_name = "DST")]
+    pub target: OsString,
+}
+
+/// Look at the files of a running sandbox, and change them.
+#[derive(Debug, Args)]
+#[command(after_help = "Paths begin at the user's home, unless they are absolute.")]
+pub struct FsArgs {
+    /// Whose files they are in the sandbox, and whose rights count there
+    #[arg(short, long, value_name = "USER[:GROUP]", global = true)]
+    pub user: Option<String>,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub action: FsAction,
+}
+
+/// What to do with files.
+#[derive(Debug, Subcommand)]
+pub enum FsAction {
+    /// Print what is in files
+    Cat(CatArgs),
+    /// Put standard input in a file's place, at once, when it has come whole
+    Write(WriteArgs),
+    /// List what is in a folder
+    Ls(PathsArgs),
+    /// Show what is known of files
+    Stat(PathsArgs),
+    /// Make folders
+    Mkdir(MkdirArgs),
+    /// Give a file another name, or another folder
+    Mv(MvArgs),
+    /// Remove files
+    Rm(FsRmArgs),
+    /// Find files by their names and by what they contain
+    Find(FindArgs),
+    /// Show what happens to files, until interrupted
+    Watch(WatchArgs),
+}
+
+/// Files of a sandbox.
+#[derive(Debug, Args)]
+pub struct PathsArgs {
+    /// The sandbox's name or id
+    #[arg(value_name = "SANDBOX")]
+    pub sandbox: String,
+    /// Paths in it
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<OsString>,
+}
+
+/// Print what is in files.
+#[derive(Debug, Args)]
+pub struct CatArgs {
+    /// Begin here, in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 0)]
+    pub offset: u64,
+    /// Print so many bytes
+    #[arg(long, value_name = "BYTES")]
+    pub length: Option<u64>,
+    /// Which files.
+    #[command(flatten)]
+    pub files: PathsArgs,
+}
+
+/// Put standard input in a file's place.
+#[derive(Debug, Args)]
+pub struct WriteArgs {
+    /// Its mode; that of the file before it without one
+    #[arg(long, value_name = "OCTAL", value_parser = parse_mode)]
+    pub mode: Option<u32>,
+    /// The sandbox's name or id
+    #[arg(value_name = "SANDBOX")]
+    pub sandbox: String,
+    /// The file
+    #[arg(value_name = "PATH")]
+    pub path: OsString,
+}
+
+/// Make folders.
+#[derive(Debug, Args)]
+pub struct MkdirArgs {
+    /// Those above them, too; and let them be there already
+    #[arg(short, long)]
+    pub parents: bool,
+    /// Their mode
+    #[arg(short, long, value_name = "OCTAL", value_parser = parse_mode)]
+    pub mode: Option<u32>,
+    /// Which folders.
+    #[command(flatten)]
+    pub files: PathsArgs,
+}
+
+/// Give a file another name.
+#[derive(Debug, Args)]
+pub struct MvArgs {
+    /// The sandbox's name or id
+    #[arg(value_name = "SANDBOX")]
+    pub sandbox: String,
+    /// The file
+    #[arg(value_name = "PATH")]
+    pub path: OsString,
+    /// Its new name, or a folder that is there
+    #[arg(value_name = "NEW")]
+    pub to: OsString,
+}
+
+/// Remove files.
+#[derive(Debug, Args)]
+pub struct FsRmArgs {
+    /// Folders, too, with all that is in them
+    #[arg(short, long)]
+    pub recursive: bool,
+    /// Which files.
+    #[command(flatten)]
+    pub files: PathsArgs,
+}
+
+/// Find files.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  sovereign fs find work src --name '*.{rs,toml}' --contains TODO"
+)]
+pub struct FindArgs {
+    /// A pattern for names, or for paths from the folder if it contains a slash
+    #[arg(long, value_name = "GLOB")]
+    pub name: Option<OsString>,
+    /// What they contain
+    #[arg(long, value_name = "TEXT")]
+    pub contains: Option<OsString>,
+    /// The sandbox's name or id
+    #[arg(value_name = "SANDBOX")]
+    pub sandbox: String,
+    /// Where to search
+    #[arg(value_name = "PATH", default_value = ".")]
+    pub path: OsString,
+}
+
+/// Show what happens to files.
+#[derive(Debug, Args)]
+pub struct WatchArgs {
+    /// In all folders below it, too
+    #[arg(short, long)]
+    pub recursive: bool,
+    /// The sandbox's name or id
+    #[arg(value_name = "SANDBOX")]
+    pub sandbox: String,
+    /// A folder, or a file
+    #[arg(value_name = "PATH")]
+    pub path: OsString,
+}
+
+fn parse_mode(text: &str) -> Result<u32, String> {
+    let mode = u32::from_str_radix(text, 8).ok();
+    mode.filter(|mode| *mode <= 0o7777)
+        .ok_or_else(|| "a mode is octal, such as 644".to_owned())
+}
+
+const CP_EXAMPLES: &str = "\
+A copy goes into DST if that is a folder, else it is called DST. SRC/. is what is in the folder SRC.
+Modes, times, links and holes are kept; files belong to whoever copies them.
+
+Examples:
+  sovereign cp project work:                      # to the home of its user
+  sovereign cp work:/var/log/. logs/
+  sovereign cp work:data other:/tmp/data
+  tar c src | sovereign cp - work:/home/sandbox
+  sovereign cp work:src - | tar t";

@@ -1,0 +1,313 @@
+//! Files copied into sandboxes, out of them and between them.
+//!
+//! Where a copy goes is what `docker cp` has taught everybody: into a folder that is there, else as
+//! what the destination is called; `FOLDER/.` is what is in the folder. The work is done by
+//! [`Files`], which [`Sandbox::files`](crate::Sandbox::files) and
+//! [`Detached::files`](crate::detached::Detached::files) give: one operation each.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use agent_client::{Files, FilesError};
+use agent_protocol::files::{FaultKind, FileKind, Transfer};
+
+use crate::error::Problem;
+use crate::sandbox::client_code;
+
+/// Where sessions for files come from.
+pub trait FileSource: Sync {
+    /// A session for one operation.
+    ///
+    /// # Errors
+    ///
+    /// If the sandbox cannot be reached.
+    fn files(&self) -> Result<Files, Problem>;
+}
+
+impl<F: Fn() -> Result<Files, Problem> + Sync> FileSource for F {
+    fn files(&self) -> Result<Files, Problem> {
+        self()
+    }
+}
+
+impl From<FilesError> for Problem {
+    fn from(error: FilesError) -> Self {
+        let code = match &error {
+            FilesError::Client(error) => client_code(error),
+            FilesError::Fault(fault) => fault_code(fault.kind),
+            FilesError::Archive(_) => "archive",
+            FilesError::Corrupt { .. } => "corrupt",
+            FilesError::Nonsense { .. } => "protocol",
+            FilesError::Io { .. } => "system",
+        };
+        Self::of(code, &error)
+    }
+}
+
+/// A word for programs.
+#[must_use]
+pub const fn fault_code(kind: FaultKind) -> &'static str {
+    match kind {
+        FaultKind::NotFound => "no-such-file",
+        FaultKind::Exists => "file-exists",
+        FaultKind::PermissionDenied => "permission-denied",
+        FaultKind::NotADirectory => "not-a-directory",
+        FaultKind::IsADirectory => "is-a-directory",
+        FaultKind::NotEmpty => "not-empty",
+        FaultKind::NoSpace => "no-space",
+        FaultKind::ReadOnly => "read-only",
+        FaultKind::Refused => "archive-refused",
+        FaultKind::Corrupt => "corrupt",
+        FaultKind::Invalid => "invalid",
+        FaultKind::Other => "file-system",
+    }
+}
+
+/// Copies a file or folder of this machine into a sandbox. With `follow`, what a link leads to.
+///
+/// # Errors
+///
+/// If there is no such file, no such place, or it cannot be read or written.
+pub fn copy_in(
+    source: &Path,
+    sandbox: &dyn FileSource,
+    path: &[u8],
+    follow: bool,
+) -> Result<Transfer, Problem> {
+    let metadata = match follow {
+        true => source.metadata(),
+        false => source.symlink_metadata(),
+    };
+    let metadata = metadata.map_err(|error| here(source, &error))?;
+    let origin = Origin::new(source.as_os_str().as_bytes(), metadata.is_dir());
+    let place = origin.place(path, sandbox_kind(sandbox, path)?)?;
+    let files = sandbox.files()?;
+    Ok(files.copy_in(source, &place.folder, &place.name, follow)?)
+}
+
+/// Copies a file or folder of a sandbox to this machine. With `follow`, what a link leads to. Whatever
+/// the sandbox sends, nothing but the destination is written to.
+///
+/// # Errors
+///
+/// As [`copy_in`].
+pub fn copy_out(
+    sandbox: &dyn FileSource,
+    path: &[u8],
+    target: &Path,
+    follow: bool,
+) -> Result<Transfer, Problem> {
+    let entry = sandbox
+        .files()?
+        .stat(path, follow || path.ends_with(b"/"))?;
+    let origin = Origin::new(path, entry.kind == FileKind::Directory);
+    let kind = match target.metadata() {
+        Ok(metadata) => Some(metadata.is_dir()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => return Err(here(target, &error)),
+    };
+    let place = origin.place(target.as_os_str().as_bytes(), kind)?;
+    let folder = PathBuf::from(std::ffi::OsStr::from_bytes(&place.folder));
+    let opened = File::open(&folder).map_err(|error| here(&folder, &error))?;
+    let files = sandbox.files()?;
+    Ok(files.copy_out(path, opened.as_fd(), &place.name, follow)?)
+}
+
+/// Copies a file or folder of one sandbox into another, or into the same.
+///
+/// # Errors
+///
+/// As [`copy_in`].
+pub fn copy_between(
+    from: &dyn FileSource,
+    path: &[u8],
+    to: &dyn FileSource,
+    target: &[u8],
+    follow: bool,
+) -> Result<Transfer, Problem> {
+    let entry = from.files()?.stat(path, follow || path.ends_with(b"/"))?;
+    let origin = Origin::new(path, entry.kind == FileKind::Directory);
+    let place = origin.place(target, sandbox_kind(to, target)?)?;
+    let root = (place.name != b".").then_some(place.name.as_slice());
+    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+        .map_err(|error| Problem::of("system", &error))?;
+    let (mut read, mut write) = (File::from(read), File::from(write));
+    let (sender, receiver) = (from.files()?, to.files()?);
+    std::thread::scope(|scope| {
+        let name = &place.name;
+        let packing = scope.spawn(move || sender.pack(path, name, follow, &mut write));
+        let unpacked = receiver.unpack(&place.folder, root, &mut read);
+        drop(read);
+        let packed = packing
+            .join()
+            .map_err(|_| Problem::new("system", "a thread that moved files gave up".to_owned()))?;
+        match (unpacked, packed) {
+            (Ok(unpacked), Ok(packed)) => Ok(Transfer {
+                skipped: packed.skipped,
+                ..unpacked
+            }),
+            // The side that takes may have given up first, and then knows why.
+            (Err(error @ FilesError::Fault(_)), Err(FilesError::Io { .. })) => Err(error.into()),
+            (_, Err(error)) | (Err(error), Ok(_)) => Err(error.into()),
+        }
+    })
+}
+
+/// Writes a file or folder of a sandbox to `out`, as a tar stream.
+///
+/// # Errors
+///
+/// If it cannot be read, or `out` takes no more.
+pub fn pack(
+    sandbox: &dyn FileSource,
+    path: &[u8],
+    follow: bool,
+    out: &mut (dyn Write + Send),
+) -> Result<Transfer, Problem> {
+    let name = Origin::new(path, true).name;
+    Ok(sandbox.files()?.pack(path, &name, follow, out)?)
+}
+
+/// Unpacks a tar stream in a folder of a sandbox.
+///
+/// # Errors
+///
+/// If an entry would leave the folder, or it cannot be read or written.
+pub fn unpack(
+    input: &mut (dyn Read + Send),
+    sandbox: &dyn FileSource,
+    path: &[u8],
+) -> Result<Transfer, Problem> {
+    Ok(sandbox.files()?.unpack(path, None, input)?)
+}
+
+/// Whether a path of a sandbox is a folder; `None` if there is nothing.
+fn sandbox_kind(sandbox: &dyn FileSource, path: &[u8]) -> Result<Option<bool>, Problem> {
+    match sandbox.files()?.stat(path, true) {
+        Ok(entry) => Ok(Some(entry.kind == FileKind::Directory)),
+        Err(FilesError::Fault(fault)) if fault.kind == FaultKind::NotFound => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn here(path: &Path, error: &std::io::Error) -> Problem {
+    let code = match error.kind() {
+        std::io::ErrorKind::NotFound => "no-such-file",
+        std::io::ErrorKind::PermissionDenied => "permission-denied",
+        _ => "file-system",
+    };
+    Problem::new(code, format!("{}: {error}", path.display()))
+}
+
+/// What is copied.
+#[derive(Debug)]
+struct Origin {
+    /// What it is called; `.` for what is in a folder.
+    name: Vec<u8>,
+    is_folder: bool,
+}
+
+/// Where a copy goes.
+#[derive(Debug, PartialEq, Eq)]
+struct Place {
+    folder: Vec<u8>,
+    name: Vec<u8>,
+}
+
+impl Origin {
+    fn new(path: &[u8], is_folder: bool) -> Self {
+        let (_, name) = split(path);
+        let is_nameless = matches!(name, b"" | b"." | b"..");
+        Self {
+            name: if is_nameless {
+                b".".to_vec()
+            } else {
+                name.to_vec()
+            },
+            is_folder,
+        }
+    }
+
+    /// Where it goes, if the destination is (`Some(true)`) a folder, is something else, or is not
+    /// there.
+    fn place(&self, target: &[u8], is_folder: Option<bool>) -> Result<Place, Problem> {
+        let shown = || String::from_utf8_lossy(target).into_owned();
+        let problem = |code: &str, text: &str| Problem::new(code, format!("{}: {text}", shown()));
+        match is_folder {
+            Some(true) => Ok(Place {
+                folder: target.to_vec(),
+                name: self.name.clone(),
+            }),
+            Some(false) if self.is_folder => Err(problem(
+                "not-a-directory",
+                "a folder cannot be copied over a file",
+            )),
+            None if target.ends_with(b"/") && !self.is_folder => {
+                Err(problem("no-such-file", "there is no such folder"))
+            }
+            Some(false) | None => {
+                let (folder, name) = split(target);
+                if matches!(name, b"" | b"." | b"..") {
+                    return Err(problem("no-such-file", "there is no such folder"));
+                }
+                Ok(Place {
+                    folder: folder.to_vec(),
+                    name: name.to_vec(),
+                })
+            }
+        }
+    }
+}
+
+/// A path's folder, and its last part.
+fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    let end = path
+        .iter()
+        .rposition(|byte| *byte != b'/')
+        .map_or(0, |last| last + 1);
+    let (path, _) = path.split_at(end);
+    match path.iter().rposition(|byte| *byte == b'/') {
+        None => (b".", path),
+        Some(0) => (b"/", path.get(1..).unwrap_or_default()),
+        Some(at) => (
+            path.get(..at).unwrap_or_default(),
+            path.get(at + 1..).unwrap_or_default(),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn goes(source: &str, is_folder: bool, target: &str, there: Option<bool>) -> String {
+        match Origin::new(source.as_bytes(), is_folder).place(target.as_bytes(), there) {
+            Ok(Place { folder, name }) => {
+                let [folder, name] = [folder, name].map(|part| String::from_utf8(part).unwrap());
+                format!("{folder} as {name}")
+            }
+            Err(problem) => problem.code,
+        }
+    }
+
+    #[test]
+    fn copies_go_where_docker_puts_them() {
+        assert_eq!(goes("a/file", false, "/dir", Some(true)), "/dir as file");
+        assert_eq!(goes("a/file", false, "/dir/new", None), "/dir as new");
+        assert_eq!(goes("file", false, "old", Some(false)), ". as old");
+        assert_eq!(goes("file", false, "/new", None), "/ as new");
+        assert_eq!(goes("file", false, "/new/", None), "no-such-file");
+        assert_eq!(goes("a/dir/", true, "/new/", None), "/ as new");
+        assert_eq!(goes("a/dir", true, "/old", Some(true)), "/old as dir");
+        assert_eq!(goes("a/dir/.", true, "/old", Some(true)), "/old as .");
+        assert_eq!(goes("a/dir/.", true, "/new", None), "/ as new");
+        assert_eq!(goes("/", true, "/old/", Some(true)), "/old/ as .");
+        assert_eq!(goes("..", true, "x", Some(true)), "x as .");
+        assert_eq!(goes("dir", true, "file", Some(false)), "not-a-directory");
+        assert_eq!(goes("file", false, "..", None), "no-such-file");
+    }
+}
