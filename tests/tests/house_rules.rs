@@ -15,8 +15,9 @@ const VMM_LAYERS: &[&str] = &[
 const ARROWS: &[(&str, &[&str])] = &[
     ("vmm", &[]),
     ("guest-agent/protocol", &[]),
-    ("guest-agent/client", &["agent-protocol"]),
-    ("guest-agent", &["agent-protocol"]),
+    ("guest-agent/archive", &[]),
+    ("guest-agent/client", &["agent-archive", "agent-protocol"]),
+    ("guest-agent", &["agent-archive", "agent-protocol"]),
     ("sandbox-image", &[]),
     (
         "host-cli",

@@ -145,7 +145,7 @@ pub struct FsRmArgs {
 /// Find files.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  sovereign fs find work src --name '*.{rs,toml}' --contains TODO"
+    after_help = "Example:\n  sovereign fs find work src --name '*.{rs,toml}' --contains tokio"
 )]
 pub struct FindArgs {
     /// A pattern for names, or for paths from the folder if it contains a slash

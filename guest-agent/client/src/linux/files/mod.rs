@@ -1,0 +1,283 @@
+//! Files of a sandbox, one operation a session.
+//!
+//! ```text
+//!  reader ──digest behind it──▶ pipe ──pump──▶ agent         a thread of its own fills the pipe
+//!  agent ──pump──▶ digest ──▶ writer, or pipe ──▶ unpacked   a thread of its own empties it
+//! ```
+//!
+//! Data is never held: as much is read as the other side has taken. Both sides take the SHA-256 of
+//! what they sent and got, and an operation whose digests differ has failed. What comes out of a
+//! sandbox is hostile, and is unpacked so that nothing leaves its folder.
+
+mod error;
+mod transfer;
+
+use std::io::{self, Read, Write};
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+use std::thread;
+
+use agent_archive::{ArchiveError, Links, UnpackOptions};
+use agent_protocol::files::{FileChange, FileEntry, FileOperation, Transfer};
+use serde_bytes::ByteBuf;
+
+pub use self::error::FilesError;
+use self::transfer::{copy, joined, new_pipe, shown, start};
+use crate::linux::session::Session;
+use crate::linux::source::InputSource;
+
+/// The bits of a mode that files from a sandbox may have here: no set-user-ID.
+const HOST_MODES: u32 = 0o777;
+
+/// A session for one operation on files. Paths begin at the user's home, unless they are absolute.
+#[derive(Debug)]
+pub struct Files {
+    session: Session,
+    user: Option<String>,
+}
+
+impl Files {
+    pub(crate) fn new(session: Session, user: Option<String>) -> Self {
+        Self { session, user }
+    }
+
+    /// What is known of a file; of what it leads to, if it is a link and `follow`.
+    ///
+    /// # Errors
+    ///
+    /// [`FilesError`]
+    pub fn stat(self, path: &[u8], follow: bool) -> Result<FileEntry, FilesError> {
+        let mut found = None;
+        self.records(path, FileOperation::Stat { follow }, &mut |entry| {
+            found = Some(entry);
+            Ok(())
+        })?;
+        found.ok_or_else(|| FilesError::Nonsense { path: shown(path) })
+    }
+
+    /// Tells `each` of the files of a folder, in no order.
+    ///
+    /// # Errors
+    ///
+    /// [`FilesError`], also if `each` failed.
+    pub fn list(
+        self,
+        path: &[u8],
+        each: &mut (dyn FnMut(FileEntry) -> io::Result<()> + Send),
+    ) -> Result<Transfer, FilesError> {
+        self.records(path, FileOperation::List, each)
+    }
+
+    /// Tells `each` of the files below a folder that fit, in no order. `name` is a glob for names, or
+    /// for paths from the folder if it contains a slash.
+    ///
+    /// # Errors
+    ///
+    /// [`FilesError`], also if `each` failed.
+    pub fn find(
+        self,
+        path: &[u8],
+        name: Option<&[u8]>,
+        contains: Option<&[u8]>,
+        each: &mut (dyn FnMut(FileEntry) -> io::Result<()> + Send),
+    ) -> Result<Transfer, FilesError> {
+        let operation = FileOperation::Find {
+            name: name.map(ByteBuf::from),
+            contains: contains.map(ByteBuf::from),
+        };
+        self.records(path, operation, each)
+    }
+
+    /// Tells `each` of what happens in a folder, until `each` fails. The first change is of the folder
+    /// itself, and says that from here on everything is told.
+    ///
+    /// # Errors
+    ///
+    /// [`FilesError`], also because `each` failed.
+    pub fn watch(
+        self,
+        path: &[u8],
+        recursive: bool,
+        each: &mut (dyn FnMut(FileChange) -> io::Result<()> + Send),
+    ) -> Result<Transfer, FilesError> {
+        self.records(path, FileOperation::Watch { recursive }, each)
+    }
+
+    /// Makes a folder; with `parents` those above it, too, and it may be there already.
+    ///
+    /// # Errors
+    ///
+    /// [`FilesError`]
+    pub fn make_directory(
+        self,
+        path: &[u8],
+        parents: bool,
+        mode: Option<u32>,
+    ) -> Result<(), FilesError> {
+        self.change(path, FileOperation::MakeDirectory { parents, mode })
+    }
+
+    /// Gives a file another name, in the place of a file that has it.
+    ///
+    /// # Errors
+    ///
+    /// [`FilesError`]
+    pub fn rename(self, path: &[u8], to: &[u8]) -> Result<(), FilesError> {
+        let to = ByteBuf::from(to);
+        self.change(path, FileOperation::Rename { to })
+    }
+
+    /// Removes a file, or a folder with all that is below it.
+    ///
+    /// # Errors
+    ///
+    /// [`FilesError`]
+    pub fn remove(self, path: &[u8], recursive: bool) -> Result<(), FilesError> {
+        self.change(path, FileOperation::Remove { recursive })
+    }
+
+    /// Writes a file's data, or a part of it, to `out`.
+    ///
+    /// # Errors
+    ///
+    /// [`FilesError`]; what was written until then is not to be relied on.
+    pub fn read(
+        self,
+        path: &[u8],
+        offset: u64,
+        length: Option<u64>,
+        out: &mut (dyn Write + Send),
+    ) -> Result<Transfer, FilesError> {
+        self.receive(path, FileOperation::Read { offset, length }, out)
+    }
+
+    /// Puts what `input` has in a file's place, at once, when it has come whole.
+    ///
+    /// # Errors
+    ///
+    /// [`FilesError`]; the old file is still there then.
+    pub fn write(
+        self,
+        path: &[u8],
+        mode: Option<u32>,
+        input: &mut (dyn Read + Send),
+    ) -> Result<Transfer, FilesError> {
+        self.send(path, FileOperation::Write { mode }, |out| {
+            copy(input, out).map_err(|source| FilesError::Io {
+                doing: "reading what is to be written",
+                source,
+            })
+        })
+    }
+
+    /// Writes a tree to `out`, as a tar stream in which it is called `name`.
+    ///
+    /// # Errors
+    ///
+    /// [`FilesError`]
+    pub fn pack(
+        self,
+        path: &[u8],
+        name: &[u8],
+        follow: bool,
+        out: &mut (dyn Write + Send),
+    ) -> Result<Transfer, FilesError> {
+        self.receive(path, pack_as(name, follow), out)
+    }
+
+    /// Unpacks a tar stream in a folder of the sandbox. With `root`, every entry's name must begin so.
+    ///
+    /// # Errors
+    ///
+    /// [`FilesError`]; what was unpacked until then stays.
+    pub fn unpack(
+        self,
+        path: &[u8],
+        root: Option<&[u8]>,
+        input: &mut (dyn Read + Send),
+    ) -> Result<Transfer, FilesError> {
+        self.send(path, unpack_as(root), |out| {
+            copy(input, out).map_err(|source| FilesError::Io {
+                doing: "reading the archive",
+                source,
+            })
+        })
+    }
+
+    /// Copies a file or tree of the sandbox into a folder of this machine, as `name`; what is in the
+    /// tree alone, into the folder itself, if that is `.`.
+    ///
+    /// # Errors
+    ///
+    /// [`FilesError`]; what was copied until then stays.
+    pub fn copy_out(
+        self,
+        path: &[u8],
+        folder: BorrowedFd<'_>,
+        name: &[u8],
+        follow: bool,
+    ) -> Result<Transfer, FilesError> {
+        let (read, write) = new_pipe()?;
+        let options = UnpackOptions {
+            root: (name != b".").then_some(name),
+            links: Links::Refuse,
+            modes: HOST_MODES,
+        };
+        thread::scope(|scope| {
+            let unpacking = start(scope, "unpack", move || {
+                let mut read = read;
+                agent_archive::unpack(&mut read, folder, options)?;
+                io::copy(&mut read, &mut io::sink()).map_err(ArchiveError::Stream)
+            })?;
+            let mut write = write;
+            let received = self.receive(path, pack_as(name, follow), &mut write);
+            drop(write);
+            match (received, joined(unpacking)?) {
+                // A stream that ends early is what an error on the other side looks like here.
+                (Err(error), Ok(_) | Err(ArchiveError::Stream(_))) => Err(error),
+                (_, Err(error)) => Err(error.into()),
+                (Ok(transfer), Ok(_)) => Ok(transfer),
+            }
+        })
+    }
+
+    /// Copies a file or tree of this machine into a folder of the sandbox, as `name`; what is in the
+    /// tree alone, into the folder itself, if that is `.`.
+    ///
+    /// # Errors
+    ///
+    /// [`FilesError`]; what was copied until then stays.
+    pub fn copy_in(
+        self,
+        source: &Path,
+        path: &[u8],
+        name: &[u8],
+        follow: bool,
+    ) -> Result<Transfer, FilesError> {
+        let root = (name != b".").then_some(name);
+        let mut skipped = 0;
+        let sent = self.send(path, unpack_as(root), |out| {
+            skipped = agent_archive::pack(source, name, follow, out)?.skipped;
+            Ok(())
+        })?;
+        Ok(Transfer { skipped, ..sent })
+    }
+
+    fn change(self, path: &[u8], operation: FileOperation) -> Result<(), FilesError> {
+        self.talk(path, operation, InputSource::Empty, None)?;
+        Ok(())
+    }
+}
+
+fn pack_as(name: &[u8], follow: bool) -> FileOperation {
+    FileOperation::Pack {
+        name: ByteBuf::from(name),
+        follow,
+    }
+}
+
+fn unpack_as(root: Option<&[u8]>) -> FileOperation {
+    FileOperation::Unpack {
+        root: root.map(ByteBuf::from),
+    }
+}
