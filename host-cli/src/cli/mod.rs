@@ -35,7 +35,6 @@ mod trace;
 
 use std::ffi::OsString;
 
-use clap::Parser;
 use clap::error::ErrorKind;
 
 use self::args::Cli;
@@ -50,7 +49,7 @@ pub fn main(args: &[OsString]) -> u8 {
 
 /// Has a command line that makes sense done, and tells what has failed.
 fn with(args: &[OsString], act: impl FnOnce(Cli) -> Result<u8, Failure>) -> u8 {
-    let cli = match Cli::try_parse_from(args) {
+    let cli = match Cli::read(args) {
         Ok(cli) => cli,
         Err(error) => return misunderstood(&error, args),
     };

@@ -41,6 +41,38 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// `sovereign run` alone.
+#[derive(Debug, Parser)]
+struct RunCli {
+    #[command(flatten)]
+    global: GlobalArgs,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+impl Cli {
+    /// Reads the command line.
+    ///
+    /// The parser knows all commands by name only until one is named, but even that costs a program
+    /// that lives for milliseconds one of them; so `run`, typed first, has a parser of its own. What
+    /// that one does not understand the other explains.
+    ///
+    /// # Errors
+    ///
+    /// If it makes no sense, or asks for help.
+    pub fn read(args: &[OsString]) -> Result<Self, clap::Error> {
+        let is_run = args.get(1).is_some_and(|word| word == "run");
+        let run = is_run.then(|| RunCli::try_parse_from(args.iter().skip(1)));
+        match run {
+            Some(Ok(RunCli { global, run })) => Ok(Self {
+                global,
+                command: Command::Run(Box::new(run)),
+            }),
+            Some(Err(_)) | None => Self::try_parse_from(args),
+        }
+    }
+}
+
 /// What holds for every command.
 #[derive(Debug, Clone, Copy, Args)]
 #[command(next_help_heading = "Output")]
@@ -208,10 +240,28 @@ mod tests {
 
     fn run_args(args: &[&str]) -> Result<RunArgs, clap::Error> {
         let args = ["sovereign", "run"].iter().chain(args);
-        match Cli::try_parse_from(args)?.command {
+        let args: Vec<_> = args.map(OsString::from).collect();
+        match Cli::read(&args)?.command {
             Command::Run(run) => Ok(*run),
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn run_is_read_the_same_wherever_global_options_stand() {
+        let read = |words: &[&str]| {
+            let words: Vec<_> = words.iter().map(OsString::from).collect();
+            format!("{:?}", Cli::read(&words).unwrap())
+        };
+        let after = read(&["sovereign", "run", "-q", "--cpus", "2", "--", "true", "-q"]);
+        let before = read(&["sovereign", "-q", "run", "--cpus", "2", "--", "true", "-q"]);
+        assert_eq!(after, before);
+        let wrong = ["sovereign", "run", "--cpu", "2"].map(OsString::from);
+        let error = Cli::read(&wrong).unwrap_err().to_string();
+        assert!(
+            error.contains("--cpus") && error.contains("sovereign run"),
+            "{error}"
+        );
     }
 
     #[test]
