@@ -47,11 +47,8 @@ pub(crate) fn add(suite: &mut Suite) {
         removed_when_it_ends_if_asked,
         misuse_is_told_with_the_remedy,
         events_tell_what_happened,
+        files_go_in_out_and_between,
     );
-    let local: &[(&str, Test)] = &[("files_go_in_out_and_between", |sovereign| {
-        with(sovereign, "local", files_go_in_out_and_between)
-    })];
-    suite.host("detached", local);
 }
 
 /// A registry of its own, and the command under test.
