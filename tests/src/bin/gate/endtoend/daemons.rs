@@ -91,6 +91,21 @@ impl Drop for Daemon {
             .and_then(Pid::from_raw);
         let _ = id.map(|id| kill_process(id, Signal::TERM));
         let _ = self.process.wait();
+        unmount_below(self.folder.path());
+    }
+}
+
+/// Takes away what an engine that has ended has left mounted below its folder: Podman does.
+fn unmount_below(folder: &Path) {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    // The fifth field is the place (proc_pid_mountinfo(5)); the newest are the last.
+    let places = mounts
+        .lines()
+        .rev()
+        .filter_map(|line| line.split(' ').nth(4));
+    for place in places.filter(|place| Path::new(place).starts_with(folder)) {
+        // What cannot be unmounted stays, and is seen.
+        let _ = Command::new("umount").args(["--lazy", place]).status();
     }
 }
 
