@@ -51,28 +51,28 @@ impl Program {
                 Err(self.missing(vec![path]))
             };
         }
-        let places = self.places(env::current_exe().ok().as_deref());
-        match places.iter().find(|place| is_file(place)) {
-            Some(place) => Ok(place.clone()),
-            None => Err(self.missing(places)),
+        let running = env::current_exe().ok();
+        match self.places(running.as_deref()).find(|place| is_file(place)) {
+            Some(place) => Ok(place),
+            None => Err(self.missing(self.places(running.as_deref()).collect())),
         }
     }
 
     /// Where it may be: beside the running program, and where an installation in the `PATH` has it,
     /// for an embedder that is installed somewhere else.
-    fn places(self, running: Option<&Path>) -> Vec<PathBuf> {
+    fn places(self, running: Option<&Path>) -> impl Iterator<Item = PathBuf> {
         let own = running.and_then(Path::parent).map(Path::to_owned);
-        let path = env::var_os("PATH").unwrap_or_default();
-        let mut places = Vec::new();
-        for folder in own.into_iter().chain(env::split_paths(&path)) {
-            places.push(folder.join(self.name()));
-            if self != Self::Engine
-                && let Some(up) = folder.parent()
-            {
-                places.push(up.join("libexec/sovereign").join(self.name()));
-            }
-        }
-        places
+        // Only asked for by those who did not find it beside themselves.
+        let path = || env::var_os("PATH").unwrap_or_default();
+        let along =
+            std::iter::once_with(path).flat_map(|path| env::split_paths(&path).collect::<Vec<_>>());
+        own.into_iter().chain(along).flat_map(move |folder| {
+            let libexec = folder
+                .parent()
+                .filter(|_| self != Self::Engine)
+                .map(|up| up.join("libexec/sovereign").join(self.name()));
+            std::iter::once(folder.join(self.name())).chain(libexec)
+        })
     }
 
     fn missing(self, places: Vec<PathBuf>) -> MissingProgram {
@@ -130,6 +130,7 @@ mod tests {
     #[test]
     fn programs_are_looked_for_beside_the_running_one_and_in_libexec() {
         let places = Program::Vmm.places(Some(Path::new("/opt/s/bin/sovereign")));
+        let places: Vec<_> = places.collect();
         let expected = [
             "/opt/s/bin/sovereign-vmm",
             "/opt/s/libexec/sovereign/sovereign-vmm",

@@ -46,6 +46,8 @@ pub mod launch;
 pub mod name;
 #[cfg(target_os = "linux")]
 mod orphans;
+#[cfg(target_os = "linux")]
+mod owner;
 pub mod policy;
 #[cfg(target_os = "linux")]
 pub mod prune;

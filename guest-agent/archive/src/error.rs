@@ -8,7 +8,7 @@ use rustix::io::Errno;
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
     /// The stream cannot be read or written.
-    #[error("the archive's stream: {0}")]
+    #[error("the archive's stream")]
     Stream(#[source] io::Error),
     /// The stream is no archive, or not a whole one.
     #[error("the archive is malformed: {0}")]
@@ -22,7 +22,7 @@ pub enum ArchiveError {
         why: &'static str,
     },
     /// The system said no.
-    #[error("{path}: {source}")]
+    #[error("{path}")]
     File {
         /// The file.
         path: String,
@@ -61,4 +61,25 @@ impl ArchiveError {
 pub(crate) fn shown(path: &[u8]) -> String {
     const MAX_SHOWN: usize = 1024;
     String::from_utf8_lossy(path.get(..MAX_SHOWN).unwrap_or(path)).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        for error in [
+            ArchiveError::file(b"a", Errno::NOSPC),
+            ArchiveError::Stream(Errno::NOSPC.into()),
+        ] {
+            let cause = error.source().unwrap().to_string();
+            assert!(
+                cause.contains("space") && !error.to_string().contains(&cause),
+                "{error}"
+            );
+        }
+    }
 }

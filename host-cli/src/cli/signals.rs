@@ -12,9 +12,11 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::time::Duration;
 
 use agent_client::{Control, ControlReceiver, ControlSender, control_channel};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::terminal;
 use crate::timeline::monotonic_ns;
@@ -85,6 +87,17 @@ impl Signals {
     /// The orders, for the pump.
     pub(super) const fn orders(&self) -> &ControlReceiver {
         &self.receiver
+    }
+
+    /// Waits for this time, or for a signal. Returns whether there was one.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    pub(super) fn come_within(&self, time: Duration) -> io::Result<bool> {
+        let timeout = Timespec::try_from(time).map_err(io::Error::other)?;
+        let mut fds = [PollFd::new(&self.receiver, PollFlags::IN)];
+        Ok(rustix::io::retry_on_intr(|| poll(&mut fds, Some(&timeout)))? > 0)
     }
 
     /// The last signal that asked for an end.

@@ -23,6 +23,9 @@ use crate::supervisor::{About, Command, OwnCommand};
 /// How much longer than the grace that it was given a sandbox may take to end.
 const END_SLACK: Duration = Duration::from_secs(30);
 
+/// How long a sandbox may take to say that it is ending, when a conversation with it broke off.
+const ENDING_NOW: Duration = Duration::from_secs(2);
+
 /// A sandbox of the registry. It is not ended when this is dropped.
 #[derive(Debug, Clone)]
 pub struct Detached {
@@ -235,12 +238,20 @@ impl Detached {
     ///
     /// If the caller gave up, or it never ran.
     pub fn wait(&self, cancel: Option<BorrowedFd>) -> Result<Ending, DetachedError> {
+        self.wait_for(cancel, None)
+    }
+
+    fn wait_for(
+        &self,
+        cancel: Option<BorrowedFd>,
+        patience: Option<Duration>,
+    ) -> Result<Ending, DetachedError> {
         let socket = match self.knock(Request::Wait, None) {
             Ok(socket) => socket,
             Err(DetachedError::NotRunning { .. }) => return self.ending(),
             Err(error) => return Err(error),
         };
-        self.end_by(socket, cancel, None)
+        self.end_by(socket, cancel, patience)
     }
 
     /// Waits until a command has ended.
@@ -289,7 +300,7 @@ impl Detached {
         if !matches!(error, ClientError::Disconnected(_)) {
             return error.into();
         }
-        match self.wait_briefly() {
+        match self.wait_for(None, Some(ENDING_NOW)) {
             Ok(Ending::Broken { problem }) => DetachedError::Refused(problem),
             Ok(ending) => DetachedError::Refused(Problem::new(
                 "sandbox-ended",
@@ -297,16 +308,6 @@ impl Detached {
             )),
             Err(_) => error.into(),
         }
-    }
-
-    /// The sandbox's end, if it is ending now.
-    fn wait_briefly(&self) -> Result<Ending, DetachedError> {
-        let socket = match self.knock(Request::Wait, None) {
-            Ok(socket) => socket,
-            Err(DetachedError::NotRunning { .. }) => return self.ending(),
-            Err(error) => return Err(error),
-        };
-        self.end_by(socket, None, Some(Duration::from_secs(2)))
     }
 
     /// Ends the sandbox at once, and waits until it is gone.

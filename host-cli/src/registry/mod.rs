@@ -108,6 +108,12 @@ impl Registry {
         if let Some(id) = self.owner_of(wanted) {
             return Ok(Entry::new(self.clone(), id));
         }
+        // A whole id, as scripts and supervisors have it, needs no search.
+        if let Ok(id) = wanted.parse::<Id>()
+            && self.sandboxes().join(id.as_str()).is_dir()
+        {
+            return Ok(Entry::new(self.clone(), id));
+        }
         let mut alike: Vec<_> = self
             .ids()?
             .into_iter()

@@ -4,19 +4,26 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::Registry;
+use crate::owner::Owner;
 
-/// How the names end of folders that are being made, and removed, by the process of that number.
+/// How the names end of folders that are being made, and removed, before the process that does it.
 const NEW: &str = "new-";
 const REMOVED: &str = "removed-";
 
 /// Where this process makes a sandbox's folder, out of sight until it is whole.
 pub(super) fn unfinished(folder: &Path) -> PathBuf {
-    folder.with_extension(format!("{NEW}{}", std::process::id()))
+    beside(folder, NEW)
 }
 
 /// Where this process puts a sandbox's folder to remove it.
 pub(super) fn removed(folder: &Path) -> PathBuf {
-    folder.with_extension(format!("{REMOVED}{}", std::process::id()))
+    beside(folder, REMOVED)
+}
+
+fn beside(folder: &Path, what: &str) -> PathBuf {
+    // Without /proc nobody is known, and what such a process leaves stays.
+    let owner = Owner::this().map(|owner| owner.to_string());
+    folder.with_extension(format!("{what}{}", owner.unwrap_or_default()))
 }
 
 impl Registry {
@@ -36,13 +43,13 @@ impl Registry {
 
 fn is_left(path: &Path) -> bool {
     let ending = path.extension().and_then(|ending| ending.to_str());
-    let process = ending.and_then(|ending| {
-        let number = ending
+    let owner = ending.and_then(|ending| {
+        let owner = ending
             .strip_prefix(NEW)
             .or_else(|| ending.strip_prefix(REMOVED))?;
-        number.parse::<u32>().ok()
+        Owner::of_id(owner)
     });
-    process.is_some_and(|process| !Path::new("/proc").join(process.to_string()).exists())
+    owner.is_some_and(Owner::is_gone)
 }
 
 #[cfg(test)]
@@ -54,8 +61,17 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let registry = Registry::open(folder.path());
         let sandbox = registry.sandboxes().join("0123456789ab");
-        let gone = |ending| sandbox.with_extension(format!("{ending}4194305"));
-        let kept = [sandbox.clone(), unfinished(&sandbox), removed(&sandbox)];
+        let this = Owner::this().unwrap().to_string();
+        let (_, rest) = this.split_once('-').unwrap();
+        let gone = |ending| sandbox.with_extension(format!("{ending}4194305-{rest}"));
+        // A process of another namespace cannot be seen from here.
+        let elsewhere = sandbox.with_extension(format!("{NEW}4194305-1-1"));
+        let kept = [
+            sandbox.clone(),
+            unfinished(&sandbox),
+            removed(&sandbox),
+            elsewhere,
+        ];
         for path in kept.iter().chain(&[gone(NEW), gone(REMOVED)]) {
             fs::create_dir_all(path).unwrap();
         }

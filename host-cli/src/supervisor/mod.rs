@@ -105,7 +105,7 @@ fn start(
     own: OwnCommand,
     owner: &OwnedFd,
 ) -> Result<(Sandbox, Commands, Door), Failure> {
-    let failed = |error: io::Error| Problem::of("system", &error);
+    let failed = |error: io::Error| cannot_hold(held, &error);
     let policy = record.policy();
     let held_command = record.plan.command.as_ref();
     let held_command = held_command.filter(|_| own == OwnCommand::Held);
@@ -137,6 +137,21 @@ fn start(
     held.write(record)
         .map_err(|error| Problem::of(error.code(), &error))?;
     Ok((sandbox, commands, door))
+}
+
+/// What a supervisor needs for itself, and cannot have.
+fn cannot_hold(held: &Held, error: &io::Error) -> Problem {
+    let folder = held.entry().folder();
+    Problem {
+        hint: Some(
+            "see that there is room and that you may write there, or set SOVEREIGN_STATE_DIR"
+                .to_owned(),
+        ),
+        ..Problem::new(
+            "system",
+            format!("cannot hold the sandbox in {}: {error}", folder.display()),
+        )
+    }
 }
 
 fn tell(owner: &OwnedFd, failure: &Failure) -> io::Result<()> {

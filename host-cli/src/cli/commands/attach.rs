@@ -28,7 +28,7 @@ const TYPED: usize = 4096;
 /// If it cannot be stayed with.
 pub(in crate::cli) fn attach(args: &AttachArgs, _global: GlobalArgs) -> Result<u8, Failure> {
     let sandbox = Detached::find(&Registry::open_default()?, &args.sandbox)?;
-    let signals = Signals::install().map_err(|error| Failure::of("system", &error))?;
+    let signals = Signals::install()?;
     stay(
         &sandbox,
         args.command,
@@ -67,10 +67,9 @@ pub(super) fn stay(
             ..Failure::new("no-such-command", text)
         });
     };
-    let system = |error: io::Error| Failure::of("system", &error);
-    let mut follower = Follower::new(sandbox, command).map_err(system)?;
+    let mut follower = Follower::new(sandbox, command)?;
     // What it wrote before is for `logs`.
-    while let Some(piece) = follower.next_piece().map_err(system)? {
+    while let Some(piece) = follower.next_piece()? {
         if let Piece::Ended(report) = piece {
             return Ok(report.exit_code());
         }
@@ -104,12 +103,11 @@ pub(super) fn stay(
 }
 
 fn talk(follower: &mut Follower, typed: &mut Typed<'_>, signals: &Signals) -> Result<u8, Failure> {
-    let system = |error: io::Error| Failure::of("system", &error);
     loop {
         let orders = signals.as_fd();
         let mut others: Vec<BorrowedFd<'_>> = vec![orders];
         others.extend(typed.input.as_ref().map(|_| stdin()));
-        match follower.next(&others).map_err(system)? {
+        match follower.next(&others)? {
             News::Piece(piece) => {
                 if let Some(code) = show(&piece)? {
                     return Ok(code);
@@ -161,7 +159,7 @@ fn write_all(to: &mut impl Write, data: &[u8]) -> io::Result<()> {
 /// Passes signals and sizes on.
 fn obey(typed: &Typed<'_>, signals: &Signals) -> Result<(), Failure> {
     let next = || signals.orders().take();
-    while let Some(order) = next().map_err(|error| Failure::of("system", &error))? {
+    while let Some(order) = next()? {
         let outcome = match order {
             Control::Signal(number) => typed.sandbox.signal(Some(typed.command), number),
             Control::Resize(size) => typed.sandbox.resize(typed.command, size),
@@ -215,11 +213,7 @@ impl Typed<'_> {
         let Some(count) = self.keys.filter(&mut space, count) else {
             return Ok(true);
         };
-        let mut file = std::fs::File::from(
-            input
-                .try_clone()
-                .map_err(|error| Failure::of("system", &error))?,
-        );
+        let mut file = std::fs::File::from(input.try_clone()?);
         let data = space.get(..count).unwrap_or_default();
         if file.write_all(data).is_err() {
             // Nobody reads it any more.

@@ -2,11 +2,8 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, SystemTime};
-
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::cli::args::EventsArgs;
 use crate::cli::report::{Failure, print};
@@ -23,9 +20,8 @@ const LOOK: Duration = Duration::from_millis(100);
 ///
 /// If it cannot be read.
 pub(in crate::cli) fn events(args: &EventsArgs) -> Result<u8, Failure> {
-    let system = |error: io::Error| Failure::of("system", &error);
     let registry = Registry::open_default()?;
-    let signals = Signals::install().map_err(system)?;
+    let signals = Signals::install()?;
     let path = registry.events_path();
     let since = match (args.since, args.no_follow) {
         (Some(since), _) => since,
@@ -34,31 +30,27 @@ pub(in crate::cli) fn events(args: &EventsArgs) -> Result<u8, Failure> {
     };
     let mut lines = Lines::default();
     if let Ok(mut old) = File::open(path.with_extension("old")) {
-        lines.read(&mut old).map_err(system)?;
+        lines.read(&mut old)?;
     }
     let mut current: Option<File> = None;
     loop {
         if let Some(file) = &mut current {
-            lines.read(file).map_err(system)?;
+            lines.read(file)?;
         }
         // It may have been put aside, or not been there.
         let newest = fs::metadata(&path).map(|metadata| metadata.ino()).ok();
         let ours = current.as_ref().and_then(|file| file.metadata().ok());
         if newest.is_some() && newest != ours.map(|metadata| metadata.ino()) {
-            let mut file = File::open(&path).map_err(system)?;
-            file.seek(SeekFrom::Start(0)).map_err(system)?;
-            lines.read(&mut file).map_err(system)?;
+            let mut file = File::open(&path)?;
+            file.seek(SeekFrom::Start(0))?;
+            lines.read(&mut file)?;
             current = Some(file);
         }
         print(&lines.take_since(since))?;
         if args.no_follow {
             return Ok(0);
         }
-        let timeout = Timespec::try_from(LOOK).map_err(|error| Failure::of("system", &error))?;
-        let signals = signals.as_fd();
-        let mut fds = [PollFd::new(&signals, PollFlags::IN)];
-        let woken = rustix::io::retry_on_intr(|| poll(&mut fds, Some(&timeout)));
-        if woken.map_err(|error| system(error.into()))? > 0 {
+        if signals.come_within(LOOK)? {
             return Ok(0);
         }
     }

@@ -27,7 +27,7 @@ pub(in crate::cli) fn exec(args: ExecCommandArgs, global: GlobalArgs) -> Result<
 
 fn attempt(args: ExecCommandArgs, global: GlobalArgs) -> Result<u8, Failure> {
     let sandbox = Detached::find(&Registry::open_default()?, &args.sandbox)?;
-    let signals = Signals::install().map_err(|error| Failure::of("system", &error))?;
+    let signals = Signals::install()?;
     let plan = ExecPlan::new(args.exec, args.command, global, terminal::size())?;
     let ExecPlan { request, output } = plan;
     let about = About::of(&request);

@@ -96,7 +96,7 @@ struct Waited<'a> {
 ///
 /// If one of them cannot be waited for.
 pub(in crate::cli) fn wait(args: &WaitArgs, global: GlobalArgs) -> Result<u8, Failure> {
-    let signals = Signals::install().map_err(|error| Failure::of("system", &error))?;
+    let signals = Signals::install()?;
     let registry = Registry::open_default()?;
     each(&args.sandboxes, |wanted| {
         let sandbox = Detached::find(&registry, wanted)?;

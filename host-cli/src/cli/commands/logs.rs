@@ -22,7 +22,6 @@ use crate::registry::{Registry, State};
 ///
 /// If there is nothing to be shown, or it cannot be.
 pub(in crate::cli) fn logs(args: &LogsArgs, _global: GlobalArgs) -> Result<u8, Failure> {
-    let system = |error: io::Error| Failure::of("system", &error);
     let sandbox = Detached::find(&Registry::open_default()?, &args.sandbox)?;
     let entry = sandbox.entry();
     if args.console {
@@ -30,11 +29,11 @@ pub(in crate::cli) fn logs(args: &LogsArgs, _global: GlobalArgs) -> Result<u8, F
         print(&String::from_utf8_lossy(&text))?;
         return Ok(0);
     }
-    let signals = Signals::install().map_err(system)?;
-    let mut follower = Follower::new(&sandbox, args.command).map_err(system)?;
+    let signals = Signals::install()?;
+    let mut follower = Follower::new(&sandbox, args.command)?;
     let mut shown = Shown::new(args);
     let mut ended = false;
-    while let Some(piece) = follower.next_piece().map_err(system)? {
+    while let Some(piece) = follower.next_piece()? {
         ended |= matches!(piece, Piece::Ended(_));
         shown.take(piece);
     }
@@ -57,7 +56,7 @@ pub(in crate::cli) fn logs(args: &LogsArgs, _global: GlobalArgs) -> Result<u8, F
         return Ok(0);
     }
     loop {
-        match follower.next(&[signals.as_fd()]).map_err(system)? {
+        match follower.next(&[signals.as_fd()])? {
             News::Piece(Piece::Ended(_)) | News::Gone | News::Other(_) => return Ok(0),
             News::Piece(piece) => {
                 if shown.print(&piece)?.is_gone() {

@@ -49,7 +49,7 @@ pub(in crate::cli) fn create(args: CreateArgs, global: GlobalArgs) -> Result<u8,
 ///
 /// The first that one of them met; the others were started.
 pub(in crate::cli) fn start(args: StartArgs, global: GlobalArgs) -> Result<u8, Failure> {
-    let signals = Signals::install().map_err(|error| Failure::of("system", &error))?;
+    let signals = Signals::install()?;
     let registry = Registry::open_default()?;
     if args.attach
         && let [sandbox] = args.sandboxes.as_slice()
@@ -75,7 +75,7 @@ pub(in crate::cli) fn start(args: StartArgs, global: GlobalArgs) -> Result<u8, F
 ///
 /// If there is no exit code of the command's to return.
 pub(super) fn run(plan: RunPlan, life: Life, global: GlobalArgs) -> Result<Ended, Failure> {
-    let signals = Signals::install().map_err(|error| Failure::of("system", &error))?;
+    let signals = Signals::install()?;
     let registry = Registry::open_default()?;
     let RunPlan {
         policy,

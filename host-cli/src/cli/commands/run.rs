@@ -84,7 +84,7 @@ pub(super) struct Ran {
 }
 
 fn attempt(plan: RunPlan, global: GlobalArgs, timeline: &mut Timeline) -> Result<Ran, Failure> {
-    let signals = Signals::install().map_err(|error| Failure::of("system", &error))?;
+    let signals = Signals::install()?;
     let (sandbox, exec) = start(&plan, global, &signals, timeline)?;
     let place = Place::from(sandbox.choice());
     if !global.quiet {

@@ -15,23 +15,21 @@ use crate::supervisor::{self, OwnCommand};
 ///
 /// If nobody could be told how the start went.
 pub(in crate::cli) fn supervise(args: &SuperviseArgs) -> Result<u8, Failure> {
-    let failed = |error: std::io::Error| Failure::of("system", &error);
     if args.stay {
-        let owner = stdin().try_clone_to_owned().map_err(failed)?;
+        let owner = stdin().try_clone_to_owned()?;
         let own = if args.clients_command {
             OwnCommand::Clients
         } else {
             OwnCommand::Held
         };
-        supervisor::run(&args.root, &args.id, own, owner).map_err(failed)?;
+        supervisor::run(&args.root, &args.id, own, owner)?;
         return Ok(0);
     }
-    let program = std::env::current_exe().map_err(failed)?;
+    let program = std::env::current_exe()?;
     Command::new(program)
         .args(std::env::args_os().skip(1))
         .arg("--stay")
         .stdin(Stdio::inherit())
-        .spawn()
-        .map_err(failed)?;
+        .spawn()?;
     Ok(0)
 }

@@ -3,18 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::fs;
-use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use agent_protocol::message::ExecRequest;
 use indicatif::HumanBytes;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 
 use crate::cli::args::{GlobalArgs, StatsArgs, TopArgs};
 use crate::cli::report::{Failure, print, print_json};
 use crate::cli::signals::Signals;
 use crate::detached::Detached;
+use crate::host::ProcessStat;
 use crate::registry::record::Status;
 use crate::registry::{Id, Name, Registry, State};
 
@@ -59,7 +58,7 @@ struct Spent {
 ///
 /// If a sandbox that was named does not run.
 pub(in crate::cli) fn stats(args: &StatsArgs, global: GlobalArgs) -> Result<u8, Failure> {
-    let signals = Signals::install().map_err(|error| Failure::of("system", &error))?;
+    let signals = Signals::install()?;
     let registry = Registry::open_default()?;
     let mut before: BTreeMap<Id, (Instant, u64)> = BTreeMap::new();
     loop {
@@ -67,7 +66,7 @@ pub(in crate::cli) fn stats(args: &StatsArgs, global: GlobalArgs) -> Result<u8, 
         let usages = measure(&registry, args, &mut before)?;
         if first && !usages.is_empty() {
             // What a CPU does takes two looks.
-            if pause(&signals, Duration::from_millis(200))? {
+            if signals.come_within(Duration::from_millis(200))? {
                 return Ok(0);
             }
             continue;
@@ -77,7 +76,7 @@ pub(in crate::cli) fn stats(args: &StatsArgs, global: GlobalArgs) -> Result<u8, 
         } else {
             print(&table(&usages))?;
         }
-        if args.no_stream || pause(&signals, INTERVAL)? {
+        if args.no_stream || signals.come_within(INTERVAL)? {
             return Ok(0);
         }
     }
@@ -165,21 +164,12 @@ fn table(usages: &[Usage]) -> String {
     text
 }
 
-/// Waits. Returns whether there was a signal.
-fn pause(signals: &Signals, time: Duration) -> Result<bool, Failure> {
-    let timeout = Timespec::try_from(time).map_err(|error| Failure::of("system", &error))?;
-    let signals = signals.as_fd();
-    let mut fds = [PollFd::new(&signals, PollFlags::IN)];
-    let woken = rustix::io::retry_on_intr(|| poll(&mut fds, Some(&timeout)));
-    Ok(woken.map_err(|error| Failure::of("system", &error))? > 0)
-}
-
 /// Every process of this machine and its parent.
 fn parents() -> Vec<(i32, i32)> {
     let folders = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = folders.filter_map(|folder| folder.file_name().to_str()?.parse().ok());
-    pids.filter_map(|pid| Some((pid, stat(pid)?.first()?.parse().ok()?)))
-        .collect()
+    let parent = |pid: i32| stat(pid)?.number(4)?.try_into().ok();
+    pids.filter_map(|pid| Some((pid, parent(pid)?))).collect()
 }
 
 /// A process and all that came of it.
@@ -196,23 +186,15 @@ fn tree(root: i32, parents: &[(i32, i32)]) -> BTreeSet<i32> {
     }
 }
 
-/// The fields of `/proc/PID/stat` (proc(5)) from the fourth, the parent, on.
-fn stat(pid: i32) -> Option<Vec<String>> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name, field 2, may contain anything.
-    let (_, rest) = text.rsplit_once(") ")?;
-    Some(rest.split(' ').skip(1).map(str::to_owned).collect())
+fn stat(pid: i32) -> Option<ProcessStat> {
+    ProcessStat::read(u32::try_from(pid).ok()?)
 }
 
 fn spent_by(pid: i32) -> Spent {
-    let Some(fields) = stat(pid) else {
+    let Some(stat) = stat(pid) else {
         return Spent::default();
     };
-    // The first is field 4.
-    let field = |number: usize| -> u64 {
-        let text = fields.get(number - 4).map(String::as_str);
-        text.and_then(|text| text.parse().ok()).unwrap_or(0)
-    };
+    let field = |number| stat.number(number).unwrap_or(0);
     let io = fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
     let counted = |name: &str| -> u64 {
         let line = io.lines().find_map(|line| line.strip_prefix(name));

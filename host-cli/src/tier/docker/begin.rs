@@ -25,9 +25,9 @@ use super::error::DockerError;
 use super::image::Loaded;
 use super::leftovers;
 use super::meeting::{self, Meeting};
-use super::owner::{self, Owner};
 use super::unless_cancelled;
 use crate::launch::Launch;
+use crate::owner::{self, Owner};
 
 /// The most that is kept of what an agent writes to its standard error.
 const MAX_WORDS: usize = 4096;

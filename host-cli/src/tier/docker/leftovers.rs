@@ -10,7 +10,7 @@ use bollard::query_parameters::{ListContainersOptionsBuilder, RemoveContainerOpt
 
 use super::container::{LABEL_BOOT, LABEL_ID};
 use super::daemon::Daemon;
-use super::owner::{self, Owner};
+use crate::owner::{self, Owner};
 
 /// Removes them. What cannot be removed now is tried again at the next start.
 pub(super) async fn remove(daemon: &Daemon) {

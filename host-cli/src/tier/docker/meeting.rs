@@ -19,8 +19,8 @@ use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with,
 };
 
-use super::owner::Owner;
 use super::readiness::readable;
+use crate::owner::Owner;
 
 /// The socket's name in the folder that the container sees.
 pub(super) const SOCKET: &str = "control";

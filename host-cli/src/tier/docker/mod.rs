@@ -28,7 +28,6 @@ pub mod error;
 pub(crate) mod image;
 mod leftovers;
 mod meeting;
-mod owner;
 pub(crate) mod prune;
 mod readiness;
 
@@ -53,12 +52,12 @@ use self::daemon::Daemon;
 use self::door::Door;
 use self::error::DockerError;
 use self::image::Source;
-use self::owner::Owner;
 use self::readiness::readable;
 use super::Tier;
 use super::facts::Unavailable;
 use crate::installation::Program;
 use crate::launch::Launch;
+use crate::owner::Owner;
 use crate::spec::{SandboxSpec, Unsupported};
 use crate::timeline::{AGENT_HEARD, Timeline};
 
@@ -80,24 +79,10 @@ pub(crate) fn probe(
     patience: Duration,
     timeline: &mut Timeline,
 ) -> Result<Ready, Unavailable> {
-    let endpoints = endpoint::of(tier, |name| env::var_os(name))?;
-    let runtime = runtime().map_err(|error| Unavailable {
-        code: error.code(),
-        cause: crate::error::chain(&error),
-        remedy: None,
+    let (daemon, image) = ask(tier, patience, async |daemon| {
+        let image = image::find(&daemon, image).await?;
+        Ok((daemon, image))
     })?;
-    let found = runtime.block_on(async {
-        let looking = async {
-            let daemon = Daemon::find(tier, &endpoints).await?;
-            let image = image::find(&daemon, image).await?;
-            Ok((daemon, image))
-        };
-        let found = timeout(patience, looking).await;
-        found.unwrap_or_else(|_| Err(endpoints.too_slow(patience)))
-    });
-    // A name that is still being looked up holds nothing up.
-    runtime.shutdown_background();
-    let (daemon, image) = found?;
     let agent = Program::Agent.find()?;
     timeline.mark("probe");
     Ok(Ready {
@@ -105,6 +90,28 @@ pub(crate) fn probe(
         image,
         agent,
     })
+}
+
+/// Asks this tier's daemon for something that has to be there within this time.
+fn ask<T>(
+    tier: Tier,
+    patience: Duration,
+    act: impl AsyncFnOnce(Daemon) -> Result<T, Unavailable>,
+) -> Result<T, Unavailable> {
+    let endpoints = endpoint::of(tier, |name| env::var_os(name))?;
+    let runtime = runtime().map_err(|error| Unavailable {
+        code: error.code(),
+        cause: crate::error::chain(&error),
+        remedy: None,
+    })?;
+    let answer = runtime.block_on(async {
+        let asking = async { act(Daemon::find(tier, &endpoints).await?).await };
+        let answer = timeout(patience, asking).await;
+        answer.unwrap_or_else(|_| Err(endpoints.too_slow(patience)))
+    });
+    // A name that is still being looked up holds nothing up.
+    runtime.shutdown_background();
+    answer
 }
 
 /// What of this spec a container cannot honour, if there is anything.

@@ -4,10 +4,8 @@ use std::env;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::time::timeout;
-
 use super::daemon::Daemon;
-use super::{endpoint, leftovers, meeting, runtime};
+use super::{ask, endpoint, leftovers, meeting};
 use crate::tier::Tier;
 use crate::tier::facts::Unavailable;
 
@@ -21,23 +19,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 ///
 /// Why the daemon of this tier cannot be asked.
 pub(crate) fn containers(tier: Tier, dry_run: bool) -> Result<Vec<(String, bool)>, Unavailable> {
-    let endpoints = endpoint::of(tier, |name| env::var_os(name))?;
-    let runtime = runtime().map_err(|error| Unavailable {
-        code: error.code(),
-        cause: crate::error::chain(&error),
-        remedy: None,
-    })?;
-    let pruned = runtime.block_on(async {
-        let pruning = async {
-            let daemon = Daemon::find(tier, &endpoints).await?;
-            Ok(prune(&daemon, dry_run).await)
-        };
-        let pruned = timeout(PATIENCE, pruning).await;
-        pruned.unwrap_or_else(|_| Err(endpoints.too_slow(PATIENCE)))
-    });
-    // A name that is still being looked up holds nothing up.
-    runtime.shutdown_background();
-    pruned
+    ask(tier, PATIENCE, async |daemon| {
+        Ok(prune(&daemon, dry_run).await)
+    })
 }
 
 async fn prune(daemon: &Daemon, dry_run: bool) -> Vec<(String, bool)> {

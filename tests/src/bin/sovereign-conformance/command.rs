@@ -6,6 +6,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use sovereign::{AgentError, ClientError, ExecError, ExecRequest};
+use sovereign_tests::arguments::arguments;
 
 use crate::facts::Need;
 use crate::subject::{Runs, Subject, request, sh, sh_as};
@@ -45,36 +46,6 @@ fn arguments_arrive(subject: &Subject) -> Result<()> {
             result.map_err(|error| TestCaseError::fail(format!("{error:#}")))
         })
         .map_err(|error| anyhow!("{error}"))
-}
-
-/// Lists of arguments that a shell, a parser or a decoder would not leave alone.
-fn arguments() -> impl Strategy<Value = Vec<Vec<u8>>> {
-    let odd = prop::sample::select(vec![
-        &b""[..],
-        b" ",
-        b"--",
-        b"-c",
-        b"--help",
-        b"'",
-        b"\"",
-        b"\\",
-        b";",
-        b"$(id)",
-        b"`id`",
-        b"*",
-        b"~",
-        b"\n",
-        b"\r\n",
-        b"%s",
-        b"${HOME}",
-        b"&& true",
-        b"\xff\xfe",
-        b"=",
-        b"A=1",
-    ]);
-    let bytes = prop::collection::vec(1_u8..=255, 0..40);
-    let argument = prop_oneof![odd.prop_map(<[u8]>::to_vec), bytes];
-    prop::collection::vec(argument, 1..8)
 }
 
 fn arrive(subject: &Subject, arguments: Vec<Vec<u8>>) -> Result<()> {

@@ -12,10 +12,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use sovereign_tests::call::{Call, Sovereign};
 use sovereign_tests::host::processes;
-use tempfile::TempDir;
 
+use crate::detached::{Desk, with};
 use crate::suite::{Outcome, PASSED, Suite};
 
 /// Operations of an ordinary run.
@@ -28,35 +27,31 @@ pub(crate) fn add(suite: &mut Suite) {
     suite.host(
         "soak",
         &[("sandboxes_survive_or_are_told_dead", |sovereign| {
-            soak(sovereign, "local")
+            with(sovereign, "local", soak)
         })],
     );
     suite.guest(
         "soak",
         &[("sandboxes_survive_or_are_told_dead", |sovereign| {
-            soak(sovereign, "microvm")
+            with(sovereign, "microvm", soak)
         })],
     );
 }
 
-struct Soak {
-    sovereign: Sovereign,
-    tier: &'static str,
-    state: TempDir,
+struct Soak<'a> {
+    desk: &'a Desk,
     random: Random,
 }
 
-fn soak(sovereign: &Sovereign, tier: &'static str) -> Outcome {
+fn soak(desk: &Desk) -> Outcome {
     let operations = match env::var("SOVEREIGN_E2E_SOAK") {
         Ok(count) => count.parse().context("SOVEREIGN_E2E_SOAK is a number")?,
-        Err(_) if tier == "local" => OPERATIONS,
+        Err(_) if desk.tier == "local" => OPERATIONS,
         // Each boots a guest.
         Err(_) => OPERATIONS / 3,
     };
     let mut soak = Soak {
-        sovereign: sovereign.clone(),
-        tier,
-        state: tempfile::tempdir()?,
+        desk,
         random: Random(0x5eed),
     };
     for number in 0..operations {
@@ -68,18 +63,11 @@ fn soak(sovereign: &Sovereign, tier: &'static str) -> Outcome {
     PASSED
 }
 
-impl Soak {
-    fn call(&self, args: &[&str]) -> Call {
-        self.sovereign
-            .call(args)
-            .env("SOVEREIGN_STATE_DIR", self.state.path())
-            .deadline(Duration::from_secs(120))
-    }
-
+impl Soak<'_> {
     /// Does something at random, which may fail: what counts is what is there afterwards.
     fn step(&mut self) -> Result<String> {
         let name = NAMES[self.random.below(NAMES.len())];
-        let tier = self.tier;
+        let tier = self.desk.tier;
         let start = [
             "run", "-q", "-d", "--tier", tier, "--name", name, "--", "sleep", "1000",
         ];
@@ -98,7 +86,7 @@ impl Soak {
             10 => return self.kill_a_supervisor(),
             _ => return self.kill_a_client(&start),
         };
-        let output = self.call(args).output()?;
+        let output = self.desk.call(args).output()?;
         ensure!(
             matches!(output.code(), Some(0 | 125)),
             "an end that is neither good nor told: {output}"
@@ -109,7 +97,7 @@ impl Soak {
 
     /// Kills the process that holds a sandbox, or its supervisor.
     fn kill_a_supervisor(&mut self) -> Result<String> {
-        let supervisors = self.supervisors()?;
+        let supervisors = self.desk.supervisors()?;
         let Some(victim) = self.random.pick(&supervisors) else {
             return Ok("kill of nobody".to_owned());
         };
@@ -128,7 +116,7 @@ impl Soak {
 
     /// Kills the command line in the middle of a start.
     fn kill_a_client(&mut self, args: &[&str]) -> Result<String> {
-        let mut client = self.call(args).start()?;
+        let mut client = self.desk.call(args).start()?;
         std::thread::sleep(Duration::from_millis(u64::try_from(self.random.below(40))?));
         kill(client.pid());
         client.wait()?;
@@ -137,7 +125,7 @@ impl Soak {
 
     /// Every sandbox that is listed as running is usable, and every other one is told.
     fn check(&self) -> Result<()> {
-        let output = self.call(&["ls", "-a", "--json"]).output()?;
+        let output = self.desk.call(["ls", "-a", "--json"]).output()?;
         ensure!(output.code() == Some(0), "{output}");
         let listed = output.json()?;
         let listed = listed.as_array().context("no list")?;
@@ -145,49 +133,36 @@ impl Soak {
         ensure!(names.len() == listed.len(), "two of one name: {output}");
         for it in listed.iter().filter(|it| it["state"] == "running") {
             let name = it["name"].as_str().context("no name")?;
-            let used = self.call(&["exec", name, "--", "true"]).output()?;
+            let used = self.desk.call(["exec", name, "--", "true"]).output()?;
             ensure!(used.code() == Some(0) || !self.runs(name)?, "{used}");
         }
         Ok(())
     }
 
     fn runs(&self, name: &str) -> Result<bool> {
-        let output = self.call(&["inspect", name]).output()?;
+        let output = self.desk.call(["inspect", name]).output()?;
         let state: Value = output.json()?;
         Ok(state[0]["state"] == "running")
     }
 
     fn clear(&self) -> Result<()> {
-        let listed = self.call(&["ls", "-aq"]).output()?.text();
+        let listed = self.desk.call(["ls", "-aq"]).output()?.text();
         for id in listed.lines() {
-            let output = self.call(&["rm", "-f", id]).output()?;
+            let output = self.desk.call(["rm", "-f", id]).output()?;
             ensure!(output.code() == Some(0), "{output}");
         }
         let mut patience = 1000;
-        while !self.supervisors()?.is_empty() && patience > 0 {
+        while !self.desk.supervisors()?.is_empty() && patience > 0 {
             std::thread::sleep(Duration::from_millis(10));
             patience -= 1;
         }
-        let left = self.supervisors()?;
+        let left = self.desk.supervisors()?;
         ensure!(left.is_empty(), "supervisors are left: {left:?}");
         for folder in ["sandboxes", "names"] {
-            let left = entries(&self.state.path().join(folder));
+            let left = entries(&self.desk.state.path().join(folder));
             ensure!(left.is_empty(), "{folder} is not empty: {left:?}");
         }
         Ok(())
-    }
-
-    /// The supervisors of this registry that stay.
-    fn supervisors(&self) -> Result<Vec<u32>> {
-        let root = self.state.path().as_os_str().as_encoded_bytes();
-        let is_ours = |pid: &u32| {
-            fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| {
-                let words: Vec<_> = line.split(|byte| *byte == 0).skip(1).take(2).collect();
-                words == [b"supervise".as_slice(), root]
-            })
-        };
-        let pids = processes()?.into_iter().map(|process| process.pid);
-        Ok(pids.filter(is_ours).collect())
     }
 }
 

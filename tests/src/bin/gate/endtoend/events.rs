@@ -76,6 +76,20 @@ impl Events {
         open.map(|(name, _)| name.clone()).collect()
     }
 
+    /// Takes back each failure that is `spoiled`, so that its test is run again. Returns whether
+    /// there was one.
+    pub(crate) fn take_back(&mut self, spoiled: impl Fn(&str) -> bool) -> bool {
+        let mut any = false;
+        for (name, verdict) in &mut self.verdicts {
+            if matches!(verdict, Some(Verdict::Failed(message)) if spoiled(message)) {
+                println!("   note: {name} is no verdict, and is run again");
+                *verdict = None;
+                any = true;
+            }
+        }
+        any
+    }
+
     /// Forgets which test was running: it will be run again.
     pub(crate) fn restart(&mut self) {
         self.running = None;
@@ -149,6 +163,18 @@ mod tests {
         events.read(r#"{ "type": "test", "event": "started", "name": "b" }"#);
         events.read(r#"{ "type": "test", "name": "b", "event": "ok" }"#);
         assert!(events.unfinished().is_empty());
+    }
+
+    #[test]
+    fn only_spoiled_failures_are_taken_back() {
+        let names = ["a", "b", "c"].map(str::to_owned);
+        let mut events = Events::new(&names);
+        events.read(r#"{ "type": "test", "name": "a", "event": "ok" }"#);
+        events.read(r#"{ "type": "test", "name": "b", "event": "failed", "stdout": "spoiled" }"#);
+        events.read(r#"{ "type": "test", "name": "c", "event": "failed", "stdout": "wrong" }"#);
+        assert!(events.take_back(|message| message == "spoiled"));
+        assert_eq!(events.unfinished(), ["b"]);
+        assert!(!events.take_back(|message| message == "spoiled"));
     }
 
     #[test]

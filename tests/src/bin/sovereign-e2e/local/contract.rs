@@ -1,14 +1,15 @@
 //! The contract of exec, and that nothing is left: confined or not.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
+use sovereign_tests::arguments::arguments;
 use sovereign_tests::call::{Sovereign, read_exactly};
 use sovereign_tests::host::processes;
 
@@ -57,41 +58,13 @@ fn arguments_arrive_unchanged(sovereign: &Sovereign) -> Outcome {
     })
 }
 
-/// Lists of arguments that a shell, a parser or a decoder would not leave alone.
-fn arguments() -> impl Strategy<Value = Vec<OsString>> {
-    let odd = prop::sample::select(vec![
-        &b""[..],
-        b" ",
-        b"--",
-        b"-c",
-        b"--help",
-        b"'",
-        b"\"",
-        b"\\",
-        b";",
-        b"$(id)",
-        b"`id`",
-        b"*",
-        b"~",
-        b"\n",
-        b"\r\n",
-        b"%s",
-        b"${HOME}",
-        b"&& true",
-        b"\xff\xfe",
-        b"=",
-    ]);
-    let bytes = prop::collection::vec(1_u8..=255, 0..40);
-    let argument = prop_oneof![odd.prop_map(<[u8]>::to_vec), bytes];
-    prop::collection::vec(argument.prop_map(OsString::from_vec), 1..8)
-}
-
-fn arrive(local: &Local, arguments: &[OsString]) -> Result<()> {
-    let start = ["-q", "--", "printf", "%s\\0"].map(OsString::from);
-    let output = local.run(start.iter().chain(arguments)).output()?;
+fn arrive(local: &Local, arguments: &[Vec<u8>]) -> Result<()> {
+    let start = ["-q", "--", "printf", "%s\\0"].map(OsStr::new);
+    let given = arguments.iter().map(|argument| OsStr::from_bytes(argument));
+    let output = local.run(start.into_iter().chain(given)).output()?;
     let mut expected = Vec::new();
     for argument in arguments {
-        expected.extend(argument.as_bytes());
+        expected.extend(argument);
         expected.push(0);
     }
     ensure!(output.stdout == expected, "{arguments:?} became {output}");

@@ -7,9 +7,11 @@ use std::os::unix::fs::MetadataExt;
 
 use rustix::rand::{GetRandomFlags, getrandom};
 
+use crate::host::ProcessStat;
+
 /// A process, by its number, the moment of its start, and where that number means it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Owner {
+pub(crate) struct Owner {
     process: u32,
     /// In clock ticks since the system's start (proc(5), `/proc/pid/stat`).
     started: u64,
@@ -19,7 +21,7 @@ pub(super) struct Owner {
 
 impl Owner {
     /// This process; `None` without `/proc`.
-    pub(super) fn this() -> Option<Self> {
+    pub(crate) fn this() -> Option<Self> {
         let process = std::process::id();
         Some(Self {
             process,
@@ -29,7 +31,7 @@ impl Owner {
     }
 
     /// The owner in a sandbox's id, which begins with one.
-    pub(super) fn of_id(id: &str) -> Option<Self> {
+    pub(crate) fn of_id(id: &str) -> Option<Self> {
         let mut parts = id.split('-');
         Some(Self {
             process: parts.next()?.parse().ok()?,
@@ -39,14 +41,14 @@ impl Owner {
     }
 
     /// The id of a new sandbox of its: no other has it.
-    pub(super) fn new_id(&self) -> io::Result<String> {
+    pub(crate) fn new_id(&self) -> io::Result<String> {
         let mut number = [0; 8];
         getrandom(&mut number, GetRandomFlags::empty())?;
         Ok(format!("{self}-{:016x}", u64::from_ne_bytes(number)))
     }
 
     /// Whether it has ended, as far as can be seen from here.
-    pub(super) fn is_gone(self) -> bool {
+    pub(crate) fn is_gone(self) -> bool {
         own_space() == Some(self.space) && start_of(self.process) != Some(self.started)
     }
 }
@@ -58,7 +60,7 @@ impl fmt::Display for Owner {
 }
 
 /// This boot of this machine: a daemon may serve others too.
-pub(super) fn boot() -> Option<String> {
+pub(crate) fn boot() -> Option<String> {
     let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     Some(id.trim().to_owned())
 }
@@ -68,15 +70,9 @@ fn own_space() -> Option<u64> {
 }
 
 fn start_of(process: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    // The name, field 2, may contain anything, parentheses and spaces too.
-    let (_, after_name) = stat.rsplit_once(") ")?;
-    let mut fields = after_name.split(' ');
+    let stat = ProcessStat::read(process)?;
     // A zombie has ended, and its files are closed.
-    let state = fields.next()?;
-    // Field 22, and 3 was the state.
-    let started = fields.nth(18)?.parse().ok()?;
-    (state != "Z" && state != "X").then_some(started)
+    (stat.state() != "Z" && stat.state() != "X").then_some(stat.number(22)?)
 }
 
 #[cfg(test)]

@@ -1,0 +1,212 @@
+//! From a start to an end, whoever is there to see it.
+
+use std::fs;
+
+use anyhow::{Context, ensure};
+use sovereign_tests::host::is_running;
+
+use super::Desk;
+use crate::suite::{Outcome, PASSED};
+
+pub(super) fn sandbox_outlives_its_creator(desk: &Desk) -> Outcome {
+    let id = desk.start(&["--name", "a", "--", "sh", "-c", "echo up; exec sleep 1000"])?;
+    ensure!(
+        desk.says(&["ls", "-q"])? == id,
+        "it is not in the list as {id}"
+    );
+    ensure!(desk.state_of("a")? == "running", "{}", desk.state_of("a")?);
+    ensure!(
+        desk.inspect("a")?["tier"] == desk.tier,
+        "{}",
+        desk.inspect("a")?
+    );
+
+    let output = desk.call(["exec", "-i", "a", "--", "sh", "-c", "cat; exit 3"]);
+    let output = output.stdin(b"in\xff".to_vec()).output()?;
+    ensure!(output.code() == Some(3), "{output}");
+    ensure!(output.stdout == b"in\xff", "{output}");
+    desk.eventually("its output is kept", || {
+        Ok(desk.says(&["logs", "a"])? == "up")
+    })?;
+    ensure!(desk.says(&["top", "a"])?.contains("sleep 1000"), "top");
+    ensure!(
+        desk.says(&["stats", "--no-stream"])?.contains(" a "),
+        "stats"
+    );
+
+    desk.says(&["kill", "a"])?;
+    ensure!(desk.state_of("a")? == "exited", "{}", desk.state_of("a")?);
+    desk.says(&["rm", "a"])?;
+    ensure!(desk.says(&["ls", "-aq"])?.is_empty(), "it is still listed");
+    PASSED
+}
+
+pub(super) fn end_is_kept_and_told(desk: &Desk) -> Outcome {
+    desk.start(&[
+        "--name",
+        "a",
+        "--",
+        "sh",
+        "-c",
+        "sleep 0.3; echo out; echo err >&2; exit 7",
+    ])?;
+    ensure!(desk.says(&["wait", "a"])? == "7", "wait");
+    let inspected = desk.inspect("a")?;
+    ensure!(inspected["exit_code"] == 7, "{inspected}");
+    let logs = desk.call(["logs", "a"]).output()?;
+    ensure!(
+        (logs.text(), logs.errors().trim()) == ("out".to_owned(), "err"),
+        "{logs}"
+    );
+    ensure!(
+        desk.says(&["logs", "--tail", "0", "a"])?.is_empty(),
+        "no lines were asked for"
+    );
+    ensure!(desk.says(&["ls", "-a"])?.contains("exited (7)"), "ls -a");
+    ensure!(
+        desk.says(&["wait", "a"])? == "7",
+        "what has ended can be waited for"
+    );
+    // It starts again, in the tier that it had.
+    desk.says(&["start", "a"])?;
+    ensure!(desk.says(&["wait", "a"])? == "7", "wait");
+    PASSED
+}
+
+pub(super) fn command_goes_on_alone_and_its_result_is_kept(desk: &Desk) -> Outcome {
+    desk.start(&["--name", "a", "--", "sleep", "1000"])?;
+    let script = "sleep 0.3; echo one; sleep 0.3; echo two; exit 5";
+    let number = desk.says(&["exec", "-d", "a", "--", "sh", "-c", script])?;
+    ensure!(
+        desk.says(&["logs", "-f", "a", &number])? == "one\ntwo",
+        "logs -f"
+    );
+    ensure!(
+        desk.says(&["wait", "--command", &number, "a"])? == "5",
+        "wait"
+    );
+    let missing = desk
+        .call(["exec", "-d", "a", "--", "no-such-command"])
+        .output()?;
+    ensure!(missing.code() == Some(127), "{missing}");
+    let commands = desk.inspect("a")?["commands"].clone();
+    let known = commands.as_array().context("no commands")?;
+    ensure!(known.len() == 2, "{commands}");
+    ensure!(known[1]["report"]["code"] == 5, "{commands}");
+    let attached = desk.call(["attach", "a", &number]).output()?;
+    ensure!(attached.code() == Some(5), "{attached}");
+    PASSED
+}
+
+pub(super) fn attached_user_types_and_reads(desk: &Desk) -> Outcome {
+    let script = "while read -r line; do echo \"<$line>\"; done; exit 4";
+    desk.start(&["--name", "a", "-i", "--", "sh", "-c", script])?;
+    let attached = desk.call(["attach", "a"]).stdin("one\ntwo\n").output()?;
+    ensure!(attached.code() == Some(4), "{attached}");
+    ensure!(attached.text() == "<one>\n<two>", "{attached}");
+    ensure!(
+        desk.says(&["wait", "a"])? == "4",
+        "the sandbox ends with its command"
+    );
+    PASSED
+}
+
+pub(super) fn stop_is_gentle_first(desk: &Desk) -> Outcome {
+    let gentle = "trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; done";
+    let deaf = "trap '' TERM; echo ready; while :; do sleep 0.05; done";
+    desk.start(&["--name", "gentle", "--", "sh", "-c", gentle])?;
+    desk.start(&["--name", "deaf", "--", "sh", "-c", deaf])?;
+    for name in ["gentle", "deaf"] {
+        desk.eventually("it is ready", || Ok(desk.says(&["logs", name])? == "ready"))?;
+    }
+    desk.says(&["stop", "-t", "1s", "gentle", "deaf"])?;
+    ensure!(desk.says(&["wait", "gentle"])? == "9", "it had its say");
+    ensure!(desk.says(&["wait", "deaf"])? == "143", "it was ended");
+    desk.says(&["stop", "deaf"])?;
+    PASSED
+}
+
+pub(super) fn killed_supervisor_leaves_a_dead_sandbox_that_can_start_again(desk: &Desk) -> Outcome {
+    desk.start(&["--name", "a", "--", "sleep", "1000"])?;
+    let holder = desk.inspect("a")?["process"]
+        .as_u64()
+        .context("no process")?;
+    for pid in desk.supervisors()? {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(pid)?).context("no process id")?;
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
+    }
+    desk.eventually(
+        "it is told to be dead",
+        || Ok(desk.state_of("a")? == "dead"),
+    )?;
+    let holder = u32::try_from(holder)?;
+    desk.eventually("its process is gone", || Ok(!is_running(holder)))?;
+    let exec = desk.call(["exec", "a", "--", "true"]).output()?;
+    ensure!(exec.code() == Some(125), "{exec}");
+    ensure!(
+        exec.errors().contains("killed") && exec.errors().contains("sovereign start a"),
+        "{exec}"
+    );
+    desk.says(&["start", "a"])?;
+    desk.says(&["exec", "a", "--", "true"])?;
+    PASSED
+}
+
+pub(super) fn owner_that_is_killed_takes_a_named_sandbox_along(desk: &Desk) -> Outcome {
+    let mut owner = desk.run(&["--name", "a", "--", "sleep", "1000"]).start()?;
+    desk.eventually("it runs", || {
+        Ok(desk.says(&["ls", "-q"])?.lines().count() == 1)
+    })?;
+    desk.eventually("it can be used", || {
+        Ok(desk.call(["exec", "a", "--", "true"]).output()?.code() == Some(0))
+    })?;
+    owner.signal(rustix::process::Signal::KILL)?;
+    owner.wait()?;
+    desk.eventually("it has ended", || Ok(desk.state_of("a")? == "exited"))?;
+    ensure!(desk.says(&["wait", "a"])? == "137", "wait");
+    desk.says(&["rm", "a"])?;
+    // With its command it ends like any other, and the result is kept.
+    let output = desk
+        .run(&["--name", "b", "--", "sh", "-c", "exit 6"])
+        .output()?;
+    ensure!(output.code() == Some(6), "{output}");
+    ensure!(desk.says(&["wait", "b"])? == "6", "wait");
+    PASSED
+}
+
+pub(super) fn lives_are_bounded(desk: &Desk) -> Outcome {
+    desk.start(&[
+        "--name",
+        "long",
+        "--max-duration",
+        "1s",
+        "--",
+        "sleep",
+        "1000",
+    ])?;
+    ensure!(desk.says(&["wait", "long"])? == "124", "its time was over");
+    desk.good(desk.call([
+        "create",
+        "--tier",
+        desk.tier,
+        "--name",
+        "idle",
+        "--idle-timeout",
+        "1s",
+    ]))?;
+    desk.says(&["start", "idle"])?;
+    desk.says(&["exec", "idle", "--", "sleep", "2"])?;
+    ensure!(
+        desk.says(&["wait", "idle"])? == "124",
+        "it had nothing to do"
+    );
+    PASSED
+}
+
+pub(super) fn removed_when_it_ends_if_asked(desk: &Desk) -> Outcome {
+    desk.start(&["--rm", "--name", "a", "--", "true"])?;
+    desk.eventually("it is gone", || Ok(desk.says(&["ls", "-aq"])?.is_empty()))?;
+    let left: Vec<_> = fs::read_dir(desk.state.path().join("sandboxes"))?.collect();
+    ensure!(left.is_empty(), "{left:?}");
+    PASSED
+}

@@ -1,0 +1,60 @@
+//! Sandboxes that outlive their creator: the same tests on every tier.
+
+mod desk;
+mod files;
+mod life;
+mod records;
+
+use crate::suite::{Suite, Test};
+pub(crate) use desk::{Desk, with};
+use files::files_go_in_out_and_between;
+use life::{
+    attached_user_types_and_reads, command_goes_on_alone_and_its_result_is_kept,
+    end_is_kept_and_told, killed_supervisor_leaves_a_dead_sandbox_that_can_start_again,
+    lives_are_bounded, owner_that_is_killed_takes_a_named_sandbox_along,
+    removed_when_it_ends_if_asked, sandbox_outlives_its_creator, stop_is_gentle_first,
+};
+use records::{
+    events_tell_what_happened, full_state_folder_is_named_and_left_empty,
+    misuse_is_told_with_the_remedy, name_belongs_to_one_of_many,
+};
+
+/// The tests, each on every tier.
+macro_rules! on_every_tier {
+    ($suite:expr, $($name:ident),+ $(,)?) => {
+        let local: &[(&str, Test)] = &[$((stringify!($name), |s| with(s, "local", $name))),+];
+        let guest: &[(&str, Test)] = &[$((stringify!($name), |s| with(s, "microvm", $name))),+];
+        let docker: &[(&str, Test)] = &[$((stringify!($name), |s| with(s, "docker", $name))),+];
+        let podman: &[(&str, Test)] = &[$((stringify!($name), |s| with(s, "podman", $name))),+];
+        $suite.host("detached", local);
+        $suite.engine("docker", "detached", docker);
+        $suite.engine("podman", "detached", podman);
+        $suite.guest("detached", guest);
+    };
+}
+
+pub(crate) fn add(suite: &mut Suite) {
+    on_every_tier!(
+        suite,
+        sandbox_outlives_its_creator,
+        end_is_kept_and_told,
+        command_goes_on_alone_and_its_result_is_kept,
+        attached_user_types_and_reads,
+        stop_is_gentle_first,
+        killed_supervisor_leaves_a_dead_sandbox_that_can_start_again,
+        owner_that_is_killed_takes_a_named_sandbox_along,
+        name_belongs_to_one_of_many,
+        lives_are_bounded,
+        removed_when_it_ends_if_asked,
+        misuse_is_told_with_the_remedy,
+        events_tell_what_happened,
+        files_go_in_out_and_between,
+    );
+    suite.host(
+        "detached",
+        &[(
+            "full_state_folder_is_named_and_left_empty",
+            full_state_folder_is_named_and_left_empty,
+        )],
+    );
+}
