@@ -18,6 +18,7 @@ use self::events::Events;
 use crate::cargo::{cargo, merged, print_line, show};
 use crate::python;
 use crate::report::{Report, Verdict};
+use crate::screen;
 
 mod conformance;
 mod daemons;
@@ -45,6 +46,10 @@ const LAB_STORE: &str = "/root/images";
 /// The archive with pytest, and the variable that tells the tests of it.
 const PYTEST: &str = "pytest.tar";
 const PYTEST_VARIABLE: &str = "SOVEREIGN_E2E_PYTEST";
+
+/// The folder with the programs that draw screens, and its variable.
+const SCREEN: &str = "screen";
+const SCREEN_VARIABLE: &str = "SOVEREIGN_E2E_SCREEN";
 
 /// What makes tests smaller for a quick look.
 const SIZES: &[&str] = &["SOVEREIGN_E2E_SANDBOXES", "SOVEREIGN_E2E_STREAM_MIB"];
@@ -77,6 +82,7 @@ fn try_run(wanted: &dyn Fn(&str) -> bool, report: &mut Report) -> Result<()> {
     build_release()?;
     let mut programs = Programs::find()?;
     programs.pytest = python::pack_for_sandboxes(&programs.bin.with_file_name(PYTEST))?;
+    programs.screen = screen::pack(&programs.bin.with_file_name(SCREEN))?;
     build_image(&programs)?;
     let store = prepare_images(&programs)?;
     let native = native_guests(&programs)?;
@@ -119,6 +125,8 @@ struct Programs {
     tests: PathBuf,
     /// An archive with pytest and the tests of T-APTS, where there is pytest.
     pytest: Option<PathBuf>,
+    /// A folder with tmux, vim and less, where they are installed.
+    screen: Option<PathBuf>,
     conformance: PathBuf,
 }
 
@@ -132,6 +140,7 @@ impl Programs {
             bin: triple.join("release"),
             tests: tool.join("sovereign-e2e"),
             pytest: None,
+            screen: None,
             conformance: tool.join("sovereign-conformance"),
         };
         for path in BINARIES
@@ -186,6 +195,7 @@ impl Programs {
                     .as_ref()
                     .map(|archive| (PYTEST_VARIABLE, archive)),
             )
+            .envs(self.screen.as_ref().map(|folder| (SCREEN_VARIABLE, folder)))
     }
 }
 
@@ -342,10 +352,16 @@ fn lab_job(programs: &Programs, names: &[String], store: &Path) -> Job {
         ("SOVEREIGN_E2E_QUIET_HOST".to_owned(), "1".into()),
         ("SOVEREIGN_REQUIRE_KVM".to_owned(), "1".into()),
     ];
-    if let Some(archive) = &programs.pytest {
-        let place = format!("{LAB_BIN}/{PYTEST}");
-        job = job.with_file(archive, &place);
-        job.env.push((PYTEST_VARIABLE.to_owned(), place.into()));
+    let brought = [
+        (&programs.pytest, PYTEST, PYTEST_VARIABLE),
+        (&programs.screen, SCREEN, SCREEN_VARIABLE),
+    ];
+    for (from, name, variable) in brought {
+        if let Some(from) = from {
+            let place = format!("{LAB_BIN}/{name}");
+            job = job.with_file(from, &place);
+            job.env.push((variable.to_owned(), place.into()));
+        }
     }
     for name in SIZES {
         job.env

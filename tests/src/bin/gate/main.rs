@@ -15,6 +15,7 @@ mod checks;
 mod endtoend;
 mod python;
 mod report;
+mod screen;
 mod speed;
 mod units;
 

@@ -23,6 +23,7 @@ mod machine;
 mod misuse;
 mod python;
 mod report;
+mod screen;
 mod soak;
 mod streams;
 mod suite;
@@ -53,6 +54,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     streams::add(&mut suite);
     command::add(&mut suite);
     terminal::add(&mut suite);
+    screen::add(&mut suite);
     machine::add(&mut suite);
     misuse::add(&mut suite);
     report::add(&mut suite);

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -48,6 +49,11 @@ pub(crate) fn with(
 }
 
 impl Desk {
+    /// The command under test.
+    pub(crate) fn program(&self) -> &Path {
+        self.sovereign.program()
+    }
+
     pub(crate) fn call<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Call {
         self.sovereign
             .call(args)
