@@ -12,10 +12,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use sovereign_tests::host::processes;
+use sovereign_tests::host::{Process, processes};
 
 use crate::detached::{Desk, with};
-use crate::suite::{Outcome, PASSED, Suite};
+use crate::suite::{Outcome, PASSED, Suite, Test};
 
 /// Operations of an ordinary run.
 const OPERATIONS: u32 = 150;
@@ -24,35 +24,35 @@ const OPERATIONS: u32 = 150;
 const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
 
 pub(crate) fn add(suite: &mut Suite) {
-    suite.host(
-        "soak",
-        &[("sandboxes_survive_or_are_told_dead", |sovereign| {
-            with(sovereign, "local", soak)
-        })],
-    );
-    suite.guest(
-        "soak",
-        &[("sandboxes_survive_or_are_told_dead", |sovereign| {
-            with(sovereign, "microvm", soak)
-        })],
-    );
+    const NAME: &str = "sandboxes_survive_or_are_told_dead";
+    let local: Test = |s| with(s, "local", soak);
+    let docker: Test = |s| with(s, "docker", soak);
+    let podman: Test = |s| with(s, "podman", soak);
+    let microvm: Test = |s| with(s, "microvm", soak);
+    suite.host("soak", &[(NAME, local)]);
+    suite.engine("docker", "soak", &[(NAME, docker)]);
+    suite.engine("podman", "soak", &[(NAME, podman)]);
+    suite.guest("soak", &[(NAME, microvm)]);
 }
 
 struct Soak<'a> {
     desk: &'a Desk,
     random: Random,
+    /// How many calls did what they were asked.
+    done: u32,
 }
 
 fn soak(desk: &Desk) -> Outcome {
     let operations = match env::var("SOVEREIGN_E2E_SOAK") {
         Ok(count) => count.parse().context("SOVEREIGN_E2E_SOAK is a number")?,
         Err(_) if desk.tier == "local" => OPERATIONS,
-        // Each boots a guest.
+        // Each starts a guest or a container.
         Err(_) => OPERATIONS / 3,
     };
     let mut soak = Soak {
         desk,
         random: Random(0x5eed),
+        done: 0,
     };
     for number in 0..operations {
         let what = soak.step()?;
@@ -60,6 +60,11 @@ fn soak(desk: &Desk) -> Outcome {
             .with_context(|| format!("after operation {number}: {what}"))?;
     }
     soak.clear()?;
+    ensure!(
+        soak.done > operations / 4,
+        "only {} of {operations} were done: the rest says little",
+        soak.done
+    );
     PASSED
 }
 
@@ -74,7 +79,8 @@ impl Soak<'_> {
         let brief = [
             "run", "-q", "-d", "--tier", tier, "--name", name, "--", "true",
         ];
-        let args: &[&str] = match self.random.below(12) {
+        let copy = &format!("{name}:copy");
+        let args: &[&str] = match self.random.below(14) {
             0..3 => &start,
             3 => &brief,
             4 => &["exec", name, "--", "true"],
@@ -83,8 +89,10 @@ impl Soak<'_> {
             7 => &["start", name],
             8 => &["rm", "-f", name],
             9 => &["kill", name],
-            10 => return self.kill_a_supervisor(),
-            _ => return self.kill_a_client(&start),
+            10 => return self.kill_what_holds_one(),
+            11 => return self.kill_a_client(&start),
+            12 => return self.kill_a_client(&["fs", "write", name, "note"]),
+            _ => &["cp", "/etc/passwd", copy],
         };
         let output = self.desk.call(args).output()?;
         ensure!(
@@ -92,29 +100,35 @@ impl Soak<'_> {
             "an end that is neither good nor told: {output}"
         );
         ensure!(!output.errors().contains("panicked"), "{output}");
+        self.done += u32::from(output.code() == Some(0));
         Ok(args.join(" "))
     }
 
-    /// Kills the process that holds a sandbox, or its supervisor.
-    fn kill_a_supervisor(&mut self) -> Result<String> {
+    /// Kills a supervisor, a process of its own, or the agent or monitor of a sandbox.
+    fn kill_what_holds_one(&mut self) -> Result<String> {
         let supervisors = self.desk.supervisors()?;
-        let Some(victim) = self.random.pick(&supervisors) else {
-            return Ok("kill of nobody".to_owned());
-        };
-        let children: Vec<u32> = processes()?
-            .into_iter()
-            .filter(|process| process.parent == victim)
-            .map(|process| process.pid)
+        let listed = self.desk.call(["ls", "-aq"]).output()?.text();
+        let recorded: Vec<_> = listed
+            .lines()
+            .filter_map(|id| self.desk.inspect(id).ok()?["process"].as_u64())
             .collect();
-        let victim = match self.random.pick(&children) {
-            Some(child) if self.random.below(2) == 0 => child,
-            _ => victim,
+        let holds = |process: &Process| {
+            let of_ours = supervisors.contains(&process.pid)
+                || supervisors.contains(&process.parent)
+                || recorded.contains(&process.pid.into());
+            // A number may be somebody else's by now.
+            of_ours && process.name.starts_with("sovereign")
+        };
+        let processes = processes()?.into_iter();
+        let holders: Vec<u32> = processes.filter(holds).map(|it| it.pid).collect();
+        let Some(victim) = self.random.pick(&holders) else {
+            return Ok("kill of nobody".to_owned());
         };
         kill(victim);
         Ok(format!("kill -9 of process {victim}"))
     }
 
-    /// Kills the command line in the middle of a start.
+    /// Kills the command line in the middle of what it does.
     fn kill_a_client(&mut self, args: &[&str]) -> Result<String> {
         let mut client = self.desk.call(args).start()?;
         std::thread::sleep(Duration::from_millis(u64::try_from(self.random.below(40))?));
