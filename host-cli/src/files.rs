@@ -6,8 +6,8 @@
 //! [`Detached::files`](crate::detached::Detached::files) give: one operation each.
 
 use std::fs::File;
-use std::io::{Read, Write};
-use std::os::fd::AsFd;
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -177,11 +177,11 @@ pub fn pack(
 ///
 /// If an entry would leave the folder, or it cannot be read or written.
 pub fn unpack(
-    input: &mut (dyn Read + Send),
+    input: BorrowedFd<'_>,
     sandbox: &dyn FileSource,
     path: &[u8],
 ) -> Result<Transfer, Problem> {
-    Ok(sandbox.files()?.unpack(path, None, input)?)
+    Ok(sandbox.files()?.unpack_from(path, None, input)?)
 }
 
 /// Whether a path of a sandbox is a folder; `None` if there is nothing.

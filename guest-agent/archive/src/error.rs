@@ -4,6 +4,8 @@ use std::io;
 
 use rustix::io::Errno;
 
+use crate::read::Owner;
+
 /// Why a tree could not be packed or unpacked. Each names what it is about.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
@@ -21,6 +23,19 @@ pub enum ArchiveError {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// A file cannot belong to whom it is to belong to.
+    #[error("{path} cannot be given to user {user} and group {group}")]
+    Owner {
+        /// The file.
+        path: String,
+        /// The user's number.
+        user: u32,
+        /// The group's number.
+        group: u32,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
     /// The system said no.
     #[error("{path}")]
     File {
@@ -36,6 +51,15 @@ impl ArchiveError {
     pub(crate) fn file(path: &[u8], error: impl Into<io::Error>) -> Self {
         Self::File {
             path: shown(path),
+            source: error.into(),
+        }
+    }
+
+    pub(crate) fn owner(path: &[u8], owner: Owner, error: Errno) -> Self {
+        Self::Owner {
+            path: shown(path),
+            user: owner.user,
+            group: owner.group,
             source: error.into(),
         }
     }

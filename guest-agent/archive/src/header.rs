@@ -26,6 +26,8 @@ pub(crate) struct Records {
     pub(crate) path: Option<Vec<u8>>,
     pub(crate) link: Option<Vec<u8>>,
     pub(crate) size: Option<u64>,
+    pub(crate) user: Option<u64>,
+    pub(crate) group: Option<u64>,
     pub(crate) modified: Option<Moment>,
     /// It is a sparse file in a form that is not understood.
     pub(crate) foreign_sparse: bool,
@@ -57,6 +59,8 @@ impl Records {
             b"path" => self.path = Some(value.to_vec()),
             b"linkpath" => self.link = Some(value.to_vec()),
             b"size" => self.size = Some(number(value)?),
+            b"uid" => self.user = Some(number(value)?),
+            b"gid" => self.group = Some(number(value)?),
             b"mtime" => self.modified = Some(Moment::parse(value)?),
             key if key.starts_with(b"GNU.sparse.") => self.foreign_sparse = true,
             _ => {}

@@ -18,6 +18,8 @@ mod error;
 #[cfg(target_os = "linux")]
 mod header;
 #[cfg(target_os = "linux")]
+mod new_file;
+#[cfg(target_os = "linux")]
 mod pack;
 #[cfg(target_os = "linux")]
 mod place;
@@ -29,6 +31,7 @@ mod unpack;
 #[cfg(target_os = "linux")]
 pub use self::{
     error::ArchiveError,
+    new_file::NewFile,
     pack::{Packed, pack},
     place::Links,
     unpack::{UnpackOptions, Unpacked, unpack},

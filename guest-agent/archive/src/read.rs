@@ -20,11 +20,35 @@ pub(crate) struct Entry {
     pub(crate) path: Vec<u8>,
     pub(crate) link: Vec<u8>,
     pub(crate) mode: u32,
+    /// Unless it is told in no way that makes sense.
+    pub(crate) owner: Option<Owner>,
     pub(crate) modified: Moment,
     /// The file's size.
     pub(crate) size: u64,
     /// The pieces of a sparse file, in order.
     pieces: Option<Vec<Piece>>,
+}
+
+/// Whom a file belongs to, by number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Owner {
+    pub(crate) user: u32,
+    pub(crate) group: u32,
+}
+
+impl Owner {
+    /// A record's word counts more than the header's.
+    fn of(header: &Header, records: &Records) -> Option<Self> {
+        let id = |told: Option<u64>, header: io::Result<u64>| {
+            let number = u32::try_from(told.or_else(|| header.ok())?).ok()?;
+            // The largest stands for none at all.
+            (number != u32::MAX).then_some(number)
+        };
+        Some(Self {
+            user: id(records.user, header.uid())?,
+            group: id(records.group, header.gid())?,
+        })
+    }
 }
 
 /// Where data is in a sparse file.
@@ -173,6 +197,7 @@ impl<R: Read> Entries<R> {
         size: u64,
         records: Records,
     ) -> Result<Entry, ArchiveError> {
+        let owner = Owner::of(header, &records);
         let path = records
             .path
             .unwrap_or_else(|| header.path_bytes().into_owned());
@@ -212,6 +237,7 @@ impl<R: Read> Entries<R> {
             path,
             link: link.unwrap_or_default(),
             mode: header.mode().map_err(|_| malformed("a mode"))?,
+            owner,
             modified: records.modified.unwrap_or(modified),
             size,
             pieces,

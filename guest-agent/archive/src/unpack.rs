@@ -1,18 +1,17 @@
 //! From a tar stream to files.
 
-use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::fd::BorrowedFd;
 
-use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
-use rustix::rand::{GetRandomFlags, getrandom};
 use tar::EntryType;
 
 use crate::error::ArchiveError;
 use crate::header::Moment;
+use crate::new_file::NewFile;
 use crate::place::{Links, Place};
-use crate::read::{CopyError, Entries, Entry};
+use crate::read::{CopyError, Entries, Entry, Owner};
 
 /// An archive with more folders than this is not believed.
 const MAX_FOLDERS: usize = 1 << 20;
@@ -28,6 +27,8 @@ pub struct UnpackOptions<'a> {
     pub links: Links,
     /// The bits of a mode that are taken over.
     pub modes: u32,
+    /// Whether files belong to whom they belonged to, by number; else to whoever unpacks them.
+    pub owners: bool,
 }
 
 /// What was unpacked.
@@ -55,6 +56,7 @@ pub fn unpack(
         entries: Entries::new(stream),
         place: Place::new(folder, options.links, options.root),
         modes: options.modes,
+        owners: options.owners,
         folders: Vec::new(),
         unpacked: Unpacked::default(),
     };
@@ -68,9 +70,18 @@ struct Unpacking<'a> {
     entries: Entries<&'a mut dyn Read>,
     place: Place<'a>,
     modes: u32,
+    owners: bool,
     /// Folders that were made, whose modes and times are set when nothing changes in them any more.
-    folders: Vec<(Vec<u8>, Mode, Moment)>,
+    folders: Vec<Folder>,
     unpacked: Unpacked,
+}
+
+/// A folder that was made, and what it is to be in the end.
+struct Folder {
+    path: Vec<u8>,
+    mode: Mode,
+    owner: Option<Owner>,
+    modified: Moment,
 }
 
 impl Unpacking<'_> {
@@ -87,15 +98,7 @@ impl Unpacking<'_> {
                 self.write_file(entry, &parts, name)?;
                 self.unpacked.bytes = self.unpacked.bytes.saturating_add(entry.size);
             }
-            EntryType::Symlink => {
-                let parent = self.place.parent(&parts)?;
-                let link = entry.link.as_slice();
-                replacing(parent, name, || rustix::fs::symlinkat(link, parent, *name))
-                    .map_err(failed)?;
-                let flags = AtFlags::SYMLINK_NOFOLLOW;
-                // Not every file system knows times of links.
-                let _ = rustix::fs::utimensat(parent, *name, &times(entry.modified), flags);
-            }
+            EntryType::Symlink => self.make_link(entry, &parts, name)?,
             EntryType::Link => {
                 let target = self.place.check(&entry.link)?;
                 let Some(target_name) = target.last() else {
@@ -118,17 +121,53 @@ impl Unpacking<'_> {
         Ok(())
     }
 
+    /// Whom the entry is to belong to, if that is not whoever unpacks it.
+    fn owner(&self, entry: &Entry) -> Result<Option<Owner>, ArchiveError> {
+        let missing = || ArchiveError::Malformed("an owner");
+        match self.owners {
+            true => entry.owner.ok_or_else(missing).map(Some),
+            false => Ok(None),
+        }
+    }
+
+    fn make_link(
+        &mut self,
+        entry: &Entry,
+        parts: &[&[u8]],
+        name: &[u8],
+    ) -> Result<(), ArchiveError> {
+        let owner = self.owner(entry)?;
+        let parent = self.place.parent(parts)?;
+        let link = entry.link.as_slice();
+        replacing(parent, name, || rustix::fs::symlinkat(link, parent, name))
+            .map_err(|error| ArchiveError::file(&entry.path, error))?;
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        if let Some(owner) = owner {
+            let (uid, gid) = owner.ids();
+            rustix::fs::chownat(parent, name, uid, gid, flags)
+                .map_err(|error| ArchiveError::owner(&entry.path, owner, error))?;
+        }
+        // Not every file system knows times of links.
+        let _ = rustix::fs::utimensat(parent, name, &times(entry.modified), flags);
+        Ok(())
+    }
+
     fn make_folder(
         &mut self,
         entry: &Entry,
         parts: &[&[u8]],
         name: &[u8],
     ) -> Result<(), ArchiveError> {
+        let owner = self.owner(entry)?;
         let parent = self.place.parent(parts)?;
         match rustix::fs::mkdirat(parent, name, Mode::RWXU) {
             Ok(()) if self.folders.len() < MAX_FOLDERS => {
-                let mode = Mode::from_raw_mode(entry.mode & self.modes);
-                self.folders.push((parts.join(&b'/'), mode, entry.modified));
+                self.folders.push(Folder {
+                    path: parts.join(&b'/'),
+                    mode: Mode::from_raw_mode(entry.mode & self.modes),
+                    owner,
+                    modified: entry.modified,
+                });
                 Ok(())
             }
             Ok(()) => Err(ArchiveError::Malformed("it has too many folders")),
@@ -142,55 +181,60 @@ impl Unpacking<'_> {
         }
     }
 
-    /// Writes a file under another name first: what it replaces stays until it is whole.
+    /// Writes a file that has no name at first: what it replaces stays until it is whole.
     fn write_file(
         &mut self,
         entry: &Entry,
         parts: &[&[u8]],
         name: &[u8],
     ) -> Result<(), ArchiveError> {
+        let owner = self.owner(entry)?;
         let parent = self.place.parent(parts)?;
-        let failed = |error: Errno| ArchiveError::file(&entry.path, error);
-        let temporary = temporary_name().map_err(failed)?;
-        let flags =
-            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(parent, temporary.as_slice(), flags, Mode::RUSR | Mode::WUSR)
-            .map_err(failed)?;
-        let mut file = File::from(file);
-        let written = self
-            .entries
-            .copy(entry, &mut file)
-            .map_err(|error| match error {
-                CopyError::Stream(error) => ArchiveError::Stream(error),
-                CopyError::File(error) => ArchiveError::file(&entry.path, error),
-            });
-        let placed = written.and_then(|()| {
-            let mode = Mode::from_raw_mode(entry.mode & self.modes);
-            rustix::fs::fchmod(&file, mode)
-                .and_then(|()| rustix::fs::futimens(&file, &times(entry.modified)))
-                .and_then(|()| rustix::fs::renameat(parent, temporary.as_slice(), parent, name))
-                .map_err(failed)
-        });
-        if placed.is_err() {
-            // The first error is the one to tell.
-            let _ = rustix::fs::unlinkat(parent, temporary.as_slice(), AtFlags::empty());
+        let failed = |error: io::Error| ArchiveError::file(&entry.path, error);
+        let mut new = NewFile::create(parent).map_err(failed)?;
+        let copied = self.entries.copy(entry, new.file());
+        copied.map_err(|error| match error {
+            CopyError::Stream(error) => ArchiveError::Stream(error),
+            CopyError::File(error) => failed(error),
+        })?;
+        if let Some(owner) = owner {
+            let (uid, gid) = owner.ids();
+            rustix::fs::fchown(new.file(), uid, gid)
+                .map_err(|error| ArchiveError::owner(&entry.path, owner, error))?;
         }
-        placed
+        let mode = Mode::from_raw_mode(entry.mode & self.modes);
+        rustix::fs::fchmod(new.file(), mode)
+            .and_then(|()| rustix::fs::futimens(new.file(), &times(entry.modified)))
+            .map_err(|error| failed(error.into()))?;
+        new.place(name).map_err(failed)
     }
 
     /// Deeper folders come later, and are finished first.
     fn finish_folders(self) -> Result<Unpacked, ArchiveError> {
-        for (path, mode, modified) in self.folders.iter().rev() {
-            let folder = match self.place.open(path, OFlags::RDONLY) {
+        for folder in self.folders.iter().rev() {
+            let path = folder.path.as_slice();
+            let opened = match self.place.open(path, OFlags::RDONLY) {
                 // A later entry may have replaced it.
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
                 opened => opened.map_err(|error| ArchiveError::resolving(path, error))?,
             };
-            rustix::fs::fchmod(&folder, *mode)
-                .and_then(|()| rustix::fs::futimens(&folder, &times(*modified)))
+            if let Some(owner) = folder.owner {
+                let (uid, gid) = owner.ids();
+                rustix::fs::fchown(&opened, uid, gid)
+                    .map_err(|error| ArchiveError::owner(path, owner, error))?;
+            }
+            rustix::fs::fchmod(&opened, folder.mode)
+                .and_then(|()| rustix::fs::futimens(&opened, &times(folder.modified)))
                 .map_err(|error| ArchiveError::file(path, error))?;
         }
         Ok(self.unpacked)
+    }
+}
+
+impl Owner {
+    fn ids(self) -> (Option<Uid>, Option<Gid>) {
+        let (uid, gid) = (Uid::from_raw(self.user), Gid::from_raw(self.group));
+        (Some(uid), Some(gid))
     }
 }
 
@@ -207,13 +251,6 @@ fn replacing(
         }
         other => other,
     }
-}
-
-/// A name that nothing else has.
-fn temporary_name() -> rustix::io::Result<Vec<u8>> {
-    let mut random = [0; 8];
-    getrandom(&mut random, GetRandomFlags::empty())?;
-    Ok(format!(".sovereign-{:016x}", u64::from_ne_bytes(random)).into_bytes())
 }
 
 /// The time of access stays.

@@ -18,6 +18,7 @@ const HOSTILE: UnpackOptions<'static> = UnpackOptions {
     root: None,
     links: Links::Refuse,
     modes: 0o777,
+    owners: false,
 };
 
 fn packed(source: &Path, name: &str) -> Vec<u8> {
@@ -266,6 +267,52 @@ fn file_takes_a_links_place() {
     let file = walled.inside().join("file");
     assert!(file.symlink_metadata().unwrap().is_file());
     assert_eq!(file.metadata().unwrap().mode() & 0o7777, 0o755);
+}
+
+#[test]
+fn owners_are_kept_if_that_is_wanted_and_allowed() {
+    let folder = tempfile::tempdir().unwrap();
+    let tree = folder.path().join("tree");
+    fs::create_dir(&tree).unwrap();
+    fs::write(tree.join("file"), "x").unwrap();
+    symlink("file", tree.join("link")).unwrap();
+    let is_root = rustix::process::geteuid().is_root();
+    if is_root {
+        for name in ["", "file", "link"] {
+            std::os::unix::fs::lchown(tree.join(name), Some(70_001), Some(3_000_000)).unwrap();
+        }
+    }
+    let owners = UnpackOptions {
+        owners: true,
+        ..HOSTILE
+    };
+    let stream = packed(&tree, "copy");
+    unpack_to(folder.path(), &stream, owners).unwrap();
+    for name in ["", "file", "link"] {
+        let [was, is] = ["tree", "copy"].map(|tree| {
+            let path = folder.path().join(tree).join(name);
+            let metadata = path.symlink_metadata().unwrap();
+            (metadata.uid(), metadata.gid())
+        });
+        assert_eq!(was, is, "{name:?}");
+    }
+    if is_root {
+        return;
+    }
+    // Somebody else's, which only root could make.
+    let mut header = Header::new_gnu();
+    header.set_path("theirs").unwrap();
+    (header.set_uid(0), header.set_gid(0), header.set_size(0));
+    header.set_mode(0o644);
+    header.set_cksum();
+    let mut stream = header.as_bytes().to_vec();
+    stream.resize(1536, 0);
+    let refused = unpack_to(folder.path(), &stream, owners);
+    assert!(
+        matches!(refused, Err(ArchiveError::Owner { user: 0, .. })),
+        "{refused:?}"
+    );
+    assert!(!folder.path().join("theirs").exists());
 }
 
 #[test]

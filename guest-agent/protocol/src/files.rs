@@ -75,6 +75,8 @@ pub enum FileOperation {
     Unpack {
         /// The first part that every entry's name must have; any without one.
         root: Option<ByteBuf>,
+        /// Files belong to whom they belonged to, by number; else to the user who asks.
+        owners: bool,
     },
     /// Send an entry for each file below this folder that fits.
     Find {

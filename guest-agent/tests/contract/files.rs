@@ -18,22 +18,22 @@ use serde_bytes::ByteBuf;
 
 use crate::agent::{Agent, eventually};
 
-fn own() -> String {
+pub(crate) fn own() -> String {
     let (user, group) = (rustix::process::getuid(), rustix::process::getgid());
     format!("{}:{}", user.as_raw(), group.as_raw())
 }
 
-fn files(agent: &Agent) -> Files {
+pub(crate) fn files(agent: &Agent) -> Files {
     agent.session().files(Some(own()))
 }
 
-fn bytes(path: &Path) -> &[u8] {
+pub(crate) fn bytes(path: &Path) -> &[u8] {
     use std::os::unix::ffi::OsStrExt;
     path.as_os_str().as_bytes()
 }
 
 #[track_caller]
-fn fault<T: std::fmt::Debug>(result: Result<T, FilesError>) -> FileFault {
+pub(crate) fn fault<T: std::fmt::Debug>(result: Result<T, FilesError>) -> FileFault {
     match result {
         Err(FilesError::Fault(fault)) => fault,
         other => panic!("{other:?}"),
@@ -372,7 +372,7 @@ fn archive_that_would_leave_its_folder_is_refused_by_name() {
     assert_eq!(fs::read_dir(&inside).unwrap().count(), 0);
 }
 
-fn tar_header(name: &str, size: usize) -> Vec<u8> {
+pub(crate) fn tar_header(name: &str, size: usize) -> Vec<u8> {
     let mut header = vec![0; 512];
     header[..name.len()].copy_from_slice(name.as_bytes());
     header[100..108].copy_from_slice(b"0000644\0");

@@ -15,4 +15,5 @@ mod protocol;
 mod refusals;
 mod streams;
 mod terminal;
+mod unfinished;
 mod user;

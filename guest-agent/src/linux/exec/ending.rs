@@ -77,6 +77,15 @@ impl Ending {
         }
     }
 
+    /// Kills everything that is still there after this time.
+    pub(crate) fn kill_after(&mut self, patience: Duration) {
+        if matches!(self.phase, Phase::Running) {
+            self.phase = Phase::Terminating {
+                until: Instant::now().checked_add(patience),
+            };
+        }
+    }
+
     /// When [`advance`](Self::advance) has something to do.
     pub(crate) fn deadline(&self, command_runs: bool) -> Option<Instant> {
         match self.phase {

@@ -35,6 +35,7 @@ pub(crate) fn serve(mut connection: Connection, request: &ExecRequest, signals: 
                 pid,
                 ours,
                 began: Instant::now(),
+                farewell: None,
             };
             Relay::new(connection, signals, request, running).run();
         }

@@ -42,6 +42,8 @@ pub(crate) struct Running {
     pub(crate) pid: Pid,
     pub(crate) ours: Ours,
     pub(crate) began: Instant,
+    /// How long it may still run once the host is gone, and its streams with it; not at all without.
+    pub(crate) farewell: Option<Duration>,
 }
 
 /// A session whose command runs.
@@ -55,6 +57,7 @@ pub(crate) struct Relay<'a> {
     stderr: Output,
     terminal: Option<OwnedFd>,
     ending: Ending,
+    farewell: Option<Duration>,
     /// The host is gone, or has broken the protocol: nobody waits for a report.
     is_abandoned: bool,
 }
@@ -86,7 +89,12 @@ impl<'a> Relay<'a> {
         request: &ExecRequest,
         running: Running,
     ) -> Self {
-        let Running { pid, ours, began } = running;
+        let Running {
+            pid,
+            ours,
+            began,
+            farewell,
+        } = running;
         let is_terminal = ours.terminal.is_some();
         let output = |kind, fd| Output::new(kind, fd, is_terminal, request.max_output);
         Self {
@@ -103,6 +111,7 @@ impl<'a> Relay<'a> {
             stderr: output(Kind::Stderr, ours.stderr),
             terminal: ours.terminal,
             ending: Ending::new(request, began),
+            farewell,
             is_abandoned: false,
         }
     }
@@ -306,13 +315,16 @@ impl<'a> Relay<'a> {
         }
     }
 
-    /// Gives the session up: from now on everything below it is killed.
+    /// Gives the session up: from now on everything below it is killed, or soon.
     fn abandon(&mut self) {
         self.is_abandoned = true;
         self.input.close();
         self.stdout.close();
         self.stderr.close();
-        self.ending.kill();
+        match self.farewell {
+            Some(patience) => self.ending.kill_after(patience),
+            None => self.ending.kill(),
+        }
     }
 }
 

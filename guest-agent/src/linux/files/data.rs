@@ -1,20 +1,20 @@
 //! A file's data, to the host and from it.
 //!
-//! What is written has no name until it is whole (`O_TMPFILE`): whatever kills this process, the old
-//! file stays as it is, and nothing else is left.
+//! What is written is a [`NewFile`] until it is whole: whatever kills this process, the old file stays
+//! as it is, and nothing else is left.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
+use agent_archive::NewFile;
 use agent_archive::digest::TrailedReader;
 use agent_protocol::files::{FileFault, Transfer};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::{Out, fault, sent};
 
@@ -82,14 +82,17 @@ pub(crate) fn write(path: &Path, mode: Option<u32>, input: File) -> Result<Trans
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         Some(_) | None => Path::new("."),
     };
-    let mut new = NewFile::create(folder).map_err(failed)?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(folder, flags, Mode::empty());
+    let opened = opened.map_err(|error| fault::of(path, error))?;
+    let mut new = NewFile::create(opened.as_fd()).map_err(failed)?;
     let mut input = TrailedReader::new(input);
-    copy(&mut input, &mut new.file, path)?;
+    copy(&mut input, new.file(), path)?;
     let (bytes, sha256) = input.finish().map_err(|error| fault::stream(&error))?;
     let mode = Mode::from_raw_mode(mode.or(old).unwrap_or(FILE_MODE) & MODE_BITS);
-    rustix::fs::fchmod(&new.file, mode).map_err(|error| fault::of(path, error))?;
-    new.file.sync_all().map_err(failed)?;
-    new.place(&folder.join(name)).map_err(failed)?;
+    rustix::fs::fchmod(new.file(), mode).map_err(|error| fault::of(path, error))?;
+    new.file().sync_all().map_err(failed)?;
+    new.place(name.as_bytes()).map_err(failed)?;
     if let Ok(folder) = File::open(folder) {
         // The name lasts, too, where the file system can promise it.
         let _ = folder.sync_all();
@@ -117,88 +120,4 @@ fn copy(input: &mut impl Read, file: &mut File, path: &Path) -> Result<(), FileF
 
 fn ends_with_slash(path: &Path) -> bool {
     path.as_os_str().as_bytes().ends_with(b"/")
-}
-
-/// A file on its way to its place.
-struct NewFile {
-    file: File,
-    folder: PathBuf,
-    /// Its name until then, on file systems where a file must have one. Removed if it is dropped.
-    name: Option<PathBuf>,
-}
-
-impl NewFile {
-    fn create(folder: &Path) -> io::Result<Self> {
-        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-        let (file, name) = match rustix::fs::open(folder, flags, Mode::RUSR | Mode::WUSR) {
-            Ok(file) => (File::from(file), None),
-            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOENT) => {
-                let (file, name) = Self::named(folder)?;
-                (file, Some(name))
-            }
-            Err(error) => return Err(error.into()),
-        };
-        Ok(Self {
-            file,
-            folder: folder.to_path_buf(),
-            name,
-        })
-    }
-
-    fn named(folder: &Path) -> io::Result<(File, PathBuf)> {
-        let name = temporary_name(folder)?;
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&name)?;
-        Ok((file, name))
-    }
-
-    /// Gives it its name, in the place of whatever has it.
-    fn place(mut self, place: &Path) -> io::Result<()> {
-        let name = match &self.name {
-            Some(name) => name.clone(),
-            None => self.link()?,
-        };
-        self.name = Some(name.clone());
-        std::fs::rename(&name, place)?;
-        self.name = None;
-        Ok(())
-    }
-
-    /// Gives a file without a name one: link(2) replaces nothing, and rename(2) can.
-    fn link(&mut self) -> io::Result<PathBuf> {
-        let name = temporary_name(&self.folder)?;
-        let own = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-        match rustix::fs::linkat(CWD, own, CWD, &name, AtFlags::SYMLINK_FOLLOW) {
-            Ok(()) => Ok(name),
-            // Where it cannot be given one, a copy can.
-            Err(_) => {
-                let (mut copy, name) = Self::named(&self.folder)?;
-                self.name = Some(name.clone());
-                self.file.rewind()?;
-                io::copy(&mut self.file, &mut copy)?;
-                copy.set_permissions(self.file.metadata()?.permissions())?;
-                copy.sync_all()?;
-                Ok(name)
-            }
-        }
-    }
-}
-
-impl Drop for NewFile {
-    fn drop(&mut self) {
-        if let Some(name) = &self.name {
-            // Nothing more can be done about it here.
-            let _ = std::fs::remove_file(name);
-        }
-    }
-}
-
-fn temporary_name(folder: &Path) -> io::Result<PathBuf> {
-    let mut random = [0; 8];
-    getrandom(&mut random, GetRandomFlags::empty())?;
-    Ok(folder.join(format!(".sovereign-{:016x}", u64::from_ne_bytes(random))))
 }

@@ -57,6 +57,19 @@ pub(crate) fn archive(error: ArchiveError) -> FileFault {
     match error {
         ArchiveError::File { path, source } => at(path.as_bytes(), source),
         ArchiveError::Stream(error) => stream(&error),
+        ArchiveError::Owner {
+            path,
+            user,
+            group,
+            source,
+        } => FileFault {
+            path,
+            kind: kind(&source),
+            reason: format!(
+                "it cannot be given to user {user} and group {group}: {}",
+                reason(source)
+            ),
+        },
         ArchiveError::Refused { entry, why } => FileFault {
             path: entry,
             kind: FaultKind::Refused,

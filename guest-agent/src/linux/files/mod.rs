@@ -7,8 +7,10 @@
 //! ```
 //!
 //! The process is what a command's would be: of the same user, in the same folder, with the same
-//! streams, killed when the host is gone. It only executes no other program. So paths mean what they
+//! streams. It only executes no other program. So paths mean what they
 //! mean to a command, and nothing is reached that a command of this user could not reach.
+//!
+//! When the host is gone, its streams end, and it has a moment to remove what it has not finished.
 
 mod change;
 mod data;
@@ -44,6 +46,9 @@ use crate::linux::sys::SignalFd;
 
 /// How long the host may take to take a refusal.
 const REFUSE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long an operation that nobody waits for any more may take to remove what it has not finished:
+/// it learns from its streams, which end then.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// The bits that new files do not have, whatever they were asked for with.
 const UMASK: Mode = Mode::from_raw_mode(0o022);
 
@@ -60,6 +65,7 @@ pub(crate) fn serve(
                 pid,
                 ours,
                 began: Instant::now(),
+                farewell: Some(FAREWELL),
             };
             Relay::new(connection, signals, identity, running).run();
         }
@@ -134,8 +140,9 @@ fn perform(request: &FileRequest) -> Result<Transfer, FileFault> {
         FileOperation::Read { offset, length } => data::read(&path, *offset, *length, output()?),
         FileOperation::Write { mode } => data::write(&path, *mode, input()?),
         FileOperation::Pack { name, follow } => tree::pack(&path, name, *follow, output()?),
-        FileOperation::Unpack { root } => {
-            tree::unpack(&path, root.as_ref().map(|root| root.as_slice()), input()?)
+        FileOperation::Unpack { root, owners } => {
+            let root = root.as_ref().map(|root| root.as_slice());
+            tree::unpack(&path, root, *owners, input()?)
         }
         FileOperation::Find { name, contains } => {
             let name = name.as_ref().map(|name| name.as_slice());

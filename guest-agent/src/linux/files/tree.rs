@@ -21,13 +21,13 @@ pub(crate) fn pack(
     follow: bool,
     mut out: Out,
 ) -> Result<Transfer, FileFault> {
-    // Within the tree, an error names its files as the archive does; here, as the request did.
     let metadata = match follow {
         true => path.metadata(),
         false => path.symlink_metadata(),
     };
     metadata.map_err(|error| fault::of(path, error))?;
-    let packed = agent_archive::pack(path, name, follow, &mut out).map_err(fault::archive)?;
+    let packed = agent_archive::pack(path, name, follow, &mut out);
+    let packed = packed.map_err(|error| as_asked(fault::archive(error), path, name))?;
     Ok(Transfer {
         entries: packed.entries,
         skipped: packed.skipped,
@@ -36,7 +36,12 @@ pub(crate) fn pack(
 }
 
 /// Unpacks a tree in a folder.
-pub(crate) fn unpack(path: &Path, root: Option<&[u8]>, input: File) -> Result<Transfer, FileFault> {
+pub(crate) fn unpack(
+    path: &Path,
+    root: Option<&[u8]>,
+    owners: bool,
+    input: File,
+) -> Result<Transfer, FileFault> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let folder = rustix::fs::open(path, flags, Mode::empty());
     let folder = folder.map_err(|error| fault::of(path, error))?;
@@ -44,6 +49,7 @@ pub(crate) fn unpack(path: &Path, root: Option<&[u8]>, input: File) -> Result<Tr
         root,
         links: Links::StayBeneath,
         modes: MODES,
+        owners,
     };
     let mut input = TrailedReader::new(input);
     let unpacked =
@@ -55,4 +61,41 @@ pub(crate) fn unpack(path: &Path, root: Option<&[u8]>, input: File) -> Result<Tr
         entries: unpacked.entries,
         skipped: 0,
     })
+}
+
+/// Names a file as the request did, and not as the archive does.
+fn as_asked(fault: FileFault, path: &Path, name: &[u8]) -> FileFault {
+    let name = String::from_utf8_lossy(name);
+    let below = fault.path.strip_prefix(name.as_ref());
+    let below = below.filter(|below| below.is_empty() || below.starts_with('/'));
+    match below {
+        Some(below) => FileFault {
+            path: format!("{}{below}", path.display()),
+            ..fault
+        },
+        None => fault,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use agent_protocol::files::FaultKind;
+
+    use super::*;
+
+    #[test]
+    fn files_are_named_as_they_were_asked_for() {
+        let named = |told: &str, name: &[u8]| {
+            let fault = FileFault {
+                path: told.to_owned(),
+                kind: FaultKind::Other,
+                reason: String::new(),
+            };
+            as_asked(fault, Path::new("/srv/data"), name).path
+        };
+        assert_eq!(named("copy", b"copy"), "/srv/data");
+        assert_eq!(named("copy/a/b", b"copy"), "/srv/data/a/b");
+        assert_eq!(named("./a", b"."), "/srv/data/a");
+        assert_eq!(named("copyright", b"copy"), "copyright");
+    }
 }

@@ -11,6 +11,10 @@ use clap::{Args, Subcommand};
     override_usage = "sovereign cp [OPTIONS] SRC DST"
 )]
 pub struct CpArgs {
+    /// Keep who files belong to, by number; needs root where they go: -u root, or root here
+    #[arg(short, long)]
+    pub archive: bool,
+
     /// Copy what links lead to, and not the links
     #[arg(short = 'L', long)]
     pub follow_link: bool,
@@ -184,11 +188,13 @@ fn parse_mode(text: &str) -> Result<u32, String> {
 
 const CP_EXAMPLES: &str = "\
 A copy goes into DST if that is a folder, else it is called DST. SRC/. is what is in the folder SRC.
-Modes, times, links and holes are kept; files belong to whoever copies them.
+Modes, times, links and holes are kept. Files belong to whoever copies them, unless -a says that they
+belong to whom they did: -u in a sandbox, and here to you. Set-user-ID is not kept on the way out.
 
 Examples:
   sovereign cp project work:                      # to the home of its user
   sovereign cp work:/var/log/. logs/
   sovereign cp work:data other:/tmp/data
+  sovereign cp -a -u root /srv/data work:/srv     # with owners
   tar c src | sovereign cp - work:/home/sandbox
   sovereign cp work:src - | tar t";

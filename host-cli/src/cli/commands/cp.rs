@@ -1,6 +1,7 @@
 //! `sovereign cp`: files into sandboxes, out of them and between them.
 
 use std::ffi::{OsStr, OsString};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -32,8 +33,15 @@ pub(in crate::cli) fn cp(args: &CpArgs, global: GlobalArgs) -> Result<u8, Failur
     let follow = args.follow_link;
     let find = |name: &str| Detached::find(&Registry::open_default()?, name).map_err(Failure::from);
     let opened = |sandbox: Detached| {
-        let user = args.user.clone();
-        move || sandbox.files(user.clone()).map_err(|error| error.problem())
+        let (user, archive) = (args.user.clone(), args.archive);
+        move || {
+            let files = sandbox.files(user.clone());
+            let files = files.map_err(|error| error.problem())?;
+            Ok(match archive {
+                true => files.keeping_owners(),
+                false => files,
+            })
+        }
     };
     let copied = match (source, target) {
         (Side::Here(source), Side::Sandbox { name, path }) => {
@@ -53,7 +61,7 @@ pub(in crate::cli) fn cp(args: &CpArgs, global: GlobalArgs) -> Result<u8, Failur
             files::copy_between(&from, home(path), &to, home(target), follow)?
         }
         (Side::Stream, Side::Sandbox { name, path }) => {
-            files::unpack(&mut std::io::stdin(), &opened(find(&name)?), home(path))?
+            files::unpack(std::io::stdin().as_fd(), &opened(find(&name)?), home(path))?
         }
         (Side::Sandbox { name, path }, Side::Stream) => {
             let sandbox = opened(find(&name)?);

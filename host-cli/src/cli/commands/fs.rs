@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, SystemTime};
 
@@ -36,7 +37,8 @@ pub(in crate::cli) fn fs(args: FsArgs, global: GlobalArgs) -> Result<u8, Failure
         }
         FsAction::Write(args) => {
             let files = open(&args.sandbox)?.files()?;
-            let written = files.write(args.path.as_bytes(), args.mode, &mut io::stdin())?;
+            let stdin = io::stdin();
+            let written = files.write_from(args.path.as_bytes(), args.mode, stdin.as_fd())?;
             if global.json {
                 let sha256: String = written
                     .sha256

@@ -22,7 +22,7 @@ use agent_protocol::files::{FileChange, FileEntry, FileOperation, Transfer};
 use serde_bytes::ByteBuf;
 
 pub use self::error::FilesError;
-use self::transfer::{copy, joined, new_pipe, shown, start};
+use self::transfer::{WhileTaken, copy, joined, new_pipe, shown, start};
 use crate::linux::session::Session;
 use crate::linux::source::InputSource;
 
@@ -34,11 +34,24 @@ const HOST_MODES: u32 = 0o777;
 pub struct Files {
     session: Session,
     user: Option<String>,
+    owners: bool,
 }
 
 impl Files {
     pub(crate) fn new(session: Session, user: Option<String>) -> Self {
-        Self { session, user }
+        Self {
+            session,
+            user,
+            owners: false,
+        }
+    }
+
+    /// What is unpacked or copied belongs to whom it belonged to, by number, and not to the user who
+    /// does it. Only root may do that: in the sandbox for what goes in, here for what comes out.
+    #[must_use]
+    pub fn keeping_owners(mut self) -> Self {
+        self.owners = true;
+        self
     }
 
     /// What is known of a file; of what it leads to, if it is a link and `follow`.
@@ -162,11 +175,25 @@ impl Files {
         mode: Option<u32>,
         input: &mut (dyn Read + Send),
     ) -> Result<Transfer, FilesError> {
-        self.send(path, FileOperation::Write { mode }, |out| {
-            copy(input, out).map_err(|source| FilesError::Io {
-                doing: "reading what is to be written",
-                source,
-            })
+        self.send(path, FileOperation::Write { mode }, |out, _| {
+            copy(input, out).map_err(reading)
+        })
+    }
+
+    /// As [`write`](Self::write), from a descriptor: a refusal is told at once, also while nothing
+    /// comes.
+    ///
+    /// # Errors
+    ///
+    /// [`FilesError`]; the old file is still there then.
+    pub fn write_from(
+        self,
+        path: &[u8],
+        mode: Option<u32>,
+        input: BorrowedFd<'_>,
+    ) -> Result<Transfer, FilesError> {
+        self.send(path, FileOperation::Write { mode }, |out, taker| {
+            copy(&mut WhileTaken { input, taker }, out).map_err(reading)
         })
     }
 
@@ -196,11 +223,25 @@ impl Files {
         root: Option<&[u8]>,
         input: &mut (dyn Read + Send),
     ) -> Result<Transfer, FilesError> {
-        self.send(path, unpack_as(root), |out| {
-            copy(input, out).map_err(|source| FilesError::Io {
-                doing: "reading the archive",
-                source,
-            })
+        let operation = self.unpack_as(root);
+        self.send(path, operation, |out, _| copy(input, out).map_err(reading))
+    }
+
+    /// As [`unpack`](Self::unpack), from a descriptor: a refusal is told at once, also while nothing
+    /// comes.
+    ///
+    /// # Errors
+    ///
+    /// [`FilesError`]; what was unpacked until then stays.
+    pub fn unpack_from(
+        self,
+        path: &[u8],
+        root: Option<&[u8]>,
+        input: BorrowedFd<'_>,
+    ) -> Result<Transfer, FilesError> {
+        let operation = self.unpack_as(root);
+        self.send(path, operation, |out, taker| {
+            copy(&mut WhileTaken { input, taker }, out).map_err(reading)
         })
     }
 
@@ -222,6 +263,7 @@ impl Files {
             root: (name != b".").then_some(name),
             links: Links::Refuse,
             modes: HOST_MODES,
+            owners: self.owners,
         };
         thread::scope(|scope| {
             let unpacking = start(scope, "unpack", move || {
@@ -256,11 +298,19 @@ impl Files {
     ) -> Result<Transfer, FilesError> {
         let root = (name != b".").then_some(name);
         let mut skipped = 0;
-        let sent = self.send(path, unpack_as(root), |out| {
+        let operation = self.unpack_as(root);
+        let sent = self.send(path, operation, |out, _| {
             skipped = agent_archive::pack(source, name, follow, out)?.skipped;
             Ok(())
         })?;
         Ok(Transfer { skipped, ..sent })
+    }
+
+    fn unpack_as(&self, root: Option<&[u8]>) -> FileOperation {
+        FileOperation::Unpack {
+            root: root.map(ByteBuf::from),
+            owners: self.owners,
+        }
     }
 
     fn change(self, path: &[u8], operation: FileOperation) -> Result<(), FilesError> {
@@ -276,8 +326,9 @@ fn pack_as(name: &[u8], follow: bool) -> FileOperation {
     }
 }
 
-fn unpack_as(root: Option<&[u8]>) -> FileOperation {
-    FileOperation::Unpack {
-        root: root.map(ByteBuf::from),
+fn reading(source: io::Error) -> FilesError {
+    FilesError::Io {
+        doing: "reading what is to be sent to the sandbox",
+        source,
     }
 }

@@ -3,13 +3,15 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::thread::{self, ScopedJoinHandle};
 
 use agent_archive::digest::{Digest, DigestWriter};
 use agent_protocol::files::{
     FileOperation, FileReport, FileRequest, MAX_RECORD, Transfer, decode_record,
 };
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 use serde::de::DeserializeOwned;
 use serde_bytes::ByteBuf;
@@ -67,19 +69,20 @@ impl Files {
         compare(path, transfer, got)
     }
 
-    /// Sends what `fill` writes, with its digest behind it, and compares digests.
+    /// Sends what `fill` writes, with its digest behind it, and compares digests. `fill` is told a
+    /// descriptor, too, that has an error once nobody takes what it writes.
     pub(super) fn send(
         self,
         path: &[u8],
         operation: FileOperation,
-        fill: impl FnOnce(&mut dyn Write) -> Result<(), FilesError> + Send,
+        fill: impl FnOnce(&mut dyn Write, BorrowedFd<'_>) -> Result<(), FilesError> + Send,
     ) -> Result<Transfer, FilesError> {
         let (read, write) = new_pipe()?;
         thread::scope(|scope| {
             let filling = start(scope, "send-files", move || {
-                let buffered = io::BufWriter::with_capacity(CHUNK, write);
+                let buffered = io::BufWriter::with_capacity(CHUNK, &write);
                 let mut out = DigestWriter::new(buffered);
-                fill(&mut out)?;
+                fill(&mut out, write.as_fd())?;
                 out.write_trailer().map_err(|source| FilesError::Io {
                     doing: "sending data to the sandbox",
                     source,
@@ -219,6 +222,35 @@ impl fmt::Debug for DigestTaker<'_> {
         formatter
             .debug_struct("DigestTaker")
             .finish_non_exhaustive()
+    }
+}
+
+/// Input of a descriptor, for as long as somebody takes what is made of it.
+pub(super) struct WhileTaken<'a> {
+    pub(super) input: BorrowedFd<'a>,
+    /// The writing end of a pipe.
+    pub(super) taker: BorrowedFd<'a>,
+}
+
+impl Read for WhileTaken<'_> {
+    fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let mut fds = [
+                PollFd::from_borrowed_fd(self.input, PollFlags::IN),
+                PollFd::from_borrowed_fd(self.taker, PollFlags::empty()),
+            ];
+            rustix::io::retry_on_intr(|| poll(&mut fds, None))?;
+            let [input, taker] = fds.map(|fd| fd.revents());
+            if !taker.is_empty() {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            if !input.is_empty() {
+                match rustix::io::read(self.input, &mut *space) {
+                    Err(Errno::AGAIN | Errno::INTR) => {}
+                    read => return Ok(read?),
+                }
+            }
+        }
     }
 }
 
