@@ -302,7 +302,9 @@ fn owners_are_kept_if_that_is_wanted_and_allowed() {
     // Somebody else's, which only root could make.
     let mut header = Header::new_gnu();
     header.set_path("theirs").unwrap();
-    (header.set_uid(0), header.set_gid(0), header.set_size(0));
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_size(0);
     header.set_mode(0o644);
     header.set_cksum();
     let mut stream = header.as_bytes().to_vec();

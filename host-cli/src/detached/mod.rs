@@ -14,6 +14,7 @@ pub use self::error::DetachedError;
 use crate::error::Problem;
 use crate::host::memory_mib;
 use crate::registry::events::{Event, Happening};
+use crate::registry::output::OutputReader;
 use crate::registry::record::{Ending, Plan, Record, Status};
 use crate::registry::{Entry, Name, Registry, RegistryError, State};
 use crate::supervisor::launch::{Owned, launch};
@@ -193,6 +194,16 @@ impl Detached {
             Reply::Commands { commands } => Ok(commands),
             reply => Err(self.unexpected(reply)),
         }
+    }
+
+    /// What a command that the supervisor holds has written so far; its newest 8 to 16 MiB. What is
+    /// there comes piece by piece, and what comes later can be asked for later.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such command, or what it wrote cannot be read.
+    pub fn output(&self, command: u32) -> Result<OutputReader, DetachedError> {
+        Ok(self.entry.output(command)?)
     }
 
     /// The writing end of a command's standard input.

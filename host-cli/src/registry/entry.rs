@@ -11,6 +11,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use super::error::failed;
+use super::output::OutputReader;
 use super::record::{FORMAT, Record, Status};
 use super::{Id, Name, Registry, RegistryError, file, sweep};
 
@@ -125,6 +126,16 @@ impl Entry {
         let folder = self.folder();
         fs::rename(unfinished, &folder).map_err(failed("make the folder", &folder))?;
         Ok(held)
+    }
+
+    /// What a command wrote that its supervisor held.
+    ///
+    /// # Errors
+    ///
+    /// If there is none, or it cannot be read.
+    pub fn output(&self, command: u32) -> Result<OutputReader, RegistryError> {
+        let path = self.output_path(command);
+        OutputReader::open(&path).map_err(failed("read", &path))
     }
 
     /// Takes the right to change it.
