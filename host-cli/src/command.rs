@@ -10,6 +10,7 @@ use agent_protocol::message::{ExecRequest, ExitReport, TerminalSize};
 use serde_bytes::ByteBuf;
 
 use crate::detached::{Detached, DetachedError};
+use crate::error::ErrorKind;
 use crate::sandbox::{ExecError, Sandbox};
 
 /// How much of each output is collected, unless told otherwise: 16 MiB.
@@ -60,12 +61,12 @@ pub enum CommandError {
 }
 
 impl CommandError {
-    /// A word for programs: stable, kebab-case.
+    /// What kind of error it is.
     #[must_use]
-    pub fn kind(&self) -> String {
+    pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Attached(error) => error.code().to_owned(),
-            Self::Detached(error) => error.problem().code,
+            Self::Attached(error) => error.kind(),
+            Self::Detached(error) => error.kind(),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use agent_client::Exec;
 
-use crate::error::{Problem, chain};
+use crate::error::{ErrorKind, Problem, chain};
 use crate::host::memory_mib;
 use crate::launch::Launch;
 use crate::policy::Policy;
@@ -44,14 +44,14 @@ pub enum StartError {
 }
 
 impl StartError {
-    /// A word for programs: stable, kebab-case.
+    /// What kind of error it is.
     #[must_use]
-    pub const fn code(&self) -> &'static str {
+    pub const fn kind(&self) -> ErrorKind {
         match self {
-            Self::Spec(_) => "usage",
-            Self::Choose(error) => error.code(),
-            Self::Unsupported(_) => "unsupported-flag",
-            Self::Tier { source, .. } => source.code(),
+            Self::Spec(_) => ErrorKind::Usage,
+            Self::Choose(error) => error.kind(),
+            Self::Unsupported(_) => ErrorKind::UnsupportedFlag,
+            Self::Tier { source, .. } => source.kind(),
         }
     }
 
@@ -84,7 +84,8 @@ impl StartError {
         match self {
             Self::Unsupported(refusal) => Some(refusal.tier),
             Self::Tier { choice, .. } => Some(choice.tier),
-            Self::Spec(_) | Self::Choose(_) => None,
+            Self::Choose(error) => error.tier(),
+            Self::Spec(_) => None,
         }
     }
 
@@ -104,7 +105,9 @@ impl From<&StartError> for Problem {
         Self {
             hint: error.hint(),
             console: error.console().to_vec(),
-            ..Self::of(error.code(), error)
+            tier: error.tier(),
+            passed_over: error.passed_over().iter().map(Into::into).collect(),
+            ..Self::of(error.kind(), error)
         }
     }
 }

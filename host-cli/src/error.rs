@@ -1,47 +1,71 @@
 //! Errors as text, and as what one process tells another.
 
+mod kind;
+
 use std::error::Error;
 use std::fmt::Write;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::kind::ErrorKind;
+use crate::tier::Tier;
+use crate::tier::place::PassedOver;
+
 /// The exit code that stands for a failure of the engine, and for wrong use.
 pub const ENGINE_FAILURE: u8 = 125;
 
-/// An error that was met by another process, or at another time.
+/// An error as people and programs are told of it, here or by another process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[error("{message}")]
 pub struct Problem {
-    /// A word for programs: stable, kebab-case.
-    pub code: String,
+    /// What kind of error it is: one word of a closed list.
+    pub code: ErrorKind,
     /// What happened, with its causes, in one line.
     pub message: String,
-    /// What to do about it, if we know.
+    /// What to do about it, if that is known.
     pub hint: Option<String>,
+    /// The tier in which it happened, or that was asked for, if it is of one.
+    #[serde(default)]
+    pub tier: Option<Tier>,
+    /// What a program exits with for it.
+    pub exit_code: u8,
     /// The newest lines of the guest's console, where they may help.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub console: Vec<String>,
-    /// What a program exits with for it.
-    pub exit_code: u8,
+    /// The tiers that were passed over before it came to this.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub passed_over: Vec<PassedOver>,
 }
 
 impl Problem {
     /// A failure of the engine.
     #[must_use]
-    pub fn new(code: &str, message: String) -> Self {
+    pub fn new(code: ErrorKind, message: String) -> Self {
         Self {
-            code: code.to_owned(),
+            code,
             message,
             hint: None,
-            console: Vec::new(),
+            tier: None,
             exit_code: ENGINE_FAILURE,
+            console: Vec::new(),
+            passed_over: Vec::new(),
         }
     }
 
     /// An error with its causes.
     #[must_use]
-    pub fn of(code: &str, error: &dyn Error) -> Self {
+    pub fn of(code: ErrorKind, error: &dyn Error) -> Self {
         Self::new(code, chain(error))
+    }
+
+    /// The same, of this tier, unless it knows better.
+    #[must_use]
+    pub fn in_tier(self, tier: Option<Tier>) -> Self {
+        Self {
+            tier: self.tier.or(tier),
+            ..self
+        }
     }
 }
 
@@ -76,5 +100,17 @@ mod tests {
             source: std::io::Error::other("disk on fire"),
         };
         assert_eq!(chain(&error), "cannot open x: disk on fire");
+    }
+
+    #[test]
+    fn what_has_no_hint_and_no_tier_says_so() {
+        let problem = Problem::new(ErrorKind::Usage, "m".to_owned());
+        let expected = serde_json::json!({
+            "code": "usage", "message": "m", "hint": null, "tier": null, "exit_code": 125
+        });
+        assert_eq!(serde_json::to_value(&problem).unwrap(), expected);
+        let problem = problem.in_tier(Some(Tier::Local));
+        assert_eq!(problem.tier, Some(Tier::Local));
+        assert_eq!(problem.in_tier(Some(Tier::Docker)).tier, Some(Tier::Local));
     }
 }

@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 use agent_client::{Files, FilesError};
 use agent_protocol::files::{FaultKind, FileKind, Transfer};
 
-use crate::error::Problem;
-use crate::sandbox::client_code;
+use crate::error::{ErrorKind, Problem};
+use crate::sandbox::client_kind;
 
 /// Where sessions for files come from.
 pub trait FileSource: Sync {
@@ -36,12 +36,12 @@ impl<F: Fn() -> Result<Files, Problem> + Sync> FileSource for F {
 impl From<FilesError> for Problem {
     fn from(error: FilesError) -> Self {
         let code = match &error {
-            FilesError::Client(error) => client_code(error),
-            FilesError::Fault(fault) => fault_code(fault.kind),
-            FilesError::Archive(_) => "archive",
-            FilesError::Corrupt { .. } => "corrupt",
-            FilesError::Nonsense { .. } => "protocol",
-            FilesError::Io { .. } => "system",
+            FilesError::Client(error) => client_kind(error),
+            FilesError::Fault(fault) => fault_kind(fault.kind),
+            FilesError::Archive(_) => ErrorKind::Archive,
+            FilesError::Corrupt { .. } => ErrorKind::Corrupt,
+            FilesError::Nonsense { .. } => ErrorKind::Protocol,
+            FilesError::Io { .. } => ErrorKind::System,
         };
         Self::of(code, &error)
     }
@@ -49,20 +49,20 @@ impl From<FilesError> for Problem {
 
 /// A word for programs.
 #[must_use]
-pub const fn fault_code(kind: FaultKind) -> &'static str {
+pub const fn fault_kind(kind: FaultKind) -> ErrorKind {
     match kind {
-        FaultKind::NotFound => "no-such-file",
-        FaultKind::Exists => "file-exists",
-        FaultKind::PermissionDenied => "permission-denied",
-        FaultKind::NotADirectory => "not-a-directory",
-        FaultKind::IsADirectory => "is-a-directory",
-        FaultKind::NotEmpty => "not-empty",
-        FaultKind::NoSpace => "no-space",
-        FaultKind::ReadOnly => "read-only",
-        FaultKind::Refused => "archive-refused",
-        FaultKind::Corrupt => "corrupt",
-        FaultKind::Invalid => "invalid",
-        FaultKind::Other => "file-system",
+        FaultKind::NotFound => ErrorKind::NoSuchFile,
+        FaultKind::Exists => ErrorKind::FileExists,
+        FaultKind::PermissionDenied => ErrorKind::PermissionDenied,
+        FaultKind::NotADirectory => ErrorKind::NotADirectory,
+        FaultKind::IsADirectory => ErrorKind::IsADirectory,
+        FaultKind::NotEmpty => ErrorKind::NotEmpty,
+        FaultKind::NoSpace => ErrorKind::NoSpace,
+        FaultKind::ReadOnly => ErrorKind::ReadOnly,
+        FaultKind::Refused => ErrorKind::ArchiveRefused,
+        FaultKind::Corrupt => ErrorKind::Corrupt,
+        FaultKind::Invalid => ErrorKind::Invalid,
+        FaultKind::Other => ErrorKind::FileSystem,
     }
 }
 
@@ -133,7 +133,7 @@ pub fn copy_between(
     let place = origin.place(target, sandbox_kind(to, target)?)?;
     let root = (place.name != b".").then_some(place.name.as_slice());
     let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
-        .map_err(|error| Problem::of("system", &error))?;
+        .map_err(|error| Problem::of(ErrorKind::System, &error))?;
     let (mut read, mut write) = (File::from(read), File::from(write));
     let (sender, receiver) = (from.files()?, to.files()?);
     std::thread::scope(|scope| {
@@ -141,9 +141,12 @@ pub fn copy_between(
         let packing = scope.spawn(move || sender.pack(path, name, follow, &mut write));
         let unpacked = receiver.unpack(&place.folder, root, &mut read);
         drop(read);
-        let packed = packing
-            .join()
-            .map_err(|_| Problem::new("system", "a thread that moved files gave up".to_owned()))?;
+        let packed = packing.join().map_err(|_| {
+            Problem::new(
+                ErrorKind::System,
+                "a thread that moved files gave up".to_owned(),
+            )
+        })?;
         match (unpacked, packed) {
             (Ok(unpacked), Ok(packed)) => Ok(Transfer {
                 skipped: packed.skipped,
@@ -195,9 +198,9 @@ fn sandbox_kind(sandbox: &dyn FileSource, path: &[u8]) -> Result<Option<bool>, P
 
 fn here(path: &Path, error: &std::io::Error) -> Problem {
     let code = match error.kind() {
-        std::io::ErrorKind::NotFound => "no-such-file",
-        std::io::ErrorKind::PermissionDenied => "permission-denied",
-        _ => "file-system",
+        std::io::ErrorKind::NotFound => ErrorKind::NoSuchFile,
+        std::io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
+        _ => ErrorKind::FileSystem,
     };
     Problem::new(code, format!("{}: {error}", path.display()))
 }
@@ -235,23 +238,23 @@ impl Origin {
     /// there.
     fn place(&self, target: &[u8], is_folder: Option<bool>) -> Result<Place, Problem> {
         let shown = || String::from_utf8_lossy(target).into_owned();
-        let problem = |code: &str, text: &str| Problem::new(code, format!("{}: {text}", shown()));
+        let problem = |code, text: &str| Problem::new(code, format!("{}: {text}", shown()));
         match is_folder {
             Some(true) => Ok(Place {
                 folder: target.to_vec(),
                 name: self.name.clone(),
             }),
             Some(false) if self.is_folder => Err(problem(
-                "not-a-directory",
+                ErrorKind::NotADirectory,
                 "a folder cannot be copied over a file",
             )),
             None if target.ends_with(b"/") && !self.is_folder => {
-                Err(problem("no-such-file", "there is no such folder"))
+                Err(problem(ErrorKind::NoSuchFile, "there is no such folder"))
             }
             Some(false) | None => {
                 let (folder, name) = split(target);
                 if matches!(name, b"" | b"." | b"..") {
-                    return Err(problem("no-such-file", "there is no such folder"));
+                    return Err(problem(ErrorKind::NoSuchFile, "there is no such folder"));
                 }
                 Ok(Place {
                     folder: folder.to_vec(),
@@ -290,7 +293,7 @@ mod tests {
                 let [folder, name] = [folder, name].map(|part| String::from_utf8(part).unwrap());
                 format!("{folder} as {name}")
             }
-            Err(problem) => problem.code,
+            Err(problem) => problem.code.to_string(),
         }
     }
 

@@ -77,6 +77,7 @@ pub use self::command::{Command, CommandError};
 pub use self::detached::{Detached, DetachedError};
 #[cfg(target_os = "linux")]
 pub use self::engine::{Engine, StartError};
+pub use self::error::{ErrorKind, Problem};
 #[cfg(target_os = "linux")]
 pub use self::launch::Launch;
 pub use self::policy::Policy;

@@ -14,11 +14,13 @@ const ID_DIGITS: usize = 12;
 /// A sandbox's name: 1 to 63 letters, digits, `.`, `_` and `-`, of which the first is a letter or
 /// digit. It is a file's name, and never an option.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(try_from = "String", into = "String")]
 pub struct Name(String);
 
 /// A sandbox's id: 12 hexadecimal digits, at random.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(try_from = "String", into = "String")]
 pub struct Id(String);
 

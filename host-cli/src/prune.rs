@@ -11,6 +11,7 @@ use std::path::Path;
 use sandbox_image::{Store, StoreError};
 use serde::Serialize;
 
+use crate::error::ErrorKind;
 use crate::tier::facts::Unavailable;
 use crate::tier::{Tier, docker, local};
 
@@ -117,7 +118,7 @@ impl Pruned {
                 self.leftovers.extend(leftovers);
             }
             // An engine that is not installed has nothing of ours.
-            Err(reason) if reason.code == "no-daemon" => {}
+            Err(reason) if reason.code == ErrorKind::NoDaemon => {}
             Err(reason) => self.unseen.push(Unseen { tier, reason }),
         }
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use agent_client::{ClientError, Exec, Files, Finished, PumpIo, Session, SessionOptions};
 use agent_protocol::message::{AgentError, ExecRequest, ExitReport};
 
-use crate::error::{ENGINE_FAILURE, Problem, chain};
+use crate::error::{ENGINE_FAILURE, ErrorKind, Problem, chain};
 use crate::orphans;
 use crate::tier::Isolation;
 use crate::tier::choose::Choice;
@@ -34,12 +34,12 @@ pub enum ExecError {
 }
 
 impl ExecError {
-    /// A word for programs: stable, kebab-case.
+    /// What kind of error it is.
     #[must_use]
-    pub const fn code(&self) -> &'static str {
+    pub const fn kind(&self) -> ErrorKind {
         match self {
-            Self::Client(error) => client_code(error),
-            Self::Ended { source } => source.code(),
+            Self::Client(error) => client_kind(error),
+            Self::Ended { source } => source.kind(),
         }
     }
 
@@ -88,32 +88,32 @@ impl From<&ExecError> for Problem {
             console: error.console().to_vec(),
             exit_code: error.exit_code(),
             // The error's own text has its causes already.
-            ..Self::new(error.code(), error.text())
+            ..Self::new(error.kind(), error.text())
         }
     }
 }
 
 /// A word for programs.
-pub(crate) const fn client_code(error: &ClientError) -> &'static str {
+pub(crate) const fn client_kind(error: &ClientError) -> ErrorKind {
     match error {
         ClientError::Refused(refused) => match refused {
-            AgentError::NotFound(_) => "command-not-found",
-            AgentError::NotExecutable { .. } => "command-not-executable",
-            AgentError::BadDirectory { .. } => "bad-directory",
-            AgentError::BadUser(_) => "bad-user",
-            AgentError::TooLarge(_) => "request-too-large",
-            AgentError::BadRequest(_) => "bad-request",
-            AgentError::Protocol(_) => "protocol",
-            AgentError::System { .. } => "guest-system",
+            AgentError::NotFound(_) => ErrorKind::CommandNotFound,
+            AgentError::NotExecutable { .. } => ErrorKind::CommandNotExecutable,
+            AgentError::BadDirectory { .. } => ErrorKind::BadDirectory,
+            AgentError::BadUser(_) => ErrorKind::BadUser,
+            AgentError::TooLarge(_) => ErrorKind::RequestTooLarge,
+            AgentError::BadRequest(_) => ErrorKind::BadRequest,
+            AgentError::Protocol(_) => ErrorKind::Protocol,
+            AgentError::System { .. } => ErrorKind::GuestSystem,
         },
-        ClientError::Silent { .. } => "agent-silent",
-        ClientError::Disconnected(_) => "agent-lost",
-        ClientError::Protocol(_) => "protocol",
-        ClientError::RequestTooLarge { .. } => "request-too-large",
-        ClientError::Interrupted(_) | ClientError::Cancelled => "interrupted",
-        ClientError::Output { .. } => "output",
-        ClientError::Input(_) => "input",
-        ClientError::Io { .. } => "system",
+        ClientError::Silent { .. } => ErrorKind::AgentSilent,
+        ClientError::Disconnected(_) => ErrorKind::AgentLost,
+        ClientError::Protocol(_) => ErrorKind::Protocol,
+        ClientError::RequestTooLarge { .. } => ErrorKind::RequestTooLarge,
+        ClientError::Interrupted(_) | ClientError::Cancelled => ErrorKind::Interrupted,
+        ClientError::Output { .. } => ErrorKind::Output,
+        ClientError::Input(_) => ErrorKind::Input,
+        ClientError::Io { .. } => ErrorKind::System,
     }
 }
 

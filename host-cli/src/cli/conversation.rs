@@ -7,9 +7,9 @@ use agent_protocol::message::ExecRequest;
 use rustix::stdio::{stderr, stdin, stdout};
 
 use super::plan::run::OutputPlan;
-use super::report::Failure;
 use super::signals::Signals;
 use super::terminal::RawMode;
+use crate::error::{ErrorKind, Problem};
 
 /// How a command is talked to.
 #[derive(Debug, Clone, Copy)]
@@ -46,7 +46,7 @@ impl Conversation<'_> {
     /// # Errors
     ///
     /// If the terminal cannot be had.
-    pub(super) fn hold(self, exec: Exec) -> Result<Talked, Failure> {
+    pub(super) fn hold(self, exec: Exec) -> Result<Talked, Problem> {
         let raw = if self.request.tty.is_some() {
             prepare_terminal(self.request.stdin, self.signals)?
         } else {
@@ -91,8 +91,8 @@ impl Conversation<'_> {
 /// # Errors
 ///
 /// If it cannot be had.
-pub(super) fn prepare_terminal(typed: bool, signals: &Signals) -> Result<Option<RawMode>, Failure> {
-    let failed = |error: io::Error| Failure::of("terminal", &error);
+pub(super) fn prepare_terminal(typed: bool, signals: &Signals) -> Result<Option<RawMode>, Problem> {
+    let failed = |error: io::Error| Problem::of(ErrorKind::Terminal, &error);
     let raw = if typed {
         RawMode::enter().map_err(failed)?
     } else {

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use super::args::{Cli, Command};
 use super::commands;
-use super::report::Failure;
+use crate::error::{ErrorKind, Problem};
 use crate::tier::elsewhere;
 use crate::tier::facts::Facts;
 
@@ -18,17 +18,17 @@ pub(super) fn facts(_image: &str) -> Facts {
     elsewhere::facts()
 }
 
-fn act(cli: Cli) -> Result<u8, Failure> {
+fn act(cli: Cli) -> Result<u8, Problem> {
     let global = cli.global;
     match cli.command {
         Command::Doctor(args) => commands::doctor::doctor(args, global),
         Command::Completions(args) => commands::generate::completions(&args),
         Command::Man(args) => commands::generate::man(&args),
         Command::Version => commands::generate::version(global),
-        _ => Err(Failure {
+        _ => Err(Problem {
             hint: Some("run it on Linux, or in WSL 2".to_owned()),
-            ..Failure::new(
-                "other-system",
+            ..Problem::new(
+                ErrorKind::OtherSystem,
                 format!("sandboxes need Linux; this is {}", std::env::consts::OS),
             )
         }),

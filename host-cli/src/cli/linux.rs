@@ -4,8 +4,8 @@ use std::ffi::OsString;
 
 use super::args::{Cli, Command};
 use super::commands;
-use super::report::Failure;
 use crate::engine::Engine;
+use crate::error::Problem;
 use crate::tier::facts::Facts;
 use crate::timeline::Timeline;
 
@@ -20,7 +20,7 @@ pub(super) fn facts(image: &str) -> Facts {
     Engine::new().probe(image)
 }
 
-fn act(cli: Cli, timeline: Timeline) -> Result<u8, Failure> {
+fn act(cli: Cli, timeline: Timeline) -> Result<u8, Problem> {
     let global = cli.global;
     match cli.command {
         Command::Run(args) => commands::run::run(*args, global, timeline),

@@ -35,11 +35,11 @@ mod trace;
 
 use std::ffi::OsString;
 
-use clap::error::ErrorKind;
+use clap::error::ErrorKind as Misuse;
 
 use self::args::Cli;
-use self::report::{Failure, print_json};
-use crate::error::ENGINE_FAILURE;
+use self::report::{print_json, tell_person};
+use crate::error::{ENGINE_FAILURE, ErrorKind, Problem};
 
 /// Does what the command line says. Returns what the program exits with.
 #[must_use]
@@ -48,7 +48,7 @@ pub fn main(args: &[OsString]) -> u8 {
 }
 
 /// Has a command line that makes sense done, and tells what has failed.
-fn with(args: &[OsString], act: impl FnOnce(Cli) -> Result<u8, Failure>) -> u8 {
+fn with(args: &[OsString], act: impl FnOnce(Cli) -> Result<u8, Problem>) -> u8 {
     let cli = match Cli::read(args) {
         Ok(cli) => cli,
         Err(error) => return misunderstood(&error, args),
@@ -59,10 +59,7 @@ fn with(args: &[OsString], act: impl FnOnce(Cli) -> Result<u8, Failure>) -> u8 {
 
 /// A command line that asks for help, or makes no sense.
 fn misunderstood(error: &clap::Error, args: &[OsString]) -> u8 {
-    let is_help = matches!(
-        error.kind(),
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
-    );
+    let is_help = matches!(error.kind(), Misuse::DisplayHelp | Misuse::DisplayVersion);
     if !is_help && args::asks_for_json(args) {
         let text = error.to_string();
         let message = text.split("\n\n").next().unwrap_or_default();
@@ -71,19 +68,19 @@ fn misunderstood(error: &clap::Error, args: &[OsString]) -> u8 {
             .unwrap_or(message)
             .trim()
             .to_owned();
-        return tell(&Failure::new("usage", message), true);
+        return tell(&Problem::new(ErrorKind::Usage, message), true);
     }
     // If nobody reads it, nobody is to be told.
     let _ = error.print();
     if is_help { 0 } else { ENGINE_FAILURE }
 }
 
-fn tell(failure: &Failure, json: bool) -> u8 {
+fn tell(failure: &Problem, json: bool) -> u8 {
     if !json
         || print_json(&serde_json::json!({ "exit_code": failure.exit_code, "error": failure }))
             .is_err()
     {
-        failure.print();
+        tell_person(failure);
     }
     failure.exit_code
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::{Detached, DetachedError};
-use crate::error::Problem;
+use crate::error::{self, Problem};
 use crate::registry::State;
 use crate::registry::record::{Ending, Status};
 use crate::supervisor::door::knock;
@@ -133,7 +133,7 @@ impl Detached {
             Status::Failed { problem, .. } => Ok(Ending::Broken { problem }),
             Status::Running { .. } if state == State::Dead => Ok(Ending::Broken {
                 problem: Problem::new(
-                    "supervisor-killed",
+                    error::ErrorKind::SupervisorKilled,
                     format!("sandbox {}: its supervisor was killed", record.name),
                 ),
             }),

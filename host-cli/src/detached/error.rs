@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use agent_client::ClientError;
 
-use crate::error::Problem;
+use crate::error::{ErrorKind, Problem};
 use crate::registry::{Name, RegistryError, State};
-use crate::sandbox::client_code;
+use crate::sandbox::client_kind;
 use crate::spec::SpecError;
 use crate::supervisor::LaunchError;
 
@@ -65,27 +65,39 @@ pub enum DetachedError {
 }
 
 impl DetachedError {
+    /// What kind of error it is.
+    #[must_use]
+    pub const fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Registry(error) => error.kind(),
+            Self::Spec(_) => ErrorKind::Usage,
+            Self::Launch(error) => error.kind(),
+            Self::NotRunning { .. } => ErrorKind::NotRunning,
+            Self::Running { .. } => ErrorKind::Running,
+            Self::Refused(problem) => problem.code,
+            Self::Supervisor { .. } => ErrorKind::SupervisorLost,
+            Self::DidNotEnd { .. } => ErrorKind::DidNotEnd,
+            Self::Interrupted => ErrorKind::Interrupted,
+            Self::Client(error) => client_kind(error),
+        }
+    }
+
     /// The same as every other problem.
     #[must_use]
     pub fn problem(&self) -> Problem {
-        let of = |code: &str| Problem::of(code, self);
+        let problem = Problem::of(self.kind(), self);
         match self {
-            Self::Registry(error) => of(error.code()),
-            Self::Spec(_) => of("usage"),
             Self::Launch(error) => error.problem(),
+            Self::Refused(problem) => problem.clone(),
             Self::NotRunning { name, .. } => Problem {
                 hint: Some(format!("`sovereign start {name}` starts it")),
-                ..of("not-running")
+                ..problem
             },
-            Self::Running { .. } => of("running"),
-            Self::Refused(problem) => problem.clone(),
-            Self::Supervisor { .. } => of("supervisor-lost"),
-            Self::DidNotEnd { .. } => of("did-not-end"),
-            Self::Interrupted => of("interrupted"),
             Self::Client(error) => Problem {
                 exit_code: error.exit_code(),
-                ..of(client_code(error))
+                ..problem
             },
+            _ => problem,
         }
     }
 }

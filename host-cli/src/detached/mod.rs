@@ -11,7 +11,7 @@ use agent_protocol::message::{ExecRequest, ExitReport, TerminalSize};
 
 use self::conversation::is_readable;
 pub use self::error::DetachedError;
-use crate::error::Problem;
+use crate::error::{ErrorKind, Problem};
 use crate::host::memory_mib;
 use crate::registry::events::{Event, Happening};
 use crate::registry::output::OutputReader;
@@ -314,7 +314,7 @@ impl Detached {
         match self.wait_for(None, Some(ENDING_NOW)) {
             Ok(Ending::Broken { problem }) => DetachedError::Refused(problem),
             Ok(ending) => DetachedError::Refused(Problem::new(
-                "sandbox-ended",
+                ErrorKind::SandboxEnded,
                 format!("the sandbox ended: {}", ending.text()),
             )),
             Err(_) => error.into(),

@@ -38,6 +38,7 @@ pub struct Held {
 
 /// How it is with a sandbox, by its record and by its supervisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
     /// It was never started.

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{Id, Name};
+use crate::error::ErrorKind;
 
 /// Something about a sandbox that cannot be done.
 #[derive(Debug, thiserror::Error)]
@@ -71,17 +72,17 @@ pub enum RegistryError {
 }
 
 impl RegistryError {
-    /// A word for programs: stable, kebab-case.
+    /// What kind of error it is.
     #[must_use]
-    pub const fn code(&self) -> &'static str {
+    pub const fn kind(&self) -> ErrorKind {
         match self {
-            Self::NoPlace => "no-state-folder",
-            Self::NoSuchSandbox { .. } => "no-such-sandbox",
-            Self::Ambiguous { .. } => "ambiguous-sandbox",
-            Self::NameTaken { .. } => "name-taken",
-            Self::Busy { .. } => "sandbox-busy",
-            Self::Damaged { .. } => "record-damaged",
-            Self::Io { .. } => "system",
+            Self::NoPlace => ErrorKind::NoStateFolder,
+            Self::NoSuchSandbox { .. } => ErrorKind::NoSuchSandbox,
+            Self::Ambiguous { .. } => ErrorKind::AmbiguousSandbox,
+            Self::NameTaken { .. } => ErrorKind::NameTaken,
+            Self::Busy { .. } => ErrorKind::SandboxBusy,
+            Self::Damaged { .. } => ErrorKind::RecordDamaged,
+            Self::Io { .. } => ErrorKind::System,
         }
     }
 }

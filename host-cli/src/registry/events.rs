@@ -15,6 +15,7 @@ const MAX_BYTES: u64 = 4 << 20;
 
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Event {
     /// When.
     pub time: Timestamp,
@@ -34,6 +35,7 @@ pub struct Event {
 
 /// What can happen to a sandbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Happening {
     /// It was entered.

@@ -115,6 +115,7 @@ pub enum Ending {
 
 /// A moment, as people write it (RFC 3339, in UTC).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(extend("format" = "date-time")))]
 #[serde(try_from = "String", into = "String")]
 pub struct Timestamp(pub SystemTime);
 

@@ -10,7 +10,7 @@ use super::commands::OWN;
 use super::message::{About, Asked, Reply, Request, VERSION, decode, receive, send};
 use super::note;
 use super::serve::Supervisor;
-use crate::error::Problem;
+use crate::error::{ErrorKind, Problem};
 use crate::registry::events::{Event, Happening};
 use crate::registry::record::Ending;
 
@@ -46,13 +46,13 @@ impl Supervisor {
             Ok(Some(heard)) => heard,
             Ok(None) => return Ok(None),
             Err(error) => {
-                client.refuse(Problem::of("bad-request", &error));
+                client.refuse(Problem::of(ErrorKind::BadRequest, &error));
                 return Ok(None);
             }
         };
         if asked.version != VERSION {
             client.refuse(Problem::new(
-                "other-release",
+                ErrorKind::OtherRelease,
                 format!(
                     "this sandbox's supervisor is of another release (it speaks version {VERSION}, \
                      not {}): end the sandbox with `sovereign kill`, or use that release",
@@ -137,7 +137,7 @@ impl Supervisor {
             }
             Request::Rename { name } => {
                 let renamed = self.held.rename(&mut self.record, name);
-                renamed.map_err(|error| Problem::of(error.code(), &error))?;
+                renamed.map_err(|error| Problem::of(error.kind(), &error))?;
                 note(&self.held, &self.record, Happening::Renamed);
                 client.answer(&Reply::Done);
             }
@@ -152,7 +152,7 @@ impl Supervisor {
         own: bool,
         stream: Option<OwnedFd>,
     ) -> Result<u32, Problem> {
-        let bad = |error: io::Error| Problem::of("bad-request", &error);
+        let bad = |error: io::Error| Problem::of(ErrorKind::BadRequest, &error);
         let handover = decode(handover).map_err(bad)?;
         let exec = stream.and_then(|stream| Exec::take_over(stream, handover));
         let exec = exec.ok_or_else(|| bad(io::ErrorKind::InvalidData.into()))?;
@@ -161,7 +161,7 @@ impl Supervisor {
         } else {
             self.commands.take(exec, about)
         };
-        let command = taken.map_err(|error| Problem::of("system", &error))?;
+        let command = taken.map_err(|error| Problem::of(ErrorKind::System, &error))?;
         let mut event = Event::now(
             Happening::CommandStarted,
             &self.record.id,

@@ -15,7 +15,7 @@ use agent_protocol::message::{ExitReport, OutputStream, TerminalSize};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::message::{About, Command};
-use crate::error::Problem;
+use crate::error::{ErrorKind, Problem};
 use crate::registry::Entry;
 use crate::registry::output::{self, OutputWriter};
 use crate::registry::record::Timestamp;
@@ -151,7 +151,7 @@ impl Commands {
             }
             Some(Err(_)) | None => {
                 let text = "the thread that held the command ended".to_owned();
-                kept.command.problem = Some(Problem::new("internal", text));
+                kept.command.problem = Some(Problem::new(ErrorKind::Internal, text));
             }
         }
         Ok(Some(kept.command.clone()))
@@ -173,10 +173,12 @@ impl Commands {
     /// The writing end of a command's input.
     pub(super) fn input(&self, number: u32) -> Result<BorrowedFd<'_>, Problem> {
         let kept = self.kept(number)?;
-        kept.input
-            .as_ref()
-            .map(AsFd::as_fd)
-            .ok_or_else(|| Problem::new("no-input", format!("command {number} takes no input")))
+        kept.input.as_ref().map(AsFd::as_fd).ok_or_else(|| {
+            Problem::new(
+                ErrorKind::NoInput,
+                format!("command {number} takes no input"),
+            )
+        })
     }
 
     pub(super) fn close_input(&mut self, number: u32) {
@@ -203,7 +205,12 @@ impl Commands {
 
     fn order(&self, number: u32, control: Control) -> Result<(), Problem> {
         let kept = self.kept(number)?;
-        let ended = || Problem::new("command-ended", format!("command {number} has ended"));
+        let ended = || {
+            Problem::new(
+                ErrorKind::CommandEnded,
+                format!("command {number} has ended"),
+            )
+        };
         if kept.thread.is_none() {
             return Err(ended());
         }
@@ -211,9 +218,12 @@ impl Commands {
     }
 
     fn kept(&self, number: u32) -> Result<&Kept, Problem> {
-        self.all
-            .get(&number)
-            .ok_or_else(|| Problem::new("no-such-command", format!("there is no command {number}")))
+        self.all.get(&number).ok_or_else(|| {
+            Problem::new(
+                ErrorKind::NoSuchCommand,
+                format!("there is no command {number}"),
+            )
+        })
     }
 
     fn forget_old(&mut self) {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::message::{DETACH, Outcome, receive};
-use crate::error::Problem;
+use crate::error::{ErrorKind, Problem};
 use crate::installation::{MissingProgram, Program};
 use crate::registry::Entry;
 use crate::tier::{Isolation, packets};
@@ -73,16 +73,26 @@ pub enum LaunchError {
 }
 
 impl LaunchError {
+    /// What kind of error it is.
+    #[must_use]
+    pub const fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Missing(_) => ErrorKind::ProgramMissing,
+            Self::Supervisor { .. } => ErrorKind::SupervisorFailed,
+            Self::Interrupted => ErrorKind::Interrupted,
+            Self::Consent { problem, .. } | Self::Failed(problem) => problem.code,
+        }
+    }
+
     /// The same as every other problem.
     #[must_use]
     pub fn problem(&self) -> Problem {
         match self {
             Self::Missing(missing) => Problem {
                 hint: Some(missing.hint()),
-                ..Problem::of("program-missing", missing)
+                ..Problem::of(self.kind(), missing)
             },
-            Self::Supervisor { .. } => Problem::of("supervisor-failed", self),
-            Self::Interrupted => Problem::of("interrupted", self),
+            Self::Supervisor { .. } | Self::Interrupted => Problem::of(self.kind(), self),
             Self::Consent { problem, .. } | Self::Failed(problem) => problem.clone(),
         }
     }

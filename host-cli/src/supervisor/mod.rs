@@ -37,7 +37,7 @@ pub use self::message::{About, Command};
 use self::message::{Outcome, send};
 use self::serve::Supervisor;
 use crate::engine::{Engine, StartError};
-use crate::error::Problem;
+use crate::error::{ErrorKind, Problem};
 use crate::launch::Launch;
 use crate::registry::events::{Event, Happening};
 use crate::registry::record::{Record, Status, Timestamp};
@@ -70,7 +70,7 @@ pub fn run(root: &Path, id: &Id, own: OwnCommand, owner: OwnedFd) -> io::Result<
     let (mut record, held) = match held {
         Ok(found) => found,
         Err(error) => {
-            return tell(&owner, &Failure::from(Problem::of(error.code(), &error)));
+            return tell(&owner, &Failure::from(Problem::of(error.kind(), &error)));
         }
     };
     match start(&mut record, &held, own, &owner) {
@@ -135,7 +135,7 @@ fn start(
         process: sandbox.process_id(),
     };
     held.write(record)
-        .map_err(|error| Problem::of(error.code(), &error))?;
+        .map_err(|error| Problem::of(error.kind(), &error))?;
     Ok((sandbox, commands, door))
 }
 
@@ -148,7 +148,7 @@ fn cannot_hold(held: &Held, error: &io::Error) -> Problem {
                 .to_owned(),
         ),
         ..Problem::new(
-            "system",
+            ErrorKind::System,
             format!("cannot hold the sandbox in {}: {error}", folder.display()),
         )
     }

@@ -14,7 +14,7 @@ use super::commands::{Commands, OWN};
 use super::door::Door;
 use super::message::{DETACH, Reply};
 use super::{close, note};
-use crate::error::Problem;
+use crate::error::{ErrorKind, Problem};
 use crate::registry::Held;
 use crate::registry::events::{Event, Happening};
 use crate::registry::record::{Ending, Record, Status, Timestamp};
@@ -90,7 +90,7 @@ impl Supervisor {
                 Ok(None) => {}
                 Ok(Some(ending)) => break ending,
                 Err(error) => {
-                    let problem = Problem::of("system", &error);
+                    let problem = Problem::of(ErrorKind::System, &error);
                     break Ending::Broken { problem };
                 }
             }

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::facts::{Facts, Unavailable};
 use super::{Isolation, Tier};
+use crate::error::ErrorKind;
 use crate::policy::Policy;
 
 /// The tier that is taken.
@@ -81,14 +82,14 @@ pub enum ChooseError {
 }
 
 impl ChooseError {
-    /// A word for programs: stable, kebab-case.
+    /// What kind of error it is.
     #[must_use]
-    pub const fn code(&self) -> &'static str {
+    pub const fn kind(&self) -> ErrorKind {
         match self {
-            Self::Unavailable { .. } => "tier-unavailable",
-            Self::BelowFloor { .. } => "below-min-isolation",
-            Self::NothingLeft { .. } => "no-tier",
-            Self::ConsentNeeded { .. } => "consent-needed",
+            Self::Unavailable { .. } => ErrorKind::TierUnavailable,
+            Self::BelowFloor { .. } => ErrorKind::BelowMinIsolation,
+            Self::NothingLeft { .. } => ErrorKind::NoTier,
+            Self::ConsentNeeded { .. } => ErrorKind::ConsentNeeded,
         }
     }
 
@@ -114,6 +115,15 @@ impl ChooseError {
                     None => allow.to_owned(),
                 })
             }
+        }
+    }
+
+    /// The tier that was named.
+    #[must_use]
+    pub const fn tier(&self) -> Option<Tier> {
+        match self {
+            Self::Unavailable { tier, .. } | Self::BelowFloor { tier, .. } => Some(*tier),
+            Self::NothingLeft { .. } | Self::ConsentNeeded { .. } => None,
         }
     }
 
@@ -201,7 +211,7 @@ fn take_strongest(policy: &Policy, facts: &Facts) -> Result<Choice, ChooseError>
 fn finding(facts: &Facts, tier: Tier) -> Result<(Isolation, Option<Unavailable>), Unavailable> {
     let Some(finding) = facts.of(tier) else {
         return Err(Unavailable {
-            code: "not-probed",
+            code: ErrorKind::NotProbed,
             cause: "not looked for".to_owned(),
             remedy: None,
         });
@@ -216,7 +226,7 @@ fn below_floor(
     shortfall: Option<Unavailable>,
 ) -> Unavailable {
     Unavailable {
-        code: "below-min-isolation",
+        code: ErrorKind::BelowMinIsolation,
         cause: below(reached, floor, shortfall.as_ref()),
         remedy: shortfall.and_then(|shortfall| shortfall.remedy),
     }
@@ -266,7 +276,7 @@ mod tests {
 
     fn broken(tier: Tier) -> Unavailable {
         Unavailable {
-            code: "broken",
+            code: ErrorKind::StartFailed,
             cause: format!("{tier} is broken"),
             remedy: Some(format!("mend {tier}")),
         }
@@ -358,7 +368,7 @@ mod tests {
     #[test]
     fn nothing_available_is_an_error_that_names_every_tier_and_remedy() {
         let error = choose(&auto(Isolation::None, true), &machine(&[])).unwrap_err();
-        assert_eq!(error.code(), "no-tier");
+        assert_eq!(error.kind(), ErrorKind::NoTier);
         for tier in Tier::ALL {
             assert!(
                 error.to_string().contains(&format!("{tier} is broken")),
@@ -416,7 +426,7 @@ mod tests {
     fn the_floor_above_local_does_not_ask_for_consent() {
         let facts = machine(&[(Tier::Local, Isolation::Process)]);
         let error = choose(&auto(Isolation::Vm, false), &facts).unwrap_err();
-        assert_eq!(error.code(), "no-tier");
+        assert_eq!(error.kind(), ErrorKind::NoTier);
     }
 
     #[test]
@@ -478,7 +488,7 @@ mod tests {
             tier: Tier::Local,
             outcome: Ok(Isolation::None),
             shortfall: Some(Unavailable {
-                code: "userns-off",
+                code: ErrorKind::UsernsOff,
                 cause: "user namespaces are off".to_owned(),
                 remedy: Some("switch them on".to_owned()),
             }),
@@ -496,7 +506,7 @@ mod tests {
             "{error}"
         );
         let taken = choose(&named(Tier::Local, Isolation::None), &facts).unwrap();
-        assert_eq!(taken.shortfall.map(|s| s.code), Some("userns-off"));
+        assert_eq!(taken.shortfall.map(|s| s.code), Some(ErrorKind::UsernsOff));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::{Isolation, Tier};
+use crate::error::ErrorKind;
 
 /// What the probes found out. A tier that was not looked at has no finding.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -60,9 +61,10 @@ impl Finding {
 
 /// Why a tier cannot be had.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Unavailable {
-    /// A word for programs: stable, kebab-case.
-    pub code: &'static str,
+    /// Why, in a word for programs.
+    pub code: ErrorKind,
     /// The cause, for people: one line without a full stop.
     pub cause: String,
     /// What to do about it, if anything can be done.
@@ -71,13 +73,13 @@ pub struct Unavailable {
 
 impl Unavailable {
     /// The code of a tier that belongs to another operating system.
-    pub const OTHER_SYSTEM: &'static str = "other-system";
+    pub const OTHER_SYSTEM: ErrorKind = ErrorKind::OtherSystem;
 
     /// This release does not contain the tier.
     #[must_use]
     pub fn not_built() -> Self {
         Self {
-            code: "not-built",
+            code: ErrorKind::NotBuilt,
             cause: "not built into this version yet".to_owned(),
             remedy: None,
         }
@@ -97,7 +99,7 @@ impl Unavailable {
     #[must_use]
     pub fn start_failed(cause: String, remedy: Option<String>) -> Self {
         Self {
-            code: "start-failed",
+            code: ErrorKind::StartFailed,
             cause,
             remedy,
         }

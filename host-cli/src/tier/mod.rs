@@ -35,6 +35,7 @@ use serde::{Deserialize, Serialize};
 
 /// A way to isolate a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Tier {
     /// A virtual machine of our own, on KVM.
@@ -107,6 +108,7 @@ impl FromStr for Tier {
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
 )]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Isolation {
     /// Not at all: what the command may do, the user may do.

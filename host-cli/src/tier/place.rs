@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::choose::{self, Choice};
 use super::{Isolation, Tier};
+use crate::error::ErrorKind;
 
 /// Where a sandbox is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,11 +21,12 @@ pub struct Place {
 
 /// A tier that was not taken.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PassedOver {
     /// The tier.
     pub tier: Tier,
     /// Why, in a word for programs.
-    pub code: String,
+    pub code: ErrorKind,
     /// Why, for people.
     pub cause: String,
     /// What to do about it, if anything can be done.
@@ -46,7 +48,7 @@ impl From<&choose::PassedOver> for PassedOver {
     fn from(over: &choose::PassedOver) -> Self {
         Self {
             tier: over.tier,
-            code: over.reason.code.to_owned(),
+            code: over.reason.code,
             cause: over.reason.cause.clone(),
             remedy: over.reason.remedy.clone(),
         }

@@ -15,6 +15,7 @@ pub use super::microvm::kvm::Depth;
 use super::microvm::{self, Microvm};
 use super::started::{Started, TierError};
 use super::{Isolation, Tier};
+use crate::error::ErrorKind;
 use crate::launch::Launch;
 use crate::policy::Policy;
 use crate::spec::SandboxSpec;
@@ -193,7 +194,7 @@ fn modules(depth: Depth) -> Option<PathBuf> {
 
 fn image_of_daemon(image: &str) -> Unavailable {
     Unavailable {
-        code: "image-of-daemon",
+        code: ErrorKind::ImageOfDaemon,
         cause: format!("{image} is an image for containers"),
         remedy: None,
     }

@@ -8,6 +8,7 @@ use super::local::Local;
 use super::local::error::LocalError;
 use super::microvm::Microvm;
 use super::microvm::error::MicrovmError;
+use crate::error::ErrorKind;
 
 /// A sandbox of some tier. Dropped, it is ended, and nothing of it is left.
 #[derive(Debug)]
@@ -81,14 +82,14 @@ pub enum TierError {
 }
 
 impl TierError {
-    /// A word for programs: stable, kebab-case.
+    /// What kind of error it is.
     #[must_use]
-    pub const fn code(&self) -> &'static str {
+    pub const fn kind(&self) -> ErrorKind {
         match self {
-            Self::Microvm(error) => error.code(),
-            Self::Docker(error) => error.code(),
-            Self::Local(error) => error.code(),
-            Self::NotReady => "not-ready",
+            Self::Microvm(error) => error.kind(),
+            Self::Docker(error) => error.kind(),
+            Self::Local(error) => error.kind(),
+            Self::NotReady => ErrorKind::NotReady,
         }
     }
 

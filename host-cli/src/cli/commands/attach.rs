@@ -11,10 +11,11 @@ use super::follow::{Follower, News};
 use super::run::interrupted;
 use crate::cli::args::{AttachArgs, GlobalArgs};
 use crate::cli::conversation::prepare_terminal;
-use crate::cli::report::{Failure, say};
+use crate::cli::report::say;
 use crate::cli::signals::Signals;
 use crate::cli::terminal;
 use crate::detached::{Detached, DetachedError};
+use crate::error::{ErrorKind, Problem};
 use crate::registry::Registry;
 use crate::registry::output::Piece;
 
@@ -26,7 +27,7 @@ const TYPED: usize = 4096;
 /// # Errors
 ///
 /// If it cannot be stayed with.
-pub(in crate::cli) fn attach(args: &AttachArgs, _global: GlobalArgs) -> Result<u8, Failure> {
+pub(in crate::cli) fn attach(args: &AttachArgs, _global: GlobalArgs) -> Result<u8, Problem> {
     let sandbox = Detached::find(&Registry::open_default()?, &args.sandbox)?;
     let signals = Signals::install()?;
     stay(
@@ -58,13 +59,13 @@ pub(super) fn stay(
     typed: bool,
     keys: &[u8],
     signals: &Signals,
-) -> Result<u8, Failure> {
+) -> Result<u8, Problem> {
     let known = sandbox.commands()?;
     let Some(known) = known.into_iter().find(|known| known.command == command) else {
         let text = format!("the sandbox has no command {command}");
-        return Err(Failure {
+        return Err(Problem {
             hint: Some("`sovereign inspect` lists them; attaching needs a running one".to_owned()),
-            ..Failure::new("no-such-command", text)
+            ..Problem::new(ErrorKind::NoSuchCommand, text)
         });
     };
     let mut follower = Follower::new(sandbox, command)?;
@@ -102,7 +103,7 @@ pub(super) fn stay(
     outcome
 }
 
-fn talk(follower: &mut Follower, typed: &mut Typed<'_>, signals: &Signals) -> Result<u8, Failure> {
+fn talk(follower: &mut Follower, typed: &mut Typed<'_>, signals: &Signals) -> Result<u8, Problem> {
     loop {
         let orders = signals.as_fd();
         let mut others: Vec<BorrowedFd<'_>> = vec![orders];
@@ -133,14 +134,14 @@ fn talk(follower: &mut Follower, typed: &mut Typed<'_>, signals: &Signals) -> Re
 }
 
 /// Shows something. Returns the exit code, if it is the end.
-fn show(piece: &Piece) -> Result<Option<u8>, Failure> {
+fn show(piece: &Piece) -> Result<Option<u8>, Problem> {
     match piece {
         Piece::Output { stream, data, .. } => {
             let written = match stream {
                 OutputStream::Stdout => write_all(&mut io::stdout().lock(), data),
                 OutputStream::Stderr => write_all(&mut io::stderr().lock(), data),
             };
-            written.map_err(|error| Failure::of("output", &error))?;
+            written.map_err(|error| Problem::of(ErrorKind::Output, &error))?;
             Ok(None)
         }
         Piece::Lost { .. } => {
@@ -157,7 +158,7 @@ fn write_all(to: &mut impl Write, data: &[u8]) -> io::Result<()> {
 }
 
 /// Passes signals and sizes on.
-fn obey(typed: &Typed<'_>, signals: &Signals) -> Result<(), Failure> {
+fn obey(typed: &Typed<'_>, signals: &Signals) -> Result<(), Problem> {
     let next = || signals.orders().take();
     while let Some(order) = next()? {
         let outcome = match order {
@@ -176,7 +177,7 @@ fn obey(typed: &Typed<'_>, signals: &Signals) -> Result<(), Failure> {
 }
 
 /// A program that fills the screen draws it again when its size changes.
-fn redraw(sandbox: &Detached, command: u32) -> Result<(), Failure> {
+fn redraw(sandbox: &Detached, command: u32) -> Result<(), Problem> {
     let size = terminal::size();
     let mut other = size;
     other.rows = other.rows.saturating_sub(1).max(1);
@@ -191,7 +192,7 @@ fn redraw(sandbox: &Detached, command: u32) -> Result<(), Failure> {
 
 impl Typed<'_> {
     /// Passes on what was typed. Returns whether it was what one types to leave.
-    fn pass_on(&mut self) -> Result<bool, Failure> {
+    fn pass_on(&mut self) -> Result<bool, Problem> {
         let Some(input) = &self.input else {
             return Ok(false);
         };

@@ -9,9 +9,9 @@ use agent_protocol::files::Transfer;
 use serde_json::json;
 
 use crate::cli::args::{CpArgs, GlobalArgs};
-use crate::cli::report::{Failure, print_json, say};
+use crate::cli::report::{print_json, say};
 use crate::detached::Detached;
-use crate::error::Problem;
+use crate::error::{ErrorKind, Problem};
 use crate::files::{self, FileSource};
 use crate::registry::Registry;
 
@@ -28,10 +28,10 @@ enum Side<'a> {
 /// # Errors
 ///
 /// If there is no such file, no such place, or it cannot be read or written.
-pub(in crate::cli) fn cp(args: &CpArgs, global: GlobalArgs) -> Result<u8, Failure> {
+pub(in crate::cli) fn cp(args: &CpArgs, global: GlobalArgs) -> Result<u8, Problem> {
     let (source, target) = (side(&args.source), side(&args.target));
     let follow = args.follow_link;
-    let find = |name: &str| Detached::find(&Registry::open_default()?, name).map_err(Failure::from);
+    let find = |name: &str| Detached::find(&Registry::open_default()?, name).map_err(Problem::from);
     let opened = |sandbox: Detached| {
         let (user, archive) = (args.user.clone(), args.archive);
         move || {
@@ -69,7 +69,7 @@ pub(in crate::cli) fn cp(args: &CpArgs, global: GlobalArgs) -> Result<u8, Failur
         }
         (Side::Here(_) | Side::Stream, Side::Here(_) | Side::Stream) => {
             let problem = "one of the two must be in a sandbox: SANDBOX:PATH";
-            return Err(Failure::new("usage", problem.to_owned()));
+            return Err(Problem::new(ErrorKind::Usage, problem.to_owned()));
         }
     };
     tell_skipped(copied, global);
@@ -86,7 +86,7 @@ fn stream_out(
     path: &[u8],
     follow: bool,
     global: GlobalArgs,
-) -> Result<u8, Failure> {
+) -> Result<u8, Problem> {
     let packed = files::pack(sandbox, path, follow, &mut std::io::stdout())?;
     tell_skipped(packed, global);
     Ok(0)
@@ -119,12 +119,6 @@ fn side(text: &OsString) -> Side<'_> {
             path,
         },
         _ => Side::Here(Path::new(OsStr::from_bytes(bytes))),
-    }
-}
-
-impl From<agent_client::FilesError> for Failure {
-    fn from(error: agent_client::FilesError) -> Self {
-        Problem::from(error).into()
     }
 }
 

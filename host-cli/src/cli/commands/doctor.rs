@@ -6,9 +6,10 @@ use serde::Serialize;
 
 use crate::cli::args::{DoctorArgs, GlobalArgs};
 use crate::cli::plan::DoctorPlan;
-use crate::cli::report::{Failure, print, print_json};
+use crate::cli::report::{print, print_json};
 use crate::cli::style::Style;
 use crate::cli::system;
+use crate::error::Problem;
 use crate::tier::choose::{ChooseError, choose};
 use crate::tier::facts::{Facts, Unavailable};
 use crate::tier::{Isolation, Tier};
@@ -21,7 +22,7 @@ const NOTHING_USABLE: u8 = 1;
 /// # Errors
 ///
 /// If the configuration makes no sense, or the result cannot be written.
-pub(in crate::cli) fn doctor(args: DoctorArgs, global: GlobalArgs) -> Result<u8, Failure> {
+pub(in crate::cli) fn doctor(args: DoctorArgs, global: GlobalArgs) -> Result<u8, Problem> {
     let plan = DoctorPlan::new(args)?;
     let facts = system::facts(&plan.image);
     let choice = choose(&plan.policy, &facts);
@@ -120,6 +121,7 @@ fn table(verdict: &Verdict, error: Option<&ChooseError>, style: Style) -> String
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
     use crate::policy::Policy;
     use crate::tier::facts::Finding;
 
@@ -132,7 +134,7 @@ mod tests {
 
     fn denied() -> Unavailable {
         Unavailable {
-            code: "kvm-permission",
+            code: ErrorKind::KvmPermission,
             cause: "you are not in kvm".to_owned(),
             remedy: Some("sudo usermod".to_owned()),
         }

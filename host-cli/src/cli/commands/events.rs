@@ -6,8 +6,9 @@ use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, SystemTime};
 
 use crate::cli::args::EventsArgs;
-use crate::cli::report::{Failure, print};
+use crate::cli::report::print;
 use crate::cli::signals::Signals;
+use crate::error::Problem;
 use crate::registry::Registry;
 use crate::registry::events::Event;
 
@@ -19,7 +20,7 @@ const LOOK: Duration = Duration::from_millis(100);
 /// # Errors
 ///
 /// If it cannot be read.
-pub(in crate::cli) fn events(args: &EventsArgs) -> Result<u8, Failure> {
+pub(in crate::cli) fn events(args: &EventsArgs) -> Result<u8, Problem> {
     let registry = Registry::open_default()?;
     let signals = Signals::install()?;
     let path = registry.events_path();

@@ -3,10 +3,11 @@
 use crate::cli::args::{ExecCommandArgs, GlobalArgs};
 use crate::cli::conversation::{Conversation, Outcome};
 use crate::cli::plan::run::{ExecPlan, OutputPlan};
-use crate::cli::report::{Failure, print, print_json, say};
+use crate::cli::report::{print, print_json, say};
 use crate::cli::signals::Signals;
 use crate::cli::terminal;
 use crate::detached::Detached;
+use crate::error::Problem;
 use crate::registry::Registry;
 use crate::supervisor::About;
 
@@ -17,7 +18,7 @@ use super::run::{Ran, RunReport, interrupted};
 /// # Errors
 ///
 /// If there is no exit code of the command's to return, and the failure was not told in JSON.
-pub(in crate::cli) fn exec(args: ExecCommandArgs, global: GlobalArgs) -> Result<u8, Failure> {
+pub(in crate::cli) fn exec(args: ExecCommandArgs, global: GlobalArgs) -> Result<u8, Problem> {
     match attempt(args, global) {
         Ok(code) => Ok(code),
         Err(failure) if !global.json => Err(failure),
@@ -25,7 +26,7 @@ pub(in crate::cli) fn exec(args: ExecCommandArgs, global: GlobalArgs) -> Result<
     }
 }
 
-fn attempt(args: ExecCommandArgs, global: GlobalArgs) -> Result<u8, Failure> {
+fn attempt(args: ExecCommandArgs, global: GlobalArgs) -> Result<u8, Problem> {
     let sandbox = Detached::find(&Registry::open_default()?, &args.sandbox)?;
     let signals = Signals::install()?;
     let plan = ExecPlan::new(args.exec, args.command, global, terminal::size())?;
@@ -72,7 +73,7 @@ fn attempt(args: ExecCommandArgs, global: GlobalArgs) -> Result<u8, Failure> {
     print_json(&RunReport::of(&ran, Vec::new())).map(|()| ran.report.exit_code())
 }
 
-fn tell_number(command: u32, global: GlobalArgs) -> Result<(), Failure> {
+fn tell_number(command: u32, global: GlobalArgs) -> Result<(), Problem> {
     if global.json {
         print_json(&serde_json::json!({ "command": command }))
     } else {

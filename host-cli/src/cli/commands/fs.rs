@@ -12,8 +12,9 @@ use serde_json::{Value, json};
 
 use super::life::each;
 use crate::cli::args::{FsAction, FsArgs, GlobalArgs, MvArgs};
-use crate::cli::report::{Failure, print_json};
+use crate::cli::report::print_json;
 use crate::detached::Detached;
+use crate::error::{ErrorKind, Problem};
 use crate::registry::Registry;
 
 /// Does something with files of a sandbox.
@@ -21,7 +22,7 @@ use crate::registry::Registry;
 /// # Errors
 ///
 /// The last that one of them met.
-pub(in crate::cli) fn fs(args: FsArgs, global: GlobalArgs) -> Result<u8, Failure> {
+pub(in crate::cli) fn fs(args: FsArgs, global: GlobalArgs) -> Result<u8, Problem> {
     let FsArgs { user, action } = args;
     let open = |sandbox: &str| Place::open(sandbox, user.clone());
     match action {
@@ -62,7 +63,7 @@ pub(in crate::cli) fn fs(args: FsArgs, global: GlobalArgs) -> Result<u8, Failure
             let place = open(&args.sandbox)?;
             each(&args.paths, |path| {
                 let entry = place.files()?.stat(path.as_bytes(), false)?;
-                tell(&entry, global).map_err(|error| Failure::of("output", &error))
+                tell(&entry, global).map_err(|error| Problem::of(ErrorKind::Output, &error))
             })
         }
         FsAction::Mkdir(args) => {
@@ -110,18 +111,18 @@ struct Place {
 }
 
 impl Place {
-    fn open(sandbox: &str, user: Option<String>) -> Result<Self, Failure> {
+    fn open(sandbox: &str, user: Option<String>) -> Result<Self, Problem> {
         let sandbox = Detached::find(&Registry::open_default()?, sandbox)?;
         Ok(Self { sandbox, user })
     }
 
-    fn files(&self) -> Result<Files, Failure> {
+    fn files(&self) -> Result<Files, Problem> {
         Ok(self.sandbox.files(self.user.clone())?)
     }
 }
 
 /// Into a folder that is there, as mv(1) does.
-fn rename(place: &Place, args: &MvArgs) -> Result<u8, Failure> {
+fn rename(place: &Place, args: &MvArgs) -> Result<u8, Problem> {
     let (from, to) = (args.path.as_bytes(), args.to.as_bytes());
     let is_folder = place
         .files()?

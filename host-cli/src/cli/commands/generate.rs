@@ -4,14 +4,15 @@ use clap::CommandFactory;
 use serde::Serialize;
 
 use crate::cli::args::{Cli, CompletionsArgs, GlobalArgs, ManArgs};
-use crate::cli::report::{Failure, print, print_json};
+use crate::cli::report::{print, print_json};
+use crate::error::{ErrorKind, Problem};
 
 /// Prints the completions for a shell.
 ///
 /// # Errors
 ///
 /// If they cannot be written.
-pub(in crate::cli) fn completions(args: &CompletionsArgs) -> Result<u8, Failure> {
+pub(in crate::cli) fn completions(args: &CompletionsArgs) -> Result<u8, Problem> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "sovereign", &mut script);
     print(&String::from_utf8_lossy(&script)).map(|()| 0)
@@ -22,7 +23,7 @@ pub(in crate::cli) fn completions(args: &CompletionsArgs) -> Result<u8, Failure>
 /// # Errors
 ///
 /// If there is no such command, or the page cannot be written.
-pub(in crate::cli) fn man(args: &ManArgs) -> Result<u8, Failure> {
+pub(in crate::cli) fn man(args: &ManArgs) -> Result<u8, Problem> {
     let mut command = Cli::command();
     command.build();
     for name in &args.command {
@@ -35,13 +36,13 @@ pub(in crate::cli) fn man(args: &ManArgs) -> Result<u8, Failure> {
                 "no command is called {name:?}; there are: {}",
                 known.join(", ")
             );
-            Failure::new("usage", message)
+            Problem::new(ErrorKind::Usage, message)
         })?;
     }
     let mut page = Vec::new();
     clap_mangen::Man::new(command)
         .render(&mut page)
-        .map_err(|error| Failure::of("output", &error))?;
+        .map_err(|error| Problem::of(ErrorKind::Output, &error))?;
     print(&String::from_utf8_lossy(&page)).map(|()| 0)
 }
 
@@ -50,7 +51,7 @@ pub(in crate::cli) fn man(args: &ManArgs) -> Result<u8, Failure> {
 /// # Errors
 ///
 /// If it cannot be written.
-pub(in crate::cli) fn version(global: GlobalArgs) -> Result<u8, Failure> {
+pub(in crate::cli) fn version(global: GlobalArgs) -> Result<u8, Problem> {
     let version = Version {
         version: env!("CARGO_PKG_VERSION"),
         agent_protocol: agent_protocol::frame::PROTOCOL_VERSION,

@@ -11,9 +11,10 @@ use serde::Serialize;
 
 use crate::cli::args::{BuildArgs, GlobalArgs, ImageAction, ImageArgs, NameArgs, NamesArgs};
 use crate::cli::progress;
-use crate::cli::report::{Failure, print, print_json, say};
+use crate::cli::report::{print, print_json, say};
 use crate::contract::{self, Report, Verdict};
 use crate::engine::Engine;
+use crate::error::{ErrorKind, Problem};
 use crate::installation::Program;
 
 /// Does what is to be done with images.
@@ -21,7 +22,7 @@ use crate::installation::Program;
 /// # Errors
 ///
 /// If it cannot be done.
-pub(in crate::cli) fn image(args: ImageArgs, global: GlobalArgs) -> Result<u8, Failure> {
+pub(in crate::cli) fn image(args: ImageArgs, global: GlobalArgs) -> Result<u8, Problem> {
     let store = Store::open_default()?;
     match args.action {
         ImageAction::Build(args) => build(args, global),
@@ -43,12 +44,12 @@ struct Built<'a> {
     checks: &'a Report,
 }
 
-fn build(args: BuildArgs, global: GlobalArgs) -> Result<(), Failure> {
+fn build(args: BuildArgs, global: GlobalArgs) -> Result<(), Problem> {
     let agent = match args.agent {
         Some(path) => path,
-        None => Program::Agent.find().map_err(|missing| Failure {
+        None => Program::Agent.find().map_err(|missing| Problem {
             hint: Some(missing.hint()),
-            ..Failure::of("program-missing", &missing)
+            ..Problem::of(ErrorKind::ProgramMissing, &missing)
         })?,
     };
     let options = BuildOptions {
@@ -82,7 +83,7 @@ fn build(args: BuildArgs, global: GlobalArgs) -> Result<(), Failure> {
     print(&format!("image {} is ready\n", image.name))
 }
 
-fn list(store: &Store, global: GlobalArgs) -> Result<(), Failure> {
+fn list(store: &Store, global: GlobalArgs) -> Result<(), Problem> {
     let images = store.list()?;
     if global.json {
         print_json(&images)
@@ -122,7 +123,7 @@ fn table(images: &[Summary]) -> String {
     text
 }
 
-fn inspect(store: &Store, args: &NameArgs) -> Result<(), Failure> {
+fn inspect(store: &Store, args: &NameArgs) -> Result<(), Problem> {
     print_json(&store.inspect(&args.name)?)
 }
 
@@ -133,7 +134,7 @@ struct Freed {
     freed_bytes: u64,
 }
 
-fn remove(store: &Store, args: &NamesArgs, global: GlobalArgs) -> Result<(), Failure> {
+fn remove(store: &Store, args: &NamesArgs, global: GlobalArgs) -> Result<(), Problem> {
     let mut freed_bytes = 0;
     for name in &args.names {
         freed_bytes += store.remove(name)?;
@@ -147,7 +148,7 @@ fn remove(store: &Store, args: &NamesArgs, global: GlobalArgs) -> Result<(), Fai
     )
 }
 
-fn prune(store: &Store, global: GlobalArgs) -> Result<(), Failure> {
+fn prune(store: &Store, global: GlobalArgs) -> Result<(), Problem> {
     tell_freed(
         Freed {
             removed: Vec::new(),
@@ -157,7 +158,7 @@ fn prune(store: &Store, global: GlobalArgs) -> Result<(), Failure> {
     )
 }
 
-fn tell_freed(freed: Freed, global: GlobalArgs) -> Result<(), Failure> {
+fn tell_freed(freed: Freed, global: GlobalArgs) -> Result<(), Problem> {
     if global.json {
         return print_json(&freed);
     }
@@ -172,33 +173,33 @@ fn tell_freed(freed: Freed, global: GlobalArgs) -> Result<(), Failure> {
     print(&text)
 }
 
-impl From<BuildError> for Failure {
+impl From<BuildError> for Problem {
     fn from(error: BuildError) -> Self {
         match error {
             BuildError::Store(error) => error.into(),
             BuildError::Refused(_) => Self {
                 hint: Some("the image of that name, if there is one, is what it was".to_owned()),
-                ..Self::of("image-broken", &error)
+                ..Self::of(ErrorKind::ImageBroken, &error)
             },
-            error => Self::of("image-build", &error),
+            error => Self::of(ErrorKind::ImageBuild, &error),
         }
     }
 }
 
-impl From<CacheError> for Failure {
+impl From<CacheError> for Problem {
     fn from(error: CacheError) -> Self {
-        Self::of("cache", &error)
+        Self::of(ErrorKind::Cache, &error)
     }
 }
 
-impl From<StoreError> for Failure {
+impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         let code = match error {
-            StoreError::NoSuchImage { .. } => "no-image",
-            StoreError::BadName { .. } => "usage",
-            StoreError::Corrupt { .. } | StoreError::BadManifest { .. } => "image-damaged",
-            StoreError::NoSpace { .. } => "no-space",
-            _ => "image",
+            StoreError::NoSuchImage { .. } => ErrorKind::NoImage,
+            StoreError::BadName { .. } => ErrorKind::Usage,
+            StoreError::Corrupt { .. } | StoreError::BadManifest { .. } => ErrorKind::ImageDamaged,
+            StoreError::NoSpace { .. } => ErrorKind::NoSpace,
+            _ => ErrorKind::Image,
         };
         Self::of(code, &error)
     }

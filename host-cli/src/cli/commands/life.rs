@@ -5,9 +5,10 @@ use std::os::fd::AsFd;
 use serde::Serialize;
 
 use crate::cli::args::{GlobalArgs, KillArgs, RenameArgs, RmArgs, StopArgs, WaitArgs};
-use crate::cli::report::{Failure, print, print_json, say};
+use crate::cli::report::{print, print_json, say, tell_person};
 use crate::cli::signals::Signals;
 use crate::detached::{Detached, DetachedError};
+use crate::error::Problem;
 use crate::registry::{Registry, RegistryError};
 
 /// Ends sandboxes, gently.
@@ -15,7 +16,7 @@ use crate::registry::{Registry, RegistryError};
 /// # Errors
 ///
 /// The last that one of them met.
-pub(in crate::cli) fn stop(args: &StopArgs, global: GlobalArgs) -> Result<u8, Failure> {
+pub(in crate::cli) fn stop(args: &StopArgs, global: GlobalArgs) -> Result<u8, Problem> {
     let registry = Registry::open_default()?;
     // Side by side: each may take its time.
     std::thread::scope(|scope| {
@@ -49,7 +50,7 @@ pub(in crate::cli) fn stop(args: &StopArgs, global: GlobalArgs) -> Result<u8, Fa
 /// # Errors
 ///
 /// The last that one of them met.
-pub(in crate::cli) fn kill(args: &KillArgs, global: GlobalArgs) -> Result<u8, Failure> {
+pub(in crate::cli) fn kill(args: &KillArgs, global: GlobalArgs) -> Result<u8, Problem> {
     let registry = Registry::open_default()?;
     each(&args.sandboxes, |wanted| {
         let sandbox = Detached::find(&registry, wanted)?;
@@ -66,7 +67,7 @@ pub(in crate::cli) fn kill(args: &KillArgs, global: GlobalArgs) -> Result<u8, Fa
 /// # Errors
 ///
 /// The last that one of them met.
-pub(in crate::cli) fn rm(args: &RmArgs, global: GlobalArgs) -> Result<u8, Failure> {
+pub(in crate::cli) fn rm(args: &RmArgs, global: GlobalArgs) -> Result<u8, Problem> {
     let registry = Registry::open_default()?;
     each(&args.sandboxes, |wanted| {
         let removed = Detached::find(&registry, wanted).and_then(|it| it.remove(args.force));
@@ -95,7 +96,7 @@ struct Waited<'a> {
 /// # Errors
 ///
 /// If one of them cannot be waited for.
-pub(in crate::cli) fn wait(args: &WaitArgs, global: GlobalArgs) -> Result<u8, Failure> {
+pub(in crate::cli) fn wait(args: &WaitArgs, global: GlobalArgs) -> Result<u8, Problem> {
     let signals = Signals::install()?;
     let registry = Registry::open_default()?;
     each(&args.sandboxes, |wanted| {
@@ -131,7 +132,7 @@ pub(in crate::cli) fn wait(args: &WaitArgs, global: GlobalArgs) -> Result<u8, Fa
 /// # Errors
 ///
 /// If that cannot be.
-pub(in crate::cli) fn rename(args: RenameArgs) -> Result<u8, Failure> {
+pub(in crate::cli) fn rename(args: RenameArgs) -> Result<u8, Problem> {
     let sandbox = Detached::find(&Registry::open_default()?, &args.sandbox)?;
     sandbox.rename(args.name)?;
     Ok(0)
@@ -141,14 +142,14 @@ pub(in crate::cli) fn rename(args: RenameArgs) -> Result<u8, Failure> {
 /// others are told.
 pub(super) fn each<T>(
     sandboxes: &[T],
-    mut act: impl FnMut(&T) -> Result<(), Failure>,
-) -> Result<u8, Failure> {
-    let mut last: Option<Failure> = None;
+    mut act: impl FnMut(&T) -> Result<(), Problem>,
+) -> Result<u8, Problem> {
+    let mut last: Option<Problem> = None;
     for wanted in sandboxes {
         if let Err(failure) = act(wanted)
             && let Some(before) = last.replace(failure)
         {
-            before.print();
+            tell_person(&before);
         }
     }
     match last {
@@ -157,7 +158,7 @@ pub(super) fn each<T>(
     }
 }
 
-fn tell(wanted: &str, global: GlobalArgs) -> Result<(), Failure> {
+fn tell(wanted: &str, global: GlobalArgs) -> Result<(), Problem> {
     if global.quiet || global.json {
         return Ok(());
     }

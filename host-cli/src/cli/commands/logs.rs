@@ -9,9 +9,10 @@ use agent_protocol::message::OutputStream;
 
 use super::follow::{Follower, News};
 use crate::cli::args::{GlobalArgs, LogsArgs};
-use crate::cli::report::{Failure, print};
+use crate::cli::report::print;
 use crate::cli::signals::Signals;
 use crate::detached::Detached;
+use crate::error::{ErrorKind, Problem};
 use crate::registry::output::Piece;
 use crate::registry::record::Timestamp;
 use crate::registry::{Registry, State};
@@ -21,7 +22,7 @@ use crate::registry::{Registry, State};
 /// # Errors
 ///
 /// If there is nothing to be shown, or it cannot be.
-pub(in crate::cli) fn logs(args: &LogsArgs, _global: GlobalArgs) -> Result<u8, Failure> {
+pub(in crate::cli) fn logs(args: &LogsArgs, _global: GlobalArgs) -> Result<u8, Problem> {
     let sandbox = Detached::find(&Registry::open_default()?, &args.sandbox)?;
     let entry = sandbox.entry();
     if args.console {
@@ -38,13 +39,13 @@ pub(in crate::cli) fn logs(args: &LogsArgs, _global: GlobalArgs) -> Result<u8, F
         shown.take(piece);
     }
     if !follower.is_kept() && !is_coming(&sandbox, args)? {
-        return Err(Failure {
+        return Err(Problem {
             hint: Some(
                 "only what runs detached is kept: `run -d`, `exec -d`, or a command that was left"
                     .to_owned(),
             ),
-            ..Failure::new(
-                "no-output",
+            ..Problem::new(
+                ErrorKind::NoOutput,
                 format!(
                     "nothing is kept of command {} of {}",
                     args.command, args.sandbox
@@ -68,7 +69,7 @@ pub(in crate::cli) fn logs(args: &LogsArgs, _global: GlobalArgs) -> Result<u8, F
 }
 
 /// Whether the command may still write something.
-fn is_coming(sandbox: &Detached, args: &LogsArgs) -> Result<bool, Failure> {
+fn is_coming(sandbox: &Detached, args: &LogsArgs) -> Result<bool, Problem> {
     let record = sandbox.entry().read()?;
     let runs = matches!(
         sandbox.entry().state(&record),
@@ -132,7 +133,7 @@ impl Shown {
         }
     }
 
-    fn print_last(&mut self) -> Result<Reader, Failure> {
+    fn print_last(&mut self) -> Result<Reader, Problem> {
         for (stream, time, data) in std::mem::take(&mut self.lines) {
             if self.write(stream, time, &data)?.is_gone() {
                 return Ok(Reader::Gone);
@@ -141,7 +142,7 @@ impl Shown {
         Ok(Reader::There)
     }
 
-    fn print(&mut self, piece: &Piece) -> Result<Reader, Failure> {
+    fn print(&mut self, piece: &Piece) -> Result<Reader, Problem> {
         match piece {
             Piece::Output { stream, time, data } => self.write(*stream, *time, data),
             Piece::Lost { .. } | Piece::Ended(_) => Ok(Reader::There),
@@ -153,7 +154,7 @@ impl Shown {
         stream: OutputStream,
         time: SystemTime,
         data: &[u8],
-    ) -> Result<Reader, Failure> {
+    ) -> Result<Reader, Problem> {
         let open = match (stream, &mut self.open) {
             (OutputStream::Stdout, [open, _]) | (OutputStream::Stderr, [_, open]) => open,
         };
@@ -173,7 +174,7 @@ impl Shown {
         match flushed {
             Ok(()) => Ok(Reader::There),
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Reader::Gone),
-            Err(error) => Err(Failure::of("output", &error)),
+            Err(error) => Err(Problem::of(ErrorKind::Output, &error)),
         }
     }
 }

@@ -9,8 +9,9 @@ use serde::Serialize;
 
 use super::life::each;
 use crate::cli::args::{GlobalArgs, ListFormat, LsArgs, SandboxesArgs};
-use crate::cli::report::{Failure, print, print_json, say};
+use crate::cli::report::{print, print_json, say};
 use crate::detached::Detached;
+use crate::error::{ErrorKind, Problem};
 use crate::policy::Policy;
 use crate::registry::record::{Record, Status, Timestamp};
 use crate::registry::{Entry, Id, Name, Registry, RegistryError, State};
@@ -41,7 +42,7 @@ struct Listed {
 /// # Errors
 ///
 /// If they cannot be read, or there is no such filter.
-pub(in crate::cli) fn ls(args: &LsArgs, global: GlobalArgs) -> Result<u8, Failure> {
+pub(in crate::cli) fn ls(args: &LsArgs, global: GlobalArgs) -> Result<u8, Problem> {
     let filters = Filters::new(&args.filters)?;
     let asks_for_state = args.filters.iter().any(|(key, _)| key == "status");
     let mut listed = Vec::new();
@@ -178,13 +179,13 @@ fn shortened(text: &str) -> String {
 struct Filters<'a>(BTreeMap<&'a str, Vec<&'a str>>);
 
 impl<'a> Filters<'a> {
-    fn new(filters: &'a [(String, String)]) -> Result<Self, Failure> {
+    fn new(filters: &'a [(String, String)]) -> Result<Self, Problem> {
         const KNOWN: [&str; 5] = ["name", "id", "label", "tier", "status"];
         let mut all: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for (key, value) in filters {
             if !KNOWN.contains(&key.as_str()) {
                 let text = format!("--filter {key}: there are {}", KNOWN.join(", "));
-                return Err(Failure::new("usage", text));
+                return Err(Problem::new(ErrorKind::Usage, text));
             }
             all.entry(key.as_str()).or_default().push(value.as_str());
         }
@@ -261,7 +262,7 @@ impl InspectedCommand {
 /// # Errors
 ///
 /// The last that one of them met.
-pub(in crate::cli) fn inspect(args: &SandboxesArgs) -> Result<u8, Failure> {
+pub(in crate::cli) fn inspect(args: &SandboxesArgs) -> Result<u8, Problem> {
     let registry = Registry::open_default()?;
     let mut all = Vec::new();
     let code = each(&args.sandboxes, |wanted| {
@@ -297,7 +298,7 @@ pub(in crate::cli) fn inspect(args: &SandboxesArgs) -> Result<u8, Failure> {
             commands,
             folder: sandbox.entry().folder(),
         };
-        all.push(serde_json::to_value(inspected).map_err(|e| Failure::of("output", &e))?);
+        all.push(serde_json::to_value(inspected).map_err(|e| Problem::of(ErrorKind::Output, &e))?);
         Ok(())
     });
     print_json(&all)?;

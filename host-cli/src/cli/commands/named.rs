@@ -11,10 +11,11 @@ use crate::cli::args::{CreateArgs, GlobalArgs, StartArgs};
 use crate::cli::conversation::{Conversation, Outcome};
 use crate::cli::plan::run::{CreatePlan, Life, RunPlan};
 use crate::cli::report::sandbox::announcement;
-use crate::cli::report::{Failure, print, print_json, say};
+use crate::cli::report::{print, print_json, say};
 use crate::cli::signals::Signals;
 use crate::cli::terminal;
 use crate::detached::{Attached, Detached, DetachedError};
+use crate::error::Problem;
 use crate::registry::Registry;
 use crate::registry::record::Record;
 use crate::supervisor::{About, LaunchError, OwnCommand};
@@ -36,7 +37,7 @@ const DETACH_KEYS: &[u8] = &[16, 17];
 /// # Errors
 ///
 /// If it cannot be made.
-pub(in crate::cli) fn create(args: CreateArgs, global: GlobalArgs) -> Result<u8, Failure> {
+pub(in crate::cli) fn create(args: CreateArgs, global: GlobalArgs) -> Result<u8, Problem> {
     let CreatePlan { name, plan } = CreatePlan::new(args, terminal::size())?;
     let sandbox = Detached::create(&Registry::open_default()?, name, plan)?;
     tell_id(&sandbox.entry().read()?, global)?;
@@ -48,7 +49,7 @@ pub(in crate::cli) fn create(args: CreateArgs, global: GlobalArgs) -> Result<u8,
 /// # Errors
 ///
 /// The first that one of them met; the others were started.
-pub(in crate::cli) fn start(args: StartArgs, global: GlobalArgs) -> Result<u8, Failure> {
+pub(in crate::cli) fn start(args: StartArgs, global: GlobalArgs) -> Result<u8, Problem> {
     let signals = Signals::install()?;
     let registry = Registry::open_default()?;
     if args.attach
@@ -74,7 +75,7 @@ pub(in crate::cli) fn start(args: StartArgs, global: GlobalArgs) -> Result<u8, F
 /// # Errors
 ///
 /// If there is no exit code of the command's to return.
-pub(super) fn run(plan: RunPlan, life: Life, global: GlobalArgs) -> Result<Ended, Failure> {
+pub(super) fn run(plan: RunPlan, life: Life, global: GlobalArgs) -> Result<Ended, Problem> {
     let signals = Signals::install()?;
     let registry = Registry::open_default()?;
     let RunPlan {
@@ -126,7 +127,7 @@ pub(super) fn run(plan: RunPlan, life: Life, global: GlobalArgs) -> Result<Ended
             return Ok(Ended::Left(0));
         }
         Outcome::Broken(error) => {
-            let failure = Failure::from(sandbox.explain(error));
+            let failure = Problem::from(sandbox.explain(error));
             let _ = sandbox.kill();
             return Err(interrupted(failure));
         }
@@ -148,7 +149,7 @@ fn come_up(
     own: OwnCommand,
     global: GlobalArgs,
     signals: &Signals,
-) -> Result<Attached, Failure> {
+) -> Result<Attached, Problem> {
     let mut asked = false;
     loop {
         let error = match sandbox.start(own, Some(signals.as_fd())) {
@@ -167,13 +168,13 @@ fn come_up(
     }
 }
 
-fn leave(started: &Attached, exec: Exec, about: &About) -> Result<(), Failure> {
+fn leave(started: &Attached, exec: Exec, about: &About) -> Result<(), Problem> {
     started.sandbox().hold_own(exec, about.clone())?;
     Ok(())
 }
 
 /// Tells the supervisor how the command ended, and waits until nothing of the sandbox runs.
-fn finish(sandbox: &Detached, report: &ExitReport) -> Result<(), Failure> {
+fn finish(sandbox: &Detached, report: &ExitReport) -> Result<(), Problem> {
     match sandbox.finish(report.clone()) {
         // It has ended by itself meanwhile.
         Ok(_) | Err(DetachedError::NotRunning { .. } | DetachedError::Registry(_)) => Ok(()),
@@ -181,7 +182,7 @@ fn finish(sandbox: &Detached, report: &ExitReport) -> Result<(), Failure> {
     }
 }
 
-fn tell_id(record: &Record, global: GlobalArgs) -> Result<(), Failure> {
+fn tell_id(record: &Record, global: GlobalArgs) -> Result<(), Problem> {
     if global.json {
         print_json(&serde_json::json!({
             "id": record.id,

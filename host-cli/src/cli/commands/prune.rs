@@ -6,7 +6,8 @@ use sandbox_image::Store;
 use serde::Serialize;
 
 use crate::cli::args::{GlobalArgs, PruneArgs};
-use crate::cli::report::{Failure, print, print_json};
+use crate::cli::report::{print, print_json};
+use crate::error::Problem;
 use crate::prune::{Pruned, prune as remove_leftovers};
 
 /// The exit code if something could not be removed.
@@ -25,7 +26,7 @@ struct Answer<'a> {
 /// # Errors
 ///
 /// If the image store cannot be read, or the result cannot be written.
-pub(in crate::cli) fn prune(args: &PruneArgs, global: GlobalArgs) -> Result<u8, Failure> {
+pub(in crate::cli) fn prune(args: &PruneArgs, global: GlobalArgs) -> Result<u8, Problem> {
     let pruned = remove_leftovers(&Store::open_default()?, args.dry_run)?;
     if global.json {
         print_json(&Answer {
@@ -66,6 +67,7 @@ fn told(pruned: &Pruned, dry_run: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
     use crate::prune::{Kind, Leftover, Unseen};
     use crate::tier::Tier;
     use crate::tier::facts::Unavailable;
@@ -84,7 +86,7 @@ mod tests {
         pruned.unseen.push(Unseen {
             tier: Tier::Podman,
             reason: Unavailable {
-                code: "daemon-stopped",
+                code: ErrorKind::DaemonStopped,
                 cause: "nobody listens".to_owned(),
                 remedy: None,
             },

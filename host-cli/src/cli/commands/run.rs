@@ -19,11 +19,12 @@ use crate::cli::args::{GlobalArgs, RunArgs};
 use crate::cli::conversation::{Conversation, Outcome};
 use crate::cli::plan::run::RunPlan;
 use crate::cli::report::sandbox::announcement;
-use crate::cli::report::{Failure, print_json, say};
+use crate::cli::report::{print_json, say};
 use crate::cli::signals::Signals;
 use crate::cli::terminal;
 use crate::cli::trace::{self, Step};
 use crate::engine::{Engine, StartError};
+use crate::error::{ErrorKind, Problem};
 use crate::launch::Launch;
 use crate::registry::{Id, Name};
 use crate::sandbox::{Sandbox, overdue};
@@ -41,10 +42,10 @@ pub(in crate::cli) fn run(
     args: RunArgs,
     global: GlobalArgs,
     mut timeline: Timeline,
-) -> Result<u8, Failure> {
+) -> Result<u8, Problem> {
     let plan = RunPlan::new(args, global, terminal::size());
     timeline.mark("command line understood");
-    let outcome = plan.map_err(Failure::from).and_then(|mut plan| {
+    let outcome = plan.map_err(Problem::from).and_then(|mut plan| {
         if let Some(life) = plan.life.take() {
             return named::run(plan, life, global).map(|ended| (ended, Vec::new()));
         }
@@ -83,7 +84,7 @@ pub(super) struct Ran {
     pub(super) sandbox: Option<(Id, Name)>,
 }
 
-fn attempt(plan: RunPlan, global: GlobalArgs, timeline: &mut Timeline) -> Result<Ran, Failure> {
+fn attempt(plan: RunPlan, global: GlobalArgs, timeline: &mut Timeline) -> Result<Ran, Problem> {
     let signals = Signals::install()?;
     let (sandbox, exec) = start(&plan, global, &signals, timeline)?;
     let place = Place::from(sandbox.choice());
@@ -111,7 +112,7 @@ fn start(
     global: GlobalArgs,
     signals: &Signals,
     timeline: &mut Timeline,
-) -> Result<(Sandbox, Exec), Failure> {
+) -> Result<(Sandbox, Exec), Problem> {
     let mut policy = plan.policy;
     let launch = Launch {
         spec: &plan.spec,
@@ -139,10 +140,15 @@ fn start(
 }
 
 /// A failure while a signal has asked for an end is that end.
-pub(super) fn interrupted(failure: Failure) -> Failure {
+pub(super) fn interrupted(failure: Problem) -> Problem {
     match Signals::last() {
-        Some(signal) if matches!(failure.code.as_ref(), "interrupted" | "consent-needed") => {
-            Failure {
+        Some(signal)
+            if matches!(
+                failure.code,
+                ErrorKind::Interrupted | ErrorKind::ConsentNeeded
+            ) =>
+        {
+            Problem {
                 exit_code: signal.saturating_add(128),
                 ..failure
             }
@@ -191,7 +197,7 @@ fn converse(
     plan: &RunPlan,
     signals: &Signals,
     timeline: &mut Timeline,
-) -> Result<(ExitReport, [Vec<u8>; 2]), Failure> {
+) -> Result<(ExitReport, [Vec<u8>; 2]), Problem> {
     let conversation = Conversation {
         request: &plan.request,
         output: plan.output,
@@ -210,7 +216,10 @@ fn converse(
         }
         // Nothing can be typed that would leave it.
         Outcome::Left(_) => {
-            return Err(Failure::new("internal", "the command was left".to_owned()));
+            return Err(Problem::new(
+                ErrorKind::Internal,
+                "the command was left".to_owned(),
+            ));
         }
         Outcome::Broken(error) => {
             let error = sandbox.explain(error);
@@ -243,7 +252,7 @@ pub(super) struct RunReport<'a> {
     id: Option<&'a Id>,
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<&'a Name>,
-    error: Option<&'a Failure>,
+    error: Option<&'a Problem>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     timeline: Vec<Step>,
 }
@@ -275,7 +284,7 @@ impl<'a> RunReport<'a> {
         }
     }
 
-    pub(super) fn failed(failure: &'a Failure) -> Self {
+    pub(super) fn failed(failure: &'a Problem) -> Self {
         Self {
             exit_code: failure.exit_code,
             signal: None,
@@ -361,7 +370,7 @@ mod tests {
 
     #[test]
     fn a_failure_has_the_same_shape() {
-        let failure = Failure::new("kvm-missing", "there is no /dev/kvm".to_owned());
+        let failure = Problem::new(ErrorKind::KvmMissing, "there is no /dev/kvm".to_owned());
         let failed = serde_json::to_value(RunReport::failed(&failure)).unwrap();
         let ran = ran(b"");
         let done = serde_json::to_value(RunReport::of(&ran, Vec::new())).unwrap();

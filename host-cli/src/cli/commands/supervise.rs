@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use rustix::stdio::stdin;
 
 use crate::cli::args::SuperviseArgs;
-use crate::cli::report::Failure;
+use crate::error::Problem;
 use crate::supervisor::{self, OwnCommand};
 
 /// Supervises a sandbox: in a process that is nobody's child, so that whoever started it need not
@@ -14,7 +14,7 @@ use crate::supervisor::{self, OwnCommand};
 /// # Errors
 ///
 /// If nobody could be told how the start went.
-pub(in crate::cli) fn supervise(args: &SuperviseArgs) -> Result<u8, Failure> {
+pub(in crate::cli) fn supervise(args: &SuperviseArgs) -> Result<u8, Problem> {
     if args.stay {
         let owner = stdin().try_clone_to_owned()?;
         let own = if args.clients_command {

@@ -10,9 +10,10 @@ use indicatif::HumanBytes;
 use serde::Serialize;
 
 use crate::cli::args::{GlobalArgs, StatsArgs, TopArgs};
-use crate::cli::report::{Failure, print, print_json};
+use crate::cli::report::{print, print_json};
 use crate::cli::signals::Signals;
 use crate::detached::Detached;
+use crate::error::{ErrorKind, Problem};
 use crate::host::ProcessStat;
 use crate::registry::record::Status;
 use crate::registry::{Id, Name, Registry, State};
@@ -57,7 +58,7 @@ struct Spent {
 /// # Errors
 ///
 /// If a sandbox that was named does not run.
-pub(in crate::cli) fn stats(args: &StatsArgs, global: GlobalArgs) -> Result<u8, Failure> {
+pub(in crate::cli) fn stats(args: &StatsArgs, global: GlobalArgs) -> Result<u8, Problem> {
     let signals = Signals::install()?;
     let registry = Registry::open_default()?;
     let mut before: BTreeMap<Id, (Instant, u64)> = BTreeMap::new();
@@ -86,7 +87,7 @@ fn measure(
     registry: &Registry,
     args: &StatsArgs,
     before: &mut BTreeMap<Id, (Instant, u64)>,
-) -> Result<Vec<Usage>, Failure> {
+) -> Result<Vec<Usage>, Problem> {
     let named = !args.sandboxes.is_empty();
     let entries = if named {
         let found = args.sandboxes.iter().map(|wanted| registry.find(wanted));
@@ -102,7 +103,7 @@ fn measure(
             Status::Running { process, .. } if entry.state(&record) == State::Running => process,
             _ if named => {
                 let text = format!("sandbox {} is not running", record.name);
-                return Err(Failure::new("not-running", text));
+                return Err(Problem::new(ErrorKind::NotRunning, text));
             }
             _ => continue,
         };
@@ -215,13 +216,13 @@ fn spent_by(pid: i32) -> Spent {
 /// # Errors
 ///
 /// If it does not run, or has no `ps`.
-pub(in crate::cli) fn top(args: &TopArgs, global: GlobalArgs) -> Result<u8, Failure> {
+pub(in crate::cli) fn top(args: &TopArgs, global: GlobalArgs) -> Result<u8, Problem> {
     let sandbox = Detached::find(&Registry::open_default()?, &args.sandbox)?;
     let request = ExecRequest::new(["ps", "-eo", "pid,ppid,user,stat,pcpu,rss,etime,args"]);
     let exec = sandbox.exec(request)?;
     let output = exec
         .output(b"", MOST)
-        .map_err(|error| Failure::from(sandbox.explain(error)))?;
+        .map_err(|error| Problem::from(sandbox.explain(error)))?;
     let text = String::from_utf8_lossy(&output.stdout);
     if global.json {
         print_json(&processes(&text))?;

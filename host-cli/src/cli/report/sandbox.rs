@@ -1,47 +1,42 @@
 //! How it is told what became of a sandbox: the tier that was taken, and why there is none.
 
-use super::Failure;
 use crate::cli::plan::run::RunPlanError;
 use crate::detached::DetachedError;
 use crate::engine::StartError;
-use crate::error::Problem;
+use crate::error::{ErrorKind, Problem};
 use crate::registry::RegistryError;
 use crate::sandbox::ExecError;
 use crate::tier::Isolation;
 use crate::tier::facts::Unavailable;
 use crate::tier::place::{PassedOver, Place};
 
-impl From<RunPlanError> for Failure {
+impl From<RunPlanError> for Problem {
     fn from(error: RunPlanError) -> Self {
-        Self::of("usage", &error)
+        Self::of(ErrorKind::Usage, &error)
     }
 }
 
-impl From<StartError> for Failure {
+impl From<StartError> for Problem {
     fn from(error: StartError) -> Self {
-        Self {
-            tier: error.tier(),
-            passed_over: error.passed_over().iter().map(Into::into).collect(),
-            ..Problem::from(&error).into()
-        }
+        Self::from(&error)
     }
 }
 
-impl From<ExecError> for Failure {
+impl From<ExecError> for Problem {
     fn from(error: ExecError) -> Self {
-        Problem::from(&error).into()
+        Self::from(&error)
     }
 }
 
-impl From<RegistryError> for Failure {
+impl From<RegistryError> for Problem {
     fn from(error: RegistryError) -> Self {
-        Self::of(error.code(), &error)
+        Self::of(error.kind(), &error)
     }
 }
 
-impl From<DetachedError> for Failure {
+impl From<DetachedError> for Problem {
     fn from(error: DetachedError) -> Self {
-        error.problem().into()
+        error.problem()
     }
 }
 
@@ -79,10 +74,10 @@ mod tests {
     use super::*;
     use crate::tier::Tier;
 
-    fn over(tier: Tier, code: &'static str, cause: &str) -> PassedOver {
+    fn over(tier: Tier, code: ErrorKind, cause: &str) -> PassedOver {
         PassedOver {
             tier,
-            code: code.to_owned(),
+            code,
             cause: cause.to_owned(),
             remedy: None,
         }
@@ -95,8 +90,12 @@ mod tests {
             "sovereign: tier microvm, isolation vm\n"
         );
         let passed_over = vec![
-            over(Tier::Microvm, "kvm-missing", "there is no /dev/kvm"),
-            over(Tier::Docker, "not-running", "the daemon is not running"),
+            over(Tier::Microvm, ErrorKind::KvmMissing, "there is no /dev/kvm"),
+            over(
+                Tier::Docker,
+                ErrorKind::DaemonStopped,
+                "the daemon is not running",
+            ),
             over(
                 Tier::AppContainer,
                 Unavailable::OTHER_SYSTEM,
@@ -138,7 +137,7 @@ mod tests {
 
     #[test]
     fn exit_codes_follow_the_contract() {
-        let code = |error: ClientError| Failure::from(ExecError::from(error)).exit_code;
+        let code = |error: ClientError| Problem::from(ExecError::from(error)).exit_code;
         assert_eq!(
             code(ClientError::Refused(AgentError::NotFound("x".to_owned()))),
             127
@@ -157,6 +156,9 @@ mod tests {
             125
         );
         assert_eq!(code(ClientError::Interrupted(2)), 130);
-        assert_eq!(Failure::new("x", String::new()).exit_code, 125);
+        assert_eq!(
+            Problem::new(ErrorKind::System, String::new()).exit_code,
+            125
+        );
     }
 }

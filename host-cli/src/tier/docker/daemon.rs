@@ -9,6 +9,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use super::endpoint::{Address, Endpoints};
+use crate::error::ErrorKind;
 use crate::tier::Tier;
 use crate::tier::facts::Unavailable;
 
@@ -132,7 +133,7 @@ fn check_version(tier: Tier, oldest: (u32, u32), version: Option<&str>) -> Resul
 fn check(tier: Tier, info: &SystemInfo, owner: Option<u32>) -> Result<(), Unavailable> {
     if let Some(system) = info.os_type.as_deref().filter(|system| *system != "linux") {
         return Err(Unavailable {
-            code: "not-linux",
+            code: ErrorKind::NotLinux,
             cause: format!("this daemon runs {system} containers, and the sandbox is Linux"),
             remedy: Some("switch it to Linux containers".to_owned()),
         });
@@ -171,7 +172,7 @@ fn check(tier: Tier, info: &SystemInfo, owner: Option<u32>) -> Result<(), Unavai
         "enable these cgroup controllers in the kernel"
     };
     Err(Unavailable {
-        code: "limits-unavailable",
+        code: ErrorKind::LimitsUnavailable,
         cause: format!("{tier} cannot limit {} here", lacking.join(", ")),
         remedy: Some(remedy.to_owned()),
     })
@@ -189,20 +190,20 @@ fn unreachable(tier: Tier, address: &Address, error: &io::Error) -> Obstacle {
                 "use a Podman of your own: systemctl --user start podman.socket"
             };
             let cause = format!("you may not connect to {shown}");
-            ("daemon-permission", cause, remedy)
+            (ErrorKind::DaemonPermission, cause, remedy)
         }
         io::ErrorKind::ConnectionRefused => {
             let cause = format!("nobody listens at {shown}: the daemon is not running");
-            ("daemon-stopped", cause, start_it(tier))
+            (ErrorKind::DaemonStopped, cause, start_it(tier))
         }
         // The queue of connections is full, so nobody takes any.
         io::ErrorKind::WouldBlock => {
             let cause = format!("the daemon at {shown} takes no more connections");
-            ("daemon-silent", cause, restart_it(tier))
+            (ErrorKind::DaemonSilent, cause, restart_it(tier))
         }
         _ => {
             let cause = format!("cannot connect to {shown}: {error}");
-            ("daemon-unreachable", cause, start_it(tier))
+            (ErrorKind::DaemonUnreachable, cause, start_it(tier))
         }
     };
     Obstacle::Known(Unavailable {
@@ -217,7 +218,7 @@ fn missing(tier: Tier, endpoints: &Endpoints) -> Unavailable {
         .named_by
         .map_or_else(String::new, |variable| format!(" ({variable})"));
     Unavailable {
-        code: "no-daemon",
+        code: ErrorKind::NoDaemon,
         cause: format!("there is no socket at {}{by}", endpoints.list()),
         remedy: Some(match endpoints.named_by {
             Some(variable) => format!("set {variable} to the daemon's socket, or unset it"),
@@ -228,7 +229,7 @@ fn missing(tier: Tier, endpoints: &Endpoints) -> Unavailable {
 
 fn silent(tier: Tier, address: &Address, patience: Duration) -> Unavailable {
     Unavailable {
-        code: "daemon-silent",
+        code: ErrorKind::DaemonSilent,
         cause: format!(
             "the daemon at {} did not answer within {} ms",
             address,
@@ -244,7 +245,7 @@ fn too_old(tier: Tier, (major, minor): (u32, u32), found: &str) -> Unavailable {
         _ => ("the API of Docker", "install Docker 19.03 or later"),
     };
     Unavailable {
-        code: "daemon-too-old",
+        code: ErrorKind::DaemonTooOld,
         cause: format!("{what} is {found} here, and at least {major}.{minor} is needed"),
         remedy: Some(remedy.to_owned()),
     }
@@ -252,7 +253,7 @@ fn too_old(tier: Tier, (major, minor): (u32, u32), found: &str) -> Unavailable {
 
 fn broken(tier: Tier, address: &Address, error: &bollard::errors::Error) -> Unavailable {
     Unavailable {
-        code: "daemon-broken",
+        code: ErrorKind::DaemonBroken,
         cause: format!(
             "the daemon at {} gave no usable answer: {}",
             address,
@@ -296,15 +297,19 @@ mod tests {
         let cases = [
             (
                 io::ErrorKind::PermissionDenied,
-                "daemon-permission",
+                ErrorKind::DaemonPermission,
                 "usermod",
             ),
             (
                 io::ErrorKind::ConnectionRefused,
-                "daemon-stopped",
+                ErrorKind::DaemonStopped,
                 "start docker",
             ),
-            (io::ErrorKind::WouldBlock, "daemon-silent", "restart docker"),
+            (
+                io::ErrorKind::WouldBlock,
+                ErrorKind::DaemonSilent,
+                "restart docker",
+            ),
         ];
         for (kind, code, remedy) in cases {
             let found = obstacle(kind);
@@ -323,7 +328,7 @@ mod tests {
             ..SystemInfo::default()
         };
         let found = check(Tier::Podman, &info, None).unwrap_err();
-        assert_eq!(found.code, "limits-unavailable");
+        assert_eq!(found.code, ErrorKind::LimitsUnavailable);
         assert!(found.cause.contains("limit memory here"), "{}", found.cause);
         assert!(found.remedy.unwrap().contains("Delegate"));
         assert_eq!(check(Tier::Docker, &SystemInfo::default(), Some(0)), Ok(()));
@@ -345,7 +350,7 @@ mod tests {
         }
         for bad in ["1.39", "1.9", "0.50", "x"] {
             let found = check_version(Tier::Docker, OLDEST_API, Some(bad)).unwrap_err();
-            assert_eq!(found.code, "daemon-too-old");
+            assert_eq!(found.code, ErrorKind::DaemonTooOld);
             assert!(found.cause.contains(bad), "{}", found.cause);
         }
         let old = check_version(Tier::Podman, OLDEST_PODMAN, Some("3.4.4")).unwrap_err();
@@ -361,7 +366,7 @@ mod tests {
         };
         assert_eq!(
             check(Tier::Docker, &info, None).unwrap_err().code,
-            "not-linux"
+            ErrorKind::NotLinux
         );
     }
 }

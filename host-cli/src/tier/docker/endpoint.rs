@@ -6,6 +6,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::error::ErrorKind;
 use crate::tier::Tier;
 use crate::tier::facts::Unavailable;
 
@@ -45,7 +46,7 @@ impl Endpoints {
     /// What to say of a daemon that answers, and stops to.
     pub(super) fn too_slow(&self, waited: Duration) -> Unavailable {
         Unavailable {
-            code: "daemon-slow",
+            code: ErrorKind::DaemonSlow,
             cause: format!(
                 "the daemon at {} did not tell about itself within {} ms",
                 self.list(),
@@ -119,16 +120,16 @@ fn named(variable: &str, address: &OsString, tls: bool) -> Result<Address, Unava
         .map(|host| host.trim_end_matches('/'));
     let (code, why) = match host {
         Some(_) if tls => (
-            "daemon-tls",
+            ErrorKind::DaemonTls,
             "is to be spoken to by TLS, which this engine does not",
         ),
         Some(host) if host.contains('/') || !host.contains(':') => {
-            ("daemon-address", "is not tcp://HOST:PORT")
+            (ErrorKind::DaemonAddress, "is not tcp://HOST:PORT")
         }
         Some(host) => return Ok(Address::Tcp(host.to_owned())),
-        None if text.starts_with("ssh://") => ("remote-daemon", "is spoken to by ssh"),
+        None if text.starts_with("ssh://") => (ErrorKind::RemoteDaemon, "is spoken to by ssh"),
         None => (
-            "daemon-address",
+            ErrorKind::DaemonAddress,
             "is neither unix:///PATH nor tcp://HOST:PORT",
         ),
     };
@@ -139,7 +140,7 @@ fn named(variable: &str, address: &OsString, tls: bool) -> Result<Address, Unava
     Err(Unavailable {
         code,
         cause: format!("{variable}={text} {why}"),
-        remedy: Some(if code == "daemon-address" {
+        remedy: Some(if code == ErrorKind::DaemonAddress {
             format!("set {variable} to unix:///PATH or tcp://HOST:PORT, or unset it")
         } else {
             forward
@@ -151,7 +152,7 @@ fn named(variable: &str, address: &OsString, tls: bool) -> Result<Address, Unava
 mod tests {
     use super::*;
 
-    fn paths(tier: Tier, env: &[(&str, &str)]) -> Result<Vec<String>, &'static str> {
+    fn paths(tier: Tier, env: &[(&str, &str)]) -> Result<Vec<String>, ErrorKind> {
         let value = |name: &str| {
             let (_, value) = env.iter().find(|(known, _)| *known == name)?;
             Some(OsString::from(value))
@@ -197,16 +198,16 @@ mod tests {
             ["tcp://10.0.0.1:2375"]
         );
         let tls = [tcp, ("DOCKER_TLS_VERIFY", "1")];
-        assert_eq!(paths(Tier::Docker, &tls), Err("daemon-tls"));
+        assert_eq!(paths(Tier::Docker, &tls), Err(ErrorKind::DaemonTls));
     }
 
     #[test]
     fn what_cannot_be_spoken_to_is_told() {
         let cases = [
-            ("ssh://host", "remote-daemon"),
-            ("/var/run/docker.sock", "daemon-address"),
-            ("tcp://host", "daemon-address"),
-            ("tcp://host:1/path", "daemon-address"),
+            ("ssh://host", ErrorKind::RemoteDaemon),
+            ("/var/run/docker.sock", ErrorKind::DaemonAddress),
+            ("tcp://host", ErrorKind::DaemonAddress),
+            ("tcp://host:1/path", ErrorKind::DaemonAddress),
         ];
         for (address, code) in cases {
             let env = [("DOCKER_HOST", address)];

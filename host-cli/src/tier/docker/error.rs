@@ -4,6 +4,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::error::ErrorKind;
+
 /// Why there is no container, or no longer one.
 #[derive(Debug, thiserror::Error)]
 pub enum DockerError {
@@ -87,19 +89,19 @@ impl DockerError {
         }
     }
 
-    /// A word for programs: stable, kebab-case.
+    /// What kind of error it is.
     #[must_use]
-    pub const fn code(&self) -> &'static str {
+    pub const fn kind(&self) -> ErrorKind {
         match self {
-            Self::Runtime(_) | Self::Sockets(_) => "sockets",
-            Self::Api { .. } | Self::NotDelivered => "daemon",
-            Self::Lock(_) | Self::Archive { .. } | Self::Import { .. } => "image-import",
-            Self::Meeting { .. } | Self::NoProc => "meeting",
-            Self::Died { .. } => "agent-died",
-            Self::Silent { .. } => "agent-silent",
-            Self::Interrupted => "interrupted",
-            Self::Ended { .. } => "container-ended",
-            Self::Request(_) => "request",
+            Self::Runtime(_) | Self::Sockets(_) => ErrorKind::Sockets,
+            Self::Api { .. } | Self::NotDelivered => ErrorKind::Daemon,
+            Self::Lock(_) | Self::Archive { .. } | Self::Import { .. } => ErrorKind::ImageImport,
+            Self::Meeting { .. } | Self::NoProc => ErrorKind::Meeting,
+            Self::Died { .. } => ErrorKind::AgentDied,
+            Self::Silent { .. } => ErrorKind::AgentSilent,
+            Self::Interrupted => ErrorKind::Interrupted,
+            Self::Ended { .. } => ErrorKind::ContainerEnded,
+            Self::Request(_) => ErrorKind::Request,
         }
     }
 

@@ -20,7 +20,7 @@ use sandbox_image::{DEFAULT_IMAGE, Store, rootfs};
 
 use super::daemon::Daemon;
 use super::error::DockerError;
-use crate::error::chain;
+use crate::error::{ErrorKind, chain};
 use crate::tier::facts::Unavailable;
 
 /// What begins the name of an image that the daemon has.
@@ -70,7 +70,7 @@ pub(super) async fn find(daemon: &Daemon, name: &str) -> Result<Source, Unavaila
         return match inspect(daemon, reference).await? {
             Some(image) => Ok(Source::Loaded(loaded(&image))),
             None => Err(Unavailable {
-                code: "no-image",
+                code: ErrorKind::NoImage,
                 cause: format!("the daemon has no image {reference:?}"),
                 remedy: Some(format!("get it with: {} pull {reference}", daemon.tier)),
             }),
@@ -98,7 +98,7 @@ pub(super) async fn find(daemon: &Daemon, name: &str) -> Result<Source, Unavaila
     match archive {
         Some(path) => Ok(Source::Archive(Archive { path, tag, digest })),
         None => Err(Unavailable {
-            code: "no-archive",
+            code: ErrorKind::NoArchive,
             cause: format!(
                 "the daemon does not have image {name:?}, and the archive that it was built from \
                  is not in the build cache"
@@ -188,7 +188,7 @@ async fn inspect(daemon: &Daemon, reference: &str) -> Result<Option<ImageInspect
             status_code: 404, ..
         }) => Ok(None),
         Err(error) => Err(Unavailable {
-            code: "image-unusable",
+            code: ErrorKind::ImageUnusable,
             cause: format!("cannot look for image {reference:?}: {}", chain(&error)),
             remedy: None,
         }),

@@ -100,7 +100,7 @@ fn ask<T>(
 ) -> Result<T, Unavailable> {
     let endpoints = endpoint::of(tier, |name| env::var_os(name))?;
     let runtime = runtime().map_err(|error| Unavailable {
-        code: error.code(),
+        code: error.kind(),
         cause: crate::error::chain(&error),
         remedy: None,
     })?;

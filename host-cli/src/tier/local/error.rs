@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::error::ErrorKind;
 use crate::tier::process::Ending;
 
 /// Why there is no agent, or no longer one.
@@ -51,17 +52,17 @@ impl LocalError {
         Self::Died { ending, words }
     }
 
-    /// A word for programs: stable, kebab-case.
+    /// What kind of error it is.
     #[must_use]
-    pub const fn code(&self) -> &'static str {
+    pub const fn kind(&self) -> ErrorKind {
         match self {
-            Self::Sockets(_) => "sockets",
-            Self::Spawn { .. } => "agent-spawn",
-            Self::Died { .. } => "agent-died",
-            Self::Silent { .. } => "agent-silent",
-            Self::Unintelligible(_) => "agent-protocol",
-            Self::SessionKilled => "session-killed",
-            Self::Request(_) => "request",
+            Self::Sockets(_) => ErrorKind::Sockets,
+            Self::Spawn { .. } => ErrorKind::AgentSpawn,
+            Self::Died { .. } => ErrorKind::AgentDied,
+            Self::Silent { .. } => ErrorKind::AgentSilent,
+            Self::Unintelligible(_) => ErrorKind::AgentProtocol,
+            Self::SessionKilled => ErrorKind::SessionKilled,
+            Self::Request(_) => ErrorKind::Request,
         }
     }
 

@@ -65,7 +65,7 @@ pub(crate) fn probe(
 ) -> Result<Ready, Unavailable> {
     let program = Program::Agent.find()?;
     let unusable = |error: LocalError| Unavailable {
-        code: error.code(),
+        code: error.kind(),
         cause: chain(&error),
         remedy: None,
     };

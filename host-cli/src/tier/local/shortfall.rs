@@ -3,6 +3,7 @@
 use agent_protocol::local::{ConfineStep, Shortfall};
 use rustix::io::Errno;
 
+use crate::error::ErrorKind;
 use crate::tier::facts::Unavailable;
 
 /// What keeps ordinary users from user namespaces on some distributions; "1" permits.
@@ -19,29 +20,29 @@ pub(super) fn explain(shortfall: &Shortfall, read: impl Fn(&str) -> Option<Strin
     let denied = matches!(errno, Errno::PERM | Errno::ACCESS);
     let (code, cause, remedy) = match shortfall.step {
         ConfineStep::Namespaces if is(PERMITTED, "0") => (
-            "userns-off",
+            ErrorKind::UsernsOff,
             "user namespaces are switched off for ordinary users".to_owned(),
             Some("sudo sysctl -w kernel.unprivileged_userns_clone=1"),
         ),
         ConfineStep::Namespaces if is(MAXIMUM, "0") => (
-            "userns-off",
+            ErrorKind::UsernsOff,
             "user namespaces are switched off (user.max_user_namespaces is 0)".to_owned(),
             Some("sudo sysctl -w user.max_user_namespaces=16384"),
         ),
         ConfineStep::Namespaces if errno == Errno::NOSPC => (
-            "userns-full",
+            ErrorKind::UsernsFull,
             "there are as many user namespaces as there may be".to_owned(),
             Some("sudo sysctl -w user.max_user_namespaces=65536"),
         ),
         ConfineStep::Namespaces if denied => (
-            "userns-denied",
+            ErrorKind::UsernsDenied,
             "this container or security policy does not permit new namespaces".to_owned(),
             Some(
                 "in a container: docker run --security-opt seccomp=unconfined --security-opt systempaths=unconfined",
             ),
         ),
         ConfineStep::Namespaces if matches!(errno, Errno::NOSYS | Errno::INVAL) => (
-            "userns-missing",
+            ErrorKind::UsernsMissing,
             "this kernel was built without the namespaces that are needed".to_owned(),
             None,
         ),
@@ -49,7 +50,7 @@ pub(super) fn explain(shortfall: &Shortfall, read: impl Fn(&str) -> Option<Strin
             if denied && is(APPARMOR, "1") =>
         {
             (
-                "userns-apparmor",
+                ErrorKind::UsernsApparmor,
                 "AppArmor gives user namespaces of programs that it does not know no rights"
                     .to_owned(),
                 Some(
@@ -58,17 +59,17 @@ pub(super) fn explain(shortfall: &Shortfall, read: impl Fn(&str) -> Option<Strin
             )
         }
         ConfineStep::Files if errno == Errno::NOSYS => (
-            "kernel-too-old",
+            ErrorKind::KernelTooOld,
             "this kernel is older than Linux 5.12".to_owned(),
             None,
         ),
         ConfineStep::Proc if denied => (
-            "proc-masked",
+            ErrorKind::ProcMasked,
             "parts of /proc are hidden here, as in containers, and so the kernel permits no other"
                 .to_owned(),
             Some("docker run --security-opt systempaths=unconfined"),
         ),
-        _ => ("not-confined", in_general(shortfall), None),
+        _ => (ErrorKind::NotConfined, in_general(shortfall), None),
     };
     Unavailable {
         code,
@@ -149,26 +150,26 @@ mod tests {
         let on = [(PERMITTED, "1"), (MAXIMUM, "9"), (APPARMOR, "0")];
         assert_eq!(
             explained(ConfineStep::Namespaces, Errno::PERM, &on).code,
-            "userns-denied"
+            ErrorKind::UsernsDenied
         );
         assert_eq!(
             explained(ConfineStep::Proc, Errno::PERM, &on).code,
-            "proc-masked"
+            ErrorKind::ProcMasked
         );
         assert_eq!(
             explained(ConfineStep::Files, Errno::NOSYS, &on).code,
-            "kernel-too-old"
+            ErrorKind::KernelTooOld
         );
         assert_eq!(
             explained(ConfineStep::Namespaces, Errno::NOSPC, &on).code,
-            "userns-full"
+            ErrorKind::UsernsFull
         );
     }
 
     #[test]
     fn anything_else_is_told_with_step_and_reason() {
         let found = explained(ConfineStep::Files, Errno::NOMEM, &[]);
-        assert_eq!(found.code, "not-confined");
+        assert_eq!(found.code, ErrorKind::NotConfined);
         assert!(
             found.cause.contains("file system together: /proc: "),
             "{}",

@@ -8,6 +8,7 @@ use vmm::control::StopReason;
 
 use super::console::{last_lines, panic_message};
 use super::control::ControlError;
+use crate::error::ErrorKind;
 use crate::spec::SpecError;
 use crate::tier::process::Ending;
 
@@ -95,25 +96,25 @@ impl MicrovmError {
         Self::VmmDied { ending, words }
     }
 
-    /// A word for programs: stable, kebab-case.
+    /// What kind of error it is.
     #[must_use]
-    pub const fn code(&self) -> &'static str {
+    pub const fn kind(&self) -> ErrorKind {
         match self {
-            Self::Override(_) => "bad-file",
-            Self::Spec(_) => "usage",
-            Self::CommandLine(_) => "command-line",
-            Self::Sockets(_) => "sockets",
-            Self::Spawn { .. } => "vmm-spawn",
-            Self::Control(_) => "vmm-protocol",
-            Self::VmmFailed { .. } => "vmm-failed",
-            Self::VmmDied { .. } => "vmm-died",
-            Self::VmmSilent => "vmm-timeout",
-            Self::KernelPanic { .. } => "guest-panic",
-            Self::GuestEnded { .. } => "guest-ended",
-            Self::GuestSilent { .. } => "guest-timeout",
-            Self::Request(_) => "request",
-            Self::Lost => "guest-lost",
-            Self::Cancelled => "interrupted",
+            Self::Override(_) => ErrorKind::BadFile,
+            Self::Spec(_) => ErrorKind::Usage,
+            Self::CommandLine(_) => ErrorKind::CommandLine,
+            Self::Sockets(_) => ErrorKind::Sockets,
+            Self::Spawn { .. } => ErrorKind::VmmSpawn,
+            Self::Control(_) => ErrorKind::VmmProtocol,
+            Self::VmmFailed { .. } => ErrorKind::VmmFailed,
+            Self::VmmDied { .. } => ErrorKind::VmmDied,
+            Self::VmmSilent => ErrorKind::VmmTimeout,
+            Self::KernelPanic { .. } => ErrorKind::GuestPanic,
+            Self::GuestEnded { .. } => ErrorKind::GuestEnded,
+            Self::GuestSilent { .. } => ErrorKind::GuestTimeout,
+            Self::Request(_) => ErrorKind::Request,
+            Self::Lost => ErrorKind::GuestLost,
+            Self::Cancelled => ErrorKind::Interrupted,
         }
     }
 
@@ -215,7 +216,7 @@ mod tests {
             error.to_string(),
             "the guest kernel panicked: Attempted to kill init!"
         );
-        assert_eq!(error.code(), "guest-panic");
+        assert_eq!(error.kind(), ErrorKind::GuestPanic);
         assert_eq!(error.console().len(), 2);
     }
 

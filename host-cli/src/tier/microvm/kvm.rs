@@ -10,6 +10,7 @@ use std::path::Path;
 use kvm_ioctls::{Cap, Kvm};
 
 use super::cpu::Processor;
+use crate::error::ErrorKind;
 use crate::tier::facts::Unavailable;
 
 const DEVICE: &str = "/dev/kvm";
@@ -186,7 +187,7 @@ fn name_of(file: &str, id: u32) -> String {
 impl From<KvmFault> for Unavailable {
     fn from(fault: KvmFault) -> Self {
         Self {
-            code: fault.code(),
+            code: fault.kind(),
             cause: fault.cause(),
             remedy: fault.remedy(),
         }
@@ -199,15 +200,15 @@ const UDEV_RULE: &str = "echo 'KERNEL==\"kvm\", GROUP=\"kvm\", MODE=\"0666\", \
     sudo udevadm control --reload-rules && sudo udevadm trigger --name-match=kvm";
 
 impl KvmFault {
-    const fn code(&self) -> &'static str {
+    const fn kind(&self) -> ErrorKind {
         match self {
-            Self::NoDevice(_) => "kvm-missing",
-            Self::Denied(_) => "kvm-permission",
-            Self::CannotOpen(_) => "kvm-unusable",
-            Self::Version(_) => "kvm-version",
-            Self::NoVirtualization => "no-hardware-virtualization",
-            Self::Lacks(_) => "kvm-too-old",
-            Self::CannotCreate(_) => "kvm-create-failed",
+            Self::NoDevice(_) => ErrorKind::KvmMissing,
+            Self::Denied(_) => ErrorKind::KvmPermission,
+            Self::CannotOpen(_) => ErrorKind::KvmUnusable,
+            Self::Version(_) => ErrorKind::KvmVersion,
+            Self::NoVirtualization => ErrorKind::NoHardwareVirtualization,
+            Self::Lacks(_) => ErrorKind::KvmTooOld,
+            Self::CannotCreate(_) => ErrorKind::KvmCreateFailed,
         }
     }
 
@@ -395,13 +396,13 @@ mod tests {
     #[test]
     fn every_fault_has_a_code_of_its_own() {
         let faults = [
-            KvmFault::NoDevice(MissingDevice::Hidden).code(),
+            KvmFault::NoDevice(MissingDevice::Hidden).kind(),
             denied(0o660, false, false).code,
-            KvmFault::CannotOpen(String::new()).code(),
-            KvmFault::Version(11).code(),
-            KvmFault::NoVirtualization.code(),
-            KvmFault::Lacks("").code(),
-            KvmFault::CannotCreate(libc::EBUSY).code(),
+            KvmFault::CannotOpen(String::new()).kind(),
+            KvmFault::Version(11).kind(),
+            KvmFault::NoVirtualization.kind(),
+            KvmFault::Lacks("").kind(),
+            KvmFault::CannotCreate(libc::EBUSY).kind(),
         ];
         let distinct: std::collections::HashSet<_> = faults.iter().collect();
         assert_eq!(distinct.len(), faults.len());

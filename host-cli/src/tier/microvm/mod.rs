@@ -38,6 +38,7 @@ use self::kvm::Depth;
 use super::Tier;
 use super::facts::Unavailable;
 use super::process::ChildProcess;
+use crate::error::ErrorKind;
 use crate::installation::{MissingProgram, Program};
 use crate::launch::Launch;
 use crate::spec::{Network, SandboxSpec, Unsupported};
@@ -203,7 +204,7 @@ impl Owned {
 impl From<MissingProgram> for Unavailable {
     fn from(missing: MissingProgram) -> Self {
         Self {
-            code: "program-missing",
+            code: ErrorKind::ProgramMissing,
             cause: missing.to_string(),
             remedy: Some(missing.hint()),
         }
@@ -213,8 +214,8 @@ impl From<MissingProgram> for Unavailable {
 impl From<StoreError> for Unavailable {
     fn from(error: StoreError) -> Self {
         let code = match error {
-            StoreError::NoSuchImage { .. } => "no-image",
-            _ => "image-unusable",
+            StoreError::NoSuchImage { .. } => ErrorKind::NoImage,
+            _ => ErrorKind::ImageUnusable,
         };
         let cause = crate::error::chain(&error);
         // The store's errors say in their own text what to do about them.

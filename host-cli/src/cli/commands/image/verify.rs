@@ -8,10 +8,11 @@ use serde::Serialize;
 
 use crate::cli::args::{GlobalArgs, VerifyArgs};
 use crate::cli::progress;
-use crate::cli::report::{Failure, print, print_json};
+use crate::cli::report::{print, print_json};
 use crate::cli::style::Style;
 use crate::contract::{Judgement, Report, Tiers, Verdict, examine};
 use crate::engine::Engine;
+use crate::error::Problem;
 use crate::tier::Tier;
 
 /// The exit code if a check failed.
@@ -34,7 +35,7 @@ struct Verified<'a> {
 /// # Errors
 ///
 /// If there is no such image, one of its files is damaged, or the result cannot be written.
-pub(super) fn verify(store: &Store, args: &VerifyArgs, global: GlobalArgs) -> Result<u8, Failure> {
+pub(super) fn verify(store: &Store, args: &VerifyArgs, global: GlobalArgs) -> Result<u8, Problem> {
     let progress = progress::for_user(global);
     let step = Step::begin(
         progress.as_ref(),
