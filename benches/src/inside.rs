@@ -163,15 +163,8 @@ pub(crate) fn once(sandbox: &mut Sandbox) -> Result<f64> {
 
 fn true_request() -> ExecRequest {
     ExecRequest {
-        argv: vec![b"/bin/true".to_vec().into()],
-        env: Vec::new(),
-        cwd: None,
-        user: None,
-        stdin: false,
-        tty: None,
         timeout: Some(Duration::from_secs(60)),
-        kill_after: None,
-        max_output: None,
+        ..ExecRequest::new(["/bin/true"])
     }
 }
 

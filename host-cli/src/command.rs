@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use agent_client::{Child, ClientError, Exec, Output};
+use agent_protocol::limits::{Resource, ResourceLimit};
 use agent_protocol::message::{ExecRequest, ExitReport, TerminalSize};
 use serde_bytes::ByteBuf;
 
@@ -152,6 +153,28 @@ impl<'a> Command<'a> {
     #[must_use]
     pub fn kill_after(mut self, time: Duration) -> Self {
         self.request.kill_after = Some(time);
+        self
+    }
+
+    /// Limits what each of its processes may use (getrlimit(2)); `None` is no limit. Above the hard
+    /// limit that the sandbox gives, only root of a virtual machine may go.
+    #[must_use]
+    pub fn rlimit(mut self, resource: Resource, soft: Option<u64>, hard: Option<u64>) -> Self {
+        let limit = ResourceLimit {
+            resource,
+            soft,
+            hard,
+        };
+        self.request.limits.push(limit);
+        self
+    }
+
+    /// Limits how many processes and threads it may be at a time, all that it starts included. In tier
+    /// `microvm` only: in the others [`SandboxSpec::processes`](crate::SandboxSpec::processes) bounds
+    /// those of the whole sandbox.
+    #[must_use]
+    pub fn pid_limit(mut self, processes: u32) -> Self {
+        self.request.processes = Some(processes);
         self
     }
 

@@ -61,10 +61,7 @@ impl StartError {
         match self {
             Self::Spec(_) => None,
             Self::Choose(error) => error.hint(),
-            Self::Unsupported(refusal) => Some(format!(
-                "leave {} out, or take a tier that can honour it",
-                refusal.flag
-            )),
+            Self::Unsupported(refusal) => Some(refusal.hint()),
             Self::Tier { source, .. } => source.hint(),
         }
     }

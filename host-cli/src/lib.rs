@@ -67,6 +67,7 @@ pub use agent_client::{
     Child, ChildStdin, ClientError, Exec, Files, FilesError, Finished, InputSource, Output,
     OutputTarget, PumpIo,
 };
+pub use agent_protocol::limits::{Resource, ResourceLimit};
 pub use agent_protocol::message::{AgentError, ExecRequest, ExitReport};
 
 #[cfg(target_os = "linux")]

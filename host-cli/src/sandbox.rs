@@ -8,6 +8,7 @@ use agent_protocol::message::{AgentError, ExecRequest, ExitReport};
 
 use crate::error::{ENGINE_FAILURE, ErrorKind, Problem, chain};
 use crate::orphans;
+use crate::spec::Unsupported;
 use crate::tier::Isolation;
 use crate::tier::choose::Choice;
 use crate::tier::started::{Started, TierError};
@@ -25,6 +26,9 @@ pub enum ExecError {
     /// The agent could not serve the request, or the conversation with it failed.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// The tier cannot honour what was asked for.
+    #[error(transparent)]
+    Unsupported(#[from] Unsupported),
     /// The sandbox ended under the command.
     #[error("the sandbox ended: {}", chain(source))]
     Ended {
@@ -39,6 +43,7 @@ impl ExecError {
     pub const fn kind(&self) -> ErrorKind {
         match self {
             Self::Client(error) => client_kind(error),
+            Self::Unsupported(_) => ErrorKind::UnsupportedFlag,
             Self::Ended { source } => source.kind(),
         }
     }
@@ -48,6 +53,7 @@ impl ExecError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Client(_) => None,
+            Self::Unsupported(refusal) => Some(refusal.hint()),
             Self::Ended { source } => source.hint(),
         }
     }
@@ -56,7 +62,7 @@ impl ExecError {
     #[must_use]
     pub fn console(&self) -> &[String] {
         match self {
-            Self::Client(_) => &[],
+            Self::Client(_) | Self::Unsupported(_) => &[],
             Self::Ended { source } => source.console(),
         }
     }
@@ -66,7 +72,7 @@ impl ExecError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Client(error) => error.exit_code(),
-            Self::Ended { .. } => ENGINE_FAILURE,
+            Self::Unsupported(_) | Self::Ended { .. } => ENGINE_FAILURE,
         }
     }
 
@@ -74,7 +80,7 @@ impl ExecError {
     #[must_use]
     pub fn text(&self) -> String {
         match self {
-            Self::Client(_) => chain(self),
+            Self::Client(_) | Self::Unsupported(_) => chain(self),
             // Its own text has its causes already.
             Self::Ended { .. } => self.to_string(),
         }
@@ -102,6 +108,7 @@ pub(crate) const fn client_kind(error: &ClientError) -> ErrorKind {
             AgentError::BadDirectory { .. } => ErrorKind::BadDirectory,
             AgentError::BadUser(_) => ErrorKind::BadUser,
             AgentError::TooLarge(_) => ErrorKind::RequestTooLarge,
+            AgentError::BadLimit { .. } => ErrorKind::BadLimit,
             AgentError::BadRequest(_) => ErrorKind::BadRequest,
             AgentError::Protocol(_) => ErrorKind::Protocol,
             AgentError::System { .. } => ErrorKind::GuestSystem,
@@ -138,8 +145,11 @@ impl Sandbox {
     ///
     /// # Errors
     ///
-    /// If the sandbox has ended, or the request is too large.
+    /// If the sandbox has ended, the request is too large, or its tier cannot honour it.
     pub fn exec(&mut self, request: ExecRequest) -> Result<Exec, ExecError> {
+        if let Some(refusal) = self.choice.tier.refuses_limits(&request) {
+            return Err(refusal.into());
+        }
         Ok(Session::new(self.connect()?, SessionOptions::default()).exec(request)?)
     }
 

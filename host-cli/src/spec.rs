@@ -165,6 +165,14 @@ pub struct Unsupported {
     pub reason: &'static str,
 }
 
+impl Unsupported {
+    /// What the user can do.
+    #[must_use]
+    pub fn hint(&self) -> String {
+        format!("leave {} out, or take a tier that can honour it", self.flag)
+    }
+}
+
 impl SandboxSpec {
     /// Number of CPUs.
     #[must_use]

@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// Grows with every change that an older peer would misunderstand.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 /// The vsock port on which the agent listens; and the host port to which it connects once, when it
 /// is ready, for the first session.
 pub const AGENT_PORT: u32 = 1024;

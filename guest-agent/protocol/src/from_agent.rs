@@ -149,6 +149,7 @@ mod tests {
             (text(), text()).prop_map(|(path, reason)| AgentError::BadDirectory { path, reason }),
             text().prop_map(AgentError::BadUser),
             text().prop_map(AgentError::TooLarge),
+            (text(), text()).prop_map(|(limit, reason)| AgentError::BadLimit { limit, reason }),
             text().prop_map(AgentError::BadRequest),
             text().prop_map(AgentError::Protocol),
             (text(), text()).prop_map(|(doing, reason)| AgentError::System { doing, reason }),

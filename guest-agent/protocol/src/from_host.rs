@@ -110,6 +110,7 @@ mod tests {
 
     use super::*;
     use crate::frame::{HEADER_LEN, Header, MAX_DATA, MAX_MESSAGE, PROTOCOL_VERSION};
+    use crate::limits::{Resource, ResourceLimit};
     use crate::message::ExecRequest;
     use proptest::prelude::*;
     use serde_bytes::ByteBuf;
@@ -129,6 +130,18 @@ mod tests {
             })
     }
 
+    fn limit() -> impl Strategy<Value = ResourceLimit> {
+        (
+            prop::sample::select(&Resource::ALL),
+            any::<(Option<u64>, Option<u64>)>(),
+        )
+            .prop_map(|(resource, (soft, hard))| ResourceLimit {
+                resource,
+                soft,
+                hard,
+            })
+    }
+
     fn bytes() -> impl Strategy<Value = ByteBuf> {
         prop::collection::vec(any::<u8>(), 0..300).prop_map(ByteBuf::from)
     }
@@ -144,9 +157,11 @@ mod tests {
             timeout in any::<Option<Duration>>(),
             kill_after in any::<Option<Duration>>(),
             max_output in any::<Option<u64>>(),
+            limits in prop::collection::vec(limit(), 0..4),
+            processes in any::<Option<u32>>(),
         ) -> ExecRequest {
             let tty = tty.map(|(rows, columns)| TerminalSize { rows, columns });
-            ExecRequest { argv, env, cwd, user, stdin, tty, timeout, kill_after, max_output }
+            ExecRequest { argv, env, cwd, user, stdin, tty, timeout, kill_after, max_output, limits, processes }
         }
     }
 

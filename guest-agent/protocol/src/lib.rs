@@ -35,6 +35,7 @@ pub mod files;
 pub mod frame;
 pub mod from_agent;
 pub mod from_host;
+pub mod limits;
 pub mod local;
 pub mod message;
 pub mod reader;

@@ -7,6 +7,7 @@ use serde_bytes::ByteBuf;
 
 use crate::files::FileRequest;
 use crate::frame::{FrameError, Kind, PROTOCOL_VERSION, decode_message};
+use crate::limits::ResourceLimit;
 
 /// The first frame of each side.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,6 +110,13 @@ pub struct ExecRequest {
     /// The most bytes of standard output and standard error each that are passed on; what is beyond
     /// is read and dropped, and told in [`ExitReport::truncated`].
     pub max_output: Option<u64>,
+    /// Limits of its own, in place of those that every command has. The last one of a resource holds.
+    #[serde(default)]
+    pub limits: Vec<ResourceLimit>,
+    /// The most processes and threads that the command and all that comes of it may be at a time. Only
+    /// an agent that is init can count them.
+    #[serde(default)]
+    pub processes: Option<u32>,
 }
 
 impl ExecRequest {
@@ -203,6 +211,14 @@ pub enum AgentError {
     /// Exit code 125.
     #[error("arguments and environment are too large: {0}")]
     TooLarge(String),
+    /// Exit code 125: a limit that cannot be had here.
+    #[error("cannot limit the command to {limit}: {reason}")]
+    BadLimit {
+        /// The limit.
+        limit: String,
+        /// Why it cannot be had.
+        reason: String,
+    },
     /// Exit code 125: the request makes no sense.
     #[error("invalid request: {0}")]
     BadRequest(String),
@@ -229,6 +245,7 @@ impl AgentError {
             Self::BadDirectory { .. }
             | Self::BadUser(_)
             | Self::TooLarge(_)
+            | Self::BadLimit { .. }
             | Self::BadRequest(_)
             | Self::Protocol(_)
             | Self::System { .. } => 125,

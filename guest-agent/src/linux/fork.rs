@@ -14,7 +14,10 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
+use agent_protocol::limits::ResourceLimit;
 use rustix::process::Pid;
+
+use crate::linux::limits::known;
 
 /// The child's stack. It makes a few calls, each of a few hundred bytes.
 const STACK_SIZE: usize = 32 * 1024;
@@ -55,6 +58,10 @@ pub(crate) struct Program<'a> {
     pub(crate) stdio: [BorrowedFd<'a>; 3],
     /// Whether standard input becomes the controlling terminal.
     pub(crate) has_terminal: bool,
+    /// The members of a cgroup that it is to be in.
+    pub(crate) cgroup: Option<BorrowedFd<'a>>,
+    /// Limits of its own.
+    pub(crate) limits: &'a [ResourceLimit],
 }
 
 /// Who a process is for the kernel.
@@ -72,6 +79,9 @@ pub(crate) enum Step {
     Session,
     Terminal,
     Stdio,
+    Cgroup,
+    /// Setting the limit with this index.
+    Limit(usize),
     Identity,
     Directory,
     /// Executing the candidate with this index.
@@ -142,35 +152,40 @@ struct Plan<'a> {
 struct Outcome {
     errno: AtomicI32,
     step: AtomicI32,
-    candidate: AtomicUsize,
+    index: AtomicUsize,
 }
 
 impl Outcome {
     fn fail(&self, failure: &SpawnError) {
-        let (number, candidate) = match failure.step {
+        let (number, index) = match failure.step {
             Step::Clone => (0, 0),
             Step::Session => (1, 0),
             Step::Terminal => (2, 0),
             Step::Stdio => (3, 0),
-            Step::Identity => (4, 0),
-            Step::Directory => (5, 0),
-            Step::Execute(candidate) => (6, candidate),
+            Step::Cgroup => (4, 0),
+            Step::Limit(index) => (5, index),
+            Step::Identity => (6, 0),
+            Step::Directory => (7, 0),
+            Step::Execute(index) => (8, index),
         };
         self.step.store(number, Ordering::Relaxed);
-        self.candidate.store(candidate, Ordering::Relaxed);
+        self.index.store(index, Ordering::Relaxed);
         self.errno.store(failure.errno, Ordering::Release);
     }
 
     fn failure(&self) -> Option<SpawnError> {
         let errno = self.errno.load(Ordering::Acquire);
+        let index = self.index.load(Ordering::Relaxed);
         let step = match self.step.load(Ordering::Relaxed) {
             0 => Step::Clone,
             1 => Step::Session,
             2 => Step::Terminal,
             3 => Step::Stdio,
-            4 => Step::Identity,
-            5 => Step::Directory,
-            _ => Step::Execute(self.candidate.load(Ordering::Relaxed)),
+            4 => Step::Cgroup,
+            5 => Step::Limit(index),
+            6 => Step::Identity,
+            7 => Step::Directory,
+            _ => Step::Execute(index),
         };
         (errno != 0).then_some(SpawnError { step, errno })
     }
@@ -208,6 +223,14 @@ fn prepare(program: &Program<'_>) -> Result<(), SpawnError> {
             libc::ioctl(0, libc::TIOCSCTTY as _, 0)
         })?;
     }
+    if let Some(cgroup) = program.cgroup {
+        let myself = b"0";
+        // SAFETY: write reads as many bytes as it is told to.
+        let written = unsafe { libc::write(cgroup.as_raw_fd(), myself.as_ptr().cast(), 1) };
+        step(Step::Cgroup, if written == 1 { 0 } else { -1 })?;
+    }
+    // While we may still raise them, if we ever may.
+    set_limits(program.limits)?;
     if let Some(identity) = program.identity {
         become_user(identity)?;
     }
@@ -229,16 +252,38 @@ fn prepare(program: &Program<'_>) -> Result<(), SpawnError> {
     Ok(())
 }
 
+fn set_limits(limits: &[ResourceLimit]) -> Result<(), SpawnError> {
+    for (index, limit) in limits.iter().enumerate() {
+        let new = libc::rlimit64 {
+            rlim_cur: limit.soft.unwrap_or(libc::RLIM64_INFINITY),
+            rlim_max: limit.hard.unwrap_or(libc::RLIM64_INFINITY),
+        };
+        let resource = known(limit.resource) as u32;
+        let old = ptr::null_mut::<libc::rlimit64>();
+        // SAFETY: prlimit64 reads one rlimit64, and writes none to a null.
+        let result =
+            unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const new, old) };
+        step_long(Step::Limit(index), result)?;
+    }
+    Ok(())
+}
+
 /// System calls, not the C library's functions: those would tell its other threads, by state that
 /// belongs to the parent.
 fn become_user(identity: Identity<'_>) -> Result<(), SpawnError> {
     let Identity { uid, gid, groups } = identity;
     // SAFETY: setgroups reads as many numbers as it is told to; they live in the plan.
-    step_long(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) })?;
+    step_long(Step::Identity, unsafe {
+        libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr())
+    })?;
     // SAFETY: setresgid touches no memory.
-    step_long(unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) })?;
+    step_long(Step::Identity, unsafe {
+        libc::syscall(libc::SYS_setresgid, gid, gid, gid)
+    })?;
     // SAFETY: setresuid touches no memory.
-    step_long(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) })
+    step_long(Step::Identity, unsafe {
+        libc::syscall(libc::SYS_setresuid, uid, uid, uid)
+    })
 }
 
 fn enter_directory(program: &Program<'_>) -> Result<(), SpawnError> {
@@ -316,10 +361,10 @@ fn step(step: Step, result: c_int) -> Result<(), SpawnError> {
     }
 }
 
-fn step_long(result: libc::c_long) -> Result<(), SpawnError> {
+fn step_long(step: Step, result: libc::c_long) -> Result<(), SpawnError> {
     if result < 0 {
         Err(SpawnError {
-            step: Step::Identity,
+            step,
             errno: errno(),
         })
     } else {

@@ -22,6 +22,7 @@ mod exec;
 mod files;
 mod fork;
 mod init;
+mod limits;
 mod listen;
 mod oom;
 mod reason;

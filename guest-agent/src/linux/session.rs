@@ -99,7 +99,7 @@ pub(crate) fn serve(stream: OwnedFd, signals: &SignalFd, agent: &Agent) -> Verdi
         }
         Ok(Request::Exec(mut request)) => {
             agent.defaults.apply(&mut request);
-            exec::serve(connection, &request, signals);
+            exec::serve(connection, &request, signals, agent.is_init);
             Verdict::Done
         }
         Ok(Request::Files(mut request)) => {

@@ -140,9 +140,9 @@ fn other_version_is_told_apart_by_both_sides() {
     };
     assert_eq!(
         answer(&agent, &bytes(&[HostFrame::Hello(other.clone())])),
-        Some(AgentError::Protocol(
-            "the peer speaks protocol version 77, this is version 1".to_owned()
-        ))
+        Some(AgentError::Protocol(format!(
+            "the peer speaks protocol version 77, this is version {PROTOCOL_VERSION}"
+        )))
     );
     let (ours, mut theirs) = UnixStream::pair().unwrap();
     let mut greeting = Vec::new();

@@ -4,9 +4,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use agent_client::ClientError;
+use agent_protocol::limits::{Resource, ResourceLimit};
 use agent_protocol::message::{AgentError, ExecRequest};
 
-use crate::agent::{Agent, request};
+use crate::agent::{Agent, request, shell};
 
 fn refusal(agent: &Agent, request: ExecRequest) -> AgentError {
     match agent.run(request) {
@@ -196,4 +197,60 @@ fn command_that_cannot_be_run_costs_no_input() {
         child.wait(),
         Err(ClientError::Refused(AgentError::NotFound(_)))
     ));
+}
+
+#[test]
+fn limits_that_cannot_be_had_are_named() {
+    let agent = Agent::start();
+    let limit = |resource, soft, hard| ResourceLimit {
+        resource,
+        soft,
+        hard,
+    };
+    let above = ExecRequest {
+        limits: vec![limit(Resource::Nofile, Some(1 << 40), Some(1 << 40))],
+        ..request(&["true"])
+    };
+    let error = refusal(&agent, above);
+    assert_eq!(error.exit_code(), 125);
+    let text = error.to_string();
+    assert!(
+        text.starts_with("cannot limit the command to nofile=1099511627776: the "),
+        "{text}"
+    );
+    let upside_down = ExecRequest {
+        limits: vec![limit(Resource::Cpu, Some(9), Some(3))],
+        ..request(&["true"])
+    };
+    let text = refusal(&agent, upside_down).to_string();
+    assert_eq!(
+        text,
+        "cannot limit the command to cpu=9:3: the soft limit is above the hard one"
+    );
+    let counted = ExecRequest {
+        processes: Some(3),
+        ..request(&["true"])
+    };
+    let text = refusal(&agent, counted).to_string();
+    assert!(
+        text.contains("3 processes: only in a virtual machine"),
+        "{text}"
+    );
+}
+
+#[test]
+fn limits_are_the_commands_and_nobody_elses() {
+    let agent = Agent::start();
+    let limits = [(Resource::Nofile, 64, 65), (Resource::Core, 0, 0)];
+    let limits = limits.map(|(resource, soft, hard)| ResourceLimit {
+        resource,
+        soft: Some(soft),
+        hard: Some(hard),
+    });
+    let own = ExecRequest {
+        limits: limits.to_vec(),
+        ..shell("ulimit -Sn; ulimit -Hn; ulimit -c")
+    };
+    assert_eq!(agent.run(own).unwrap().stdout, b"64\n65\n0\n");
+    assert_ne!(agent.shell("ulimit -Sn").stdout, b"64\n");
 }

@@ -8,7 +8,7 @@ use agent_client::ClientError;
 use crate::error::{ErrorKind, Problem};
 use crate::registry::{Name, RegistryError, State};
 use crate::sandbox::client_kind;
-use crate::spec::SpecError;
+use crate::spec::{SpecError, Unsupported};
 use crate::supervisor::LaunchError;
 
 /// Something that a detached sandbox cannot do.
@@ -59,6 +59,9 @@ pub enum DetachedError {
     /// The caller gave up.
     #[error("interrupted")]
     Interrupted,
+    /// Its tier cannot honour what was asked for.
+    #[error(transparent)]
+    Unsupported(#[from] Unsupported),
     /// The command cannot be run.
     #[error(transparent)]
     Client(#[from] ClientError),
@@ -78,6 +81,7 @@ impl DetachedError {
             Self::Supervisor { .. } => ErrorKind::SupervisorLost,
             Self::DidNotEnd { .. } => ErrorKind::DidNotEnd,
             Self::Interrupted => ErrorKind::Interrupted,
+            Self::Unsupported(_) => ErrorKind::UnsupportedFlag,
             Self::Client(error) => client_kind(error),
         }
     }
@@ -91,6 +95,10 @@ impl DetachedError {
             Self::Refused(problem) => problem.clone(),
             Self::NotRunning { name, .. } => Problem {
                 hint: Some(format!("`sovereign start {name}` starts it")),
+                ..problem
+            },
+            Self::Unsupported(refusal) => Problem {
+                hint: Some(refusal.hint()),
                 ..problem
             },
             Self::Client(error) => Problem {

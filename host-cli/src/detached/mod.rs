@@ -128,8 +128,14 @@ impl Detached {
     ///
     /// # Errors
     ///
-    /// If the sandbox does not run, or the request is too large.
+    /// If the sandbox does not run, the request is too large, or its tier cannot honour it.
     pub fn exec(&self, request: ExecRequest) -> Result<Exec, DetachedError> {
+        if request.processes.is_some()
+            && let Some(place) = self.entry.read()?.place
+            && let Some(refusal) = place.tier.refuses_limits(&request)
+        {
+            return Err(refusal.into());
+        }
         Ok(self.session()?.exec(request)?)
     }
 

@@ -201,6 +201,8 @@ kinds! {
     BadDirectory => "bad-directory",
     /// There is no such user or group in the sandbox.
     BadUser => "bad-user",
+    /// A limit of the command cannot be had in the sandbox.
+    BadLimit => "bad-limit",
     /// Arguments and environment are larger than a sandbox takes.
     RequestTooLarge => "request-too-large",
     /// The request to the agent could not be made.

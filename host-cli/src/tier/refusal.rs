@@ -20,10 +20,24 @@ impl Tier {
     /// What of this request the tier cannot honour.
     #[must_use]
     pub fn refuses(self, request: &ExecRequest) -> Option<Unsupported> {
-        match self {
+        let user = match self {
             Self::Docker | Self::Podman => docker::refuses_user(self, request),
             Self::Microvm | Self::AppContainer | Self::Local => None,
-        }
+        };
+        user.or_else(|| self.refuses_limits(request))
+    }
+
+    /// What of this request's limits the tier cannot honour: the limits that a process inherits
+    /// (`--rlimit`) it has everywhere.
+    #[must_use]
+    pub fn refuses_limits(self, request: &ExecRequest) -> Option<Unsupported> {
+        let is_asked = request.processes.is_some() && self != Self::Microvm;
+        is_asked.then_some(Unsupported {
+            tier: self,
+            flag: "--pid-limit",
+            reason: "its agent can count no single command's processes; --pids-limit bounds those of \
+                     the whole sandbox",
+        })
     }
 }
 
@@ -57,6 +71,20 @@ mod tests {
         }
         for tier in [Tier::Docker, Tier::Podman] {
             assert_eq!(flag(tier, bridge), None, "{tier}");
+        }
+    }
+
+    #[test]
+    fn a_bound_of_one_commands_processes_is_for_machines_alone() {
+        let request = |processes| ExecRequest {
+            processes,
+            ..ExecRequest::new(["true"])
+        };
+        for tier in Tier::ALL {
+            let refusal = tier.refuses(&request(Some(9)));
+            let flag = (tier != Tier::Microvm).then_some("--pid-limit");
+            assert_eq!(refusal.map(|refusal| refusal.flag), flag, "{tier}");
+            assert_eq!(tier.refuses(&request(None)), None, "{tier}");
         }
     }
 

@@ -6,13 +6,15 @@ use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use agent_protocol::limits::{Resource, ResourceLimit};
 use agent_protocol::message::AgentError;
 use rustix::fs::{Access, FileType};
 use rustix::io::Errno;
-use rustix::process::{Resource, getrlimit};
+use rustix::process::getrlimit;
 
 use crate::linux::exec::command::{Command, shown};
 use crate::linux::fork::{SpawnError, Step};
+use crate::linux::limits::known;
 use crate::linux::reason::reason;
 
 /// MAX_ARG_STRLEN of linux/binfmts.h: the longest single argument or variable, with its NUL.
@@ -25,7 +27,11 @@ const MIN_TOTAL: u64 = 128 * 1024;
 const START_LEN: u64 = 256;
 
 /// What to tell the host of a command that could not be started.
-pub(crate) fn explain(command: &Command, failure: &SpawnError) -> AgentError {
+pub(crate) fn explain(
+    command: &Command,
+    limits: &[ResourceLimit],
+    failure: &SpawnError,
+) -> AgentError {
     let errno = Errno::from_raw_os_error(failure.errno);
     let system = |doing: &str| AgentError::System {
         doing: doing.to_owned(),
@@ -36,6 +42,8 @@ pub(crate) fn explain(command: &Command, failure: &SpawnError) -> AgentError {
         Step::Session => system("starting a session for the command"),
         Step::Terminal => system("giving the command its terminal"),
         Step::Stdio => system("giving the command its input and output"),
+        Step::Cgroup => system("putting the command in a cgroup of its own"),
+        Step::Limit(index) => explain_limit(limits.get(index), errno),
         Step::Identity => system(&format!("becoming user {}", shown(&command.account.name))),
         Step::Directory => AgentError::BadDirectory {
             path: shown(command.directory.as_bytes()),
@@ -46,12 +54,45 @@ pub(crate) fn explain(command: &Command, failure: &SpawnError) -> AgentError {
                 .candidates
                 .get(candidate)
                 .map_or(c"", CString::as_c_str);
-            explain_execution(command, path, errno)
+            explain_execution(command, limits, path, errno)
         }
     }
 }
 
-fn explain_execution(command: &Command, path: &CStr, errno: Errno) -> AgentError {
+/// setrlimit(2): only who has CAP_SYS_RESOURCE raises a hard limit, and nobody that of open files
+/// above the kernel's own.
+fn explain_limit(limit: Option<&ResourceLimit>, errno: Errno) -> AgentError {
+    let Some(limit) = limit else {
+        return AgentError::BadRequest(reason(errno));
+    };
+    let own = getrlimit(known(limit.resource)).maximum;
+    let most = std::fs::read_to_string("/proc/sys/fs/nr_open")
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .filter(|_| limit.resource == Resource::Nofile);
+    let is_above = |bound: u64| limit.hard.is_none_or(|hard| hard > bound);
+    let why = match (errno, own, most) {
+        (Errno::PERM, _, Some(most)) if is_above(most) => {
+            format!("the kernel's own limit is {most} (fs.nr_open)")
+        }
+        (Errno::PERM, Some(own), _) if is_above(own) => {
+            format!("the hard limit in this sandbox is {own}, and nothing here may raise it")
+        }
+        (Errno::INVAL, ..) => "the soft limit is above the hard one".to_owned(),
+        (other, ..) => reason(other),
+    };
+    AgentError::BadLimit {
+        limit: limit.to_string(),
+        reason: why,
+    }
+}
+
+fn explain_execution(
+    command: &Command,
+    limits: &[ResourceLimit],
+    path: &CStr,
+    errno: Errno,
+) -> AgentError {
     let not_executable = |why: String| AgentError::NotExecutable {
         program: shown(path.to_bytes()),
         reason: why,
@@ -64,7 +105,9 @@ fn explain_execution(command: &Command, path: &CStr, errno: Errno) -> AgentError
             },
             None => AgentError::NotFound(command.program()),
         },
-        Errno::TOOBIG => AgentError::TooLarge(explain_size(command)),
+        Errno::TOOBIG => AgentError::TooLarge(explain_size(command, limits)),
+        // execve(2): the user has more processes than the command's limit allows.
+        Errno::AGAIN => not_executable("its user has more processes than nproc allows".to_owned()),
         Errno::ACCESS => not_executable(explain_access(path)),
         Errno::NOEXEC => not_executable(explain_format(path)),
         other => not_executable(reason(other)),
@@ -159,7 +202,7 @@ fn explain_format(path: &CStr) -> String {
 }
 
 /// Which limit was exceeded, with numbers.
-fn explain_size(command: &Command) -> String {
+fn explain_size(command: &Command, limits: &[ResourceLimit]) -> String {
     for (index, argument) in command.argv.iter().enumerate() {
         let size = argument.as_bytes_with_nul().len();
         if size > MAX_STRING {
@@ -182,7 +225,11 @@ fn explain_size(command: &Command) -> String {
     let total: usize = strings()
         .map(|string| string.as_bytes_with_nul().len() + 8)
         .sum();
-    let stack = getrlimit(Resource::Stack).current.unwrap_or(u64::MAX);
+    let own = getrlimit(known(Resource::Stack)).current;
+    let set = limits
+        .iter()
+        .rfind(|limit| limit.resource == Resource::Stack);
+    let stack = set.map_or(own, |limit| limit.soft).unwrap_or(u64::MAX);
     let limit = (stack / 4).clamp(MIN_TOTAL, MAX_TOTAL);
     format!(
         "{total} bytes in {} strings, and the system takes {limit}",

@@ -1,6 +1,7 @@
 //! Running a command for a session.
 
 pub(crate) mod account;
+mod cgroup;
 pub(crate) mod command;
 mod ending;
 mod failure;
@@ -18,6 +19,7 @@ use rustix::process::Pid;
 
 use crate::linux::connection::Connection;
 use crate::linux::exec::account::Files;
+use crate::linux::exec::cgroup::Cgroup;
 use crate::linux::exec::command::{Command, ROOT};
 use crate::linux::exec::relay::{Relay, Running};
 use crate::linux::exec::stdio::{Ours, Stdio};
@@ -27,10 +29,16 @@ use crate::linux::sys::SignalFd;
 /// How long the host may take to take a refusal.
 const REFUSE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Runs the command, and tells the host all about it.
-pub(crate) fn serve(mut connection: Connection, request: &ExecRequest, signals: &SignalFd) {
-    match start(request) {
-        Ok((pid, ours)) => {
+/// Runs the command, and tells the host all about it. Only an agent that is init can bound the
+/// command's processes.
+pub(crate) fn serve(
+    mut connection: Connection,
+    request: &ExecRequest,
+    signals: &SignalFd,
+    is_init: bool,
+) {
+    match start(request, is_init) {
+        Ok(Started { pid, ours, cgroup }) => {
             let running = Running {
                 pid,
                 ours,
@@ -38,6 +46,7 @@ pub(crate) fn serve(mut connection: Connection, request: &ExecRequest, signals: 
                 farewell: None,
             };
             Relay::new(connection, signals, request, running).run();
+            drop(cgroup);
         }
         Err(error) => {
             connection.push(&AgentFrame::Error(error));
@@ -46,9 +55,24 @@ pub(crate) fn serve(mut connection: Connection, request: &ExecRequest, signals: 
     }
 }
 
+/// A command that runs.
+struct Started {
+    pid: Pid,
+    ours: Ours,
+    cgroup: Option<Cgroup>,
+}
+
 /// Starts the command, or says why it cannot be.
-fn start(request: &ExecRequest) -> Result<(Pid, Ours), AgentError> {
+fn start(request: &ExecRequest, is_init: bool) -> Result<Started, AgentError> {
     let command = Command::resolve(request, &Files)?;
+    let cgroup = request.processes.map(|processes| match is_init {
+        true => Cgroup::new(processes),
+        false => Err(cgroup::refusal(
+            processes,
+            "only in a virtual machine can one command be counted".to_owned(),
+        )),
+    });
+    let cgroup = cgroup.transpose()?;
     let owner = command
         .identity()
         .map(|identity| (identity.uid, identity.gid));
@@ -62,12 +86,18 @@ fn start(request: &ExecRequest) -> Result<(Pid, Ours), AgentError> {
         identity: command.identity(),
         stdio: stdio.theirs.fds(),
         has_terminal: request.tty.is_some(),
+        cgroup: cgroup.as_ref().map(Cgroup::members),
+        limits: &request.limits,
     };
     match spawn(&program) {
-        Ok(pid) => Ok((pid, stdio.ours)),
+        Ok(pid) => Ok(Started {
+            pid,
+            ours: stdio.ours,
+            cgroup,
+        }),
         Err(failure) => {
             command.see_as_account();
-            Err(failure::explain(&command, &failure))
+            Err(failure::explain(&command, &request.limits, &failure))
         }
     }
 }

@@ -3,6 +3,7 @@
 mod files;
 mod image;
 mod life;
+mod limits;
 mod run;
 pub(crate) mod values;
 

@@ -4,9 +4,11 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use agent_protocol::limits::ResourceLimit;
 use clap::Args;
 
 use super::life::LifeArgs;
+use super::limits::{parse_limit, parse_pid_limit};
 use super::values::{
     TierWish, isolation_parser, network_parser, parse_cpus, parse_duration, parse_memory,
     parse_mib, parse_processes, parse_size, tier_parser,
@@ -168,6 +170,17 @@ pub struct ExecArgs {
     /// Send SIGTERM at the timeout, and SIGKILL only this much later
     #[arg(long, value_name = "TIME", value_parser = parse_duration, requires = "timeout")]
     pub kill_after: Option<Duration>,
+
+    /// Set a limit of the command's processes (getrlimit(2)): nofile=256, fsize=1G, core=unlimited;
+    /// HARD is SOFT without one. NAME: as, core, cpu, data, fsize, locks, memlock, msgqueue, nice,
+    /// nofile, nproc, rss, rtprio, rttime, sigpending, stack
+    #[arg(long = "rlimit", value_name = "NAME=SOFT[:HARD]", value_parser = parse_limit)]
+    pub limits: Vec<ResourceLimit>,
+
+    /// How many processes and threads the command and all that it starts may be; in tier microvm
+    /// only (in the others --pids-limit bounds the whole sandbox)
+    #[arg(long, value_name = "N", value_parser = parse_pid_limit)]
+    pub pid_limit: Option<u32>,
 
     /// Pass on at most this much of standard output and of standard error each [default: no limit;
     /// with --json 1M]

@@ -285,6 +285,8 @@ fn request(
         timeout: exec.timeout,
         kill_after: exec.kill_after,
         max_output: exec.max_output,
+        limits: exec.limits,
+        processes: exec.pid_limit,
     })
 }
 

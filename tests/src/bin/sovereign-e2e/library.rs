@@ -111,15 +111,9 @@ fn start() -> Result<Sandbox> {
 /// Runs `echo TEXT` and compares what comes back.
 fn echo(sandbox: &mut Sandbox, text: &str) -> Result<()> {
     let request = ExecRequest {
-        argv: vec![b"echo".to_vec().into(), text.as_bytes().to_vec().into()],
         env: vec![(b"PATH".to_vec().into(), b"/usr/bin:/bin".to_vec().into())],
-        cwd: None,
-        user: None,
-        stdin: false,
-        tty: None,
         timeout: Some(Duration::from_secs(60)),
-        kill_after: None,
-        max_output: None,
+        ..ExecRequest::new(["echo", text])
     };
     let output = sandbox.output(request, &[], 1024)?;
     ensure!(output.report.code == Some(0), "{:?}", output.report);

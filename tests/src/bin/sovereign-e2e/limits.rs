@@ -23,6 +23,10 @@ pub(crate) fn add(suite: &mut Suite) {
                 "cpu_counts_out_of_range_are_refused",
                 cpu_counts_out_of_range_are_refused,
             ),
+            (
+                "limits_of_a_command_that_make_no_sense_are_refused",
+                limits_of_a_command_that_make_no_sense_are_refused,
+            ),
             ("a_missing_command_is_refused", a_missing_command_is_refused),
             ("an_unknown_flag_is_refused", an_unknown_flag_is_refused),
             (
@@ -62,6 +66,21 @@ fn cpu_counts_out_of_range_are_refused(sovereign: &Sovereign) -> Outcome {
     refused(sovereign, &["--cpus", "33", "true"], &["33", "32"])?;
     refused(sovereign, &["--cpus", "0", "true"], &["1 to 32"])?;
     refused(sovereign, &["--cpus", "two", "true"], &["two"])?;
+    PASSED
+}
+
+fn limits_of_a_command_that_make_no_sense_are_refused(sovereign: &Sovereign) -> Outcome {
+    let cases: [(&str, &[&str]); 6] = [
+        ("--rlimit=nofiles=3", &["did you mean nofile?", "rtprio"]),
+        ("--rlimit=nofile", &["NAME=SOFT"]),
+        ("--rlimit=nofile=many", &["is no limit for nofile"]),
+        ("--rlimit=nofile=9:3", &["9, is above the hard one, 3"]),
+        ("--pid-limit=0", &["1 to 4194304"]),
+        ("--pid-limit=x", &["1 to 4194304"]),
+    ];
+    for (flag, words) in cases {
+        refused(sovereign, &[flag, "--", "true"], words)?;
+    }
     PASSED
 }
 

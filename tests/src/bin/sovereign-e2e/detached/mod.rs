@@ -3,6 +3,7 @@
 mod desk;
 mod files;
 mod life;
+mod limits;
 mod records;
 
 use crate::suite::{Suite, Test};
@@ -14,6 +15,7 @@ use life::{
     lives_are_bounded, owner_that_is_killed_takes_a_named_sandbox_along,
     removed_when_it_ends_if_asked, sandbox_outlives_its_creator, stop_is_gentle_first,
 };
+use limits::{limits_of_a_command_hold, pid_limit_holds_or_is_refused};
 use records::{
     events_tell_what_happened, full_state_folder_is_named_and_left_empty,
     misuse_is_told_with_the_remedy, name_belongs_to_one_of_many,
@@ -49,6 +51,8 @@ pub(crate) fn add(suite: &mut Suite) {
         misuse_is_told_with_the_remedy,
         events_tell_what_happened,
         files_go_in_out_and_between,
+        limits_of_a_command_hold,
+        pid_limit_holds_or_is_refused,
     );
     suite.host(
         "detached",
