@@ -44,10 +44,18 @@ fn image() -> (File, PathBuf) {
 /// When the disk does what it must not do for any driver.
 pub fn drive(data: &[u8]) {
     let mut script = Script::new(data);
-    let read_only = script.byte() % 4 == 0;
+    let read_only = script.byte().is_multiple_of(4);
     let (file, path) = image();
     let image = Arc::new(Image::open(&path, read_only).expect("a disk"));
-    let mut disk = Disk::new(image, 0, if script.byte() % 2 == 0 { u64::MAX } else { 0 });
+    let mut disk = Disk::new(
+        image,
+        0,
+        if script.byte().is_multiple_of(2) {
+            u64::MAX
+        } else {
+            0
+        },
+    );
     let regions = [(GuestAddress(0), REGION), (GuestAddress(0x10_0000), REGION)];
     let handle = GuestRamHandle::new(GuestRam::from_ranges(&regions).expect("memory"));
     let memory = handle.memory();

@@ -225,7 +225,7 @@ impl Disk {
     fn data_offset(&self, sector: u64, len: usize) -> Result<u64, Failure> {
         let most = u64::from(SIZE_MAX) * u64::from(seg_max(QUEUE_SIZE));
         let len = len as u64;
-        if len % SECTOR_SIZE != 0 || len > most {
+        if !len.is_multiple_of(SECTOR_SIZE) || len > most {
             return Err(Failure::Refused);
         }
         self.require_on_disk(sector, len / SECTOR_SIZE)
@@ -244,7 +244,7 @@ impl Disk {
     /// Reads and checks all ranges before anything is done with one of them.
     fn ranges(&self, data: &mut GuestBuffers<'_>, flags: u32) -> Result<Vec<Range>, Failure> {
         let count = data.len() / RANGE_LEN;
-        if data.len() % RANGE_LEN != 0 || count == 0 || count > MAX_RANGES as usize {
+        if !data.len().is_multiple_of(RANGE_LEN) || count == 0 || count > MAX_RANGES as usize {
             return Err(Failure::Refused);
         }
         if !self.image.punches_holes() {

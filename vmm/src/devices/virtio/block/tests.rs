@@ -432,7 +432,7 @@ fn driver_that_changes_everything_while_it_is_served_is_survived() {
             seed ^= seed << 13;
             seed ^= seed >> 7;
             seed ^= seed << 17;
-            let place = if seed % 3 == 0 { HEADER } else { RING };
+            let place = if seed.is_multiple_of(3) { HEADER } else { RING };
             machine.driver.write(place + seed % 48, &seed.to_le_bytes());
         }
         if needs_reset(&machine.interrupt) {

@@ -188,10 +188,10 @@ impl Shared {
         let disk = &mut job.disk;
         let mut left = Served::All;
         loop {
-            if left == Served::All {
-                if let Err(error) = syscalls::wait_for_kick(job.queue.kick()) {
-                    return ServeError::Kick(error);
-                }
+            if left == Served::All
+                && let Err(error) = syscalls::wait_for_kick(job.queue.kick())
+            {
+                return ServeError::Kick(error);
             }
             if let Err(stopped) = self.go_on() {
                 return stopped;

@@ -135,10 +135,10 @@ impl<'m> GuestBuffers<'m> {
             if room == 0 {
                 break;
             }
-            if slice.len() > room {
-                if let Ok(shorter) = slice.subslice(0, room) {
-                    *slice = shorter;
-                }
+            if slice.len() > room
+                && let Ok(shorter) = slice.subslice(0, room)
+            {
+                *slice = shorter;
             }
             room -= slice.len().min(room);
             end += 1;

@@ -20,7 +20,7 @@ const RING: u64 = 0x1000;
 pub fn drive(data: &[u8]) {
     let mut script = Script::new(data);
     let size = 1 << (script.byte() % 8);
-    let event_idx = script.byte() % 2 == 0;
+    let event_idx = script.byte().is_multiple_of(2);
     let handle = guest_memory();
     let memory = handle.memory();
     let mut driver = RingDriver::new(&handle, RING, size);

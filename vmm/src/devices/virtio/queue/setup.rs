@@ -111,7 +111,7 @@ fn check(
     alignment: u64,
     len: u64,
 ) -> Result<(), QueueSetupError> {
-    if address % alignment != 0 {
+    if !address.is_multiple_of(alignment) {
         return Err(QueueSetupError::Alignment {
             part,
             address,

@@ -33,7 +33,7 @@ const MAX_HOSTS: usize = 32;
 /// When the device does what it must not do for anybody.
 pub fn drive(data: &[u8]) {
     let mut script = Script::new(data);
-    let mut stage = Stage::new(script.byte() % 2 == 0);
+    let mut stage = Stage::new(script.byte().is_multiple_of(2));
     while !script.is_empty() {
         stage.step(&mut script);
         stage.check();
