@@ -4,7 +4,7 @@
 set -euo pipefail
 
 # What `sovereign image build` takes from the machine, and a C linker for Rust's build scripts.
-build_packages=(gcc libc6-dev make flex bison bc libelf-dev libssl-dev erofs-utils mmdebstrap xz-utils)
+build_packages=(gcc libc6-dev make flex bison bc libelf-dev libssl-dev erofs-utils mmdebstrap debian-archive-keyring xz-utils)
 # The engines that the tests with containers start for themselves (some 500 MB with what they pull in).
 container_packages=(docker.io podman uidmap iproute2)
 # What the KVM lab, the benches, the Python tests and those of terminals take.

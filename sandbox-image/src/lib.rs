@@ -17,6 +17,8 @@ pub mod agent;
 #[cfg(unix)]
 pub mod apts;
 #[cfg(unix)]
+pub mod archive;
+#[cfg(unix)]
 pub mod build;
 #[cfg(unix)]
 pub mod cache;

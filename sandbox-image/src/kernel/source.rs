@@ -1,5 +1,5 @@
-//! Where the kernel's source comes from: the distribution's package, whose signature `apt` checks,
-//! or a tarball that the user names.
+//! Where the kernel's source comes from: Debian's package, whose signature `apt` checks, or a tarball
+//! that the user names.
 
 use std::fs;
 use std::io;
@@ -8,6 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::QUERY_LIMIT;
+use crate::archive::{ExtractError, extract};
 use crate::digest::Digest;
 use crate::progress::Step;
 use crate::tool::{self, Tool, ToolError};
@@ -24,7 +25,8 @@ const UNPACK_LIMIT: Duration = Duration::from_secs(1800);
 /// Where to take the kernel's source from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// The package `linux-source-6.12`, the newest version that `apt` knows.
+    /// The package `linux-source-6.12`: the newest version that this machine's `apt` knows, and where
+    /// it knows none, the one of Debian's archive.
     Debian,
     /// A tarball with one folder in it, as kernel.org and Debian make them.
     Tarball(PathBuf),
@@ -33,15 +35,9 @@ pub enum Source {
 /// The source could not be had.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
-    /// `apt` does not know the package.
-    #[error(
-        "apt does not know {PACKAGE}; run `apt-get update`, or name a tarball of Linux 6.12 as \
-         the kernel's source"
-    )]
-    Unknown(#[source] ToolError),
-    /// `apt-cache` said something else than expected.
-    #[error("apt-cache names no version of {PACKAGE}")]
-    NoVersion,
+    /// Debian's archive does not give it.
+    #[error("cannot take the kernel's source from Debian; a tarball of Linux 6.12 will do as well")]
+    Archive(#[from] ExtractError),
     /// The package was not downloaded or holds something else.
     #[error("{PACKAGE} was not downloaded whole: nothing like {expected} in {folder}",
         folder = folder.display())]
@@ -79,13 +75,9 @@ impl Source {
     /// The tools that this source needs.
     pub(super) fn tools(&self) -> &'static [Tool] {
         match self {
-            Self::Debian => &[
+            Self::Debian if known_version().is_some() => &[
                 Tool {
                     program: "apt-get",
-                    package: "apt",
-                },
-                Tool {
-                    program: "apt-cache",
                     package: "apt",
                 },
                 Tool {
@@ -93,6 +85,7 @@ impl Source {
                     package: "dpkg",
                 },
             ],
+            Self::Debian => extract::TOOLS,
             Self::Tarball(_) => &[],
         }
     }
@@ -104,13 +97,7 @@ impl Source {
     pub(super) fn version(&self) -> Result<String, SourceError> {
         match self {
             Self::Debian => {
-                let mut query = Command::new("apt-cache");
-                query.args(["show", "--no-all-versions", PACKAGE]);
-                let text = tool::output(&query, QUERY_LIMIT).map_err(SourceError::Unknown)?;
-                let version = text.lines().find_map(|line| line.strip_prefix("Version: "));
-                version
-                    .map(|v| v.trim().to_owned())
-                    .ok_or(SourceError::NoVersion)
+                Ok(known_version().unwrap_or_else(|| format!("of Debian {}", extract::release())))
             }
             Self::Tarball(path) => {
                 let digest = Digest::of_file(path).map_err(failed("read", path))?;
@@ -154,19 +141,43 @@ impl Source {
     }
 }
 
+/// The newest version of the package that this machine's `apt` knows.
+fn known_version() -> Option<String> {
+    let mut query = Command::new("apt-cache");
+    query.args(["show", "--no-all-versions", PACKAGE]);
+    let text = tool::output(&query, QUERY_LIMIT).ok()?;
+    let version = text.lines().find_map(|line| line.strip_prefix("Version: "));
+    version.map(|version| version.trim().to_owned())
+}
+
 /// Downloads the package and takes the tarball out of it.
 fn download(folder: &Path, step: &Step<'_>) -> Result<PathBuf, SourceError> {
     empty_dir(folder)?;
     step.log("downloading the source (150 MB)");
-    let mut apt = Command::new("apt-get");
-    apt.args(["download", "--quiet", PACKAGE])
-        .current_dir(folder);
-    run(&apt, DOWNLOAD_LIMIT, step, "download", Path::new(PACKAGE))?;
-    let package = find(folder, "deb", ".deb")?;
-    let mut dpkg = Command::new("dpkg-deb");
-    dpkg.arg("--extract").arg(&package).arg(folder.join("root"));
-    run(&dpkg, UNPACK_LIMIT, step, "unpack", &package)?;
-    find(&folder.join("root/usr/src"), "xz", "linux-source-*.tar.xz")
+    let root = folder.join("root");
+    if known_version().is_some() {
+        let mut apt = Command::new("apt-get");
+        apt.args(["download", "--quiet", PACKAGE])
+            .current_dir(folder);
+        run(&apt, DOWNLOAD_LIMIT, step, "download", Path::new(PACKAGE))?;
+        let package = find(folder, "deb", ".deb")?;
+        let mut dpkg = Command::new("dpkg-deb");
+        dpkg.arg("--extract").arg(&package).arg(&root);
+        run(&dpkg, UNPACK_LIMIT, step, "unpack", &package)?;
+    } else {
+        step.log("this machine's apt does not know it: taking it from Debian's archive");
+        let packed = folder.join("packages.tar");
+        extract(&[PACKAGE], &packed, step)?;
+        empty_dir(&root)?;
+        let mut tar = Command::new("tar");
+        tar.args(["--extract", "--no-same-owner", "--directory"])
+            .arg(&root)
+            .arg("--file")
+            .arg(&packed)
+            .arg("./usr/src");
+        run(&tar, UNPACK_LIMIT, step, "unpack", &packed)?;
+    }
+    find(&root.join("usr/src"), "xz", "linux-source-*.tar.xz")
 }
 
 fn run(

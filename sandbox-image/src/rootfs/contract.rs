@@ -8,10 +8,11 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::archive::elevate;
 use crate::manifest::Userland;
 use crate::tool::{self, ToolError};
 
-use super::{RootfsError, default_user, elevate, failed};
+use super::{RootfsError, default_user, failed};
 
 /// The checks. Prints facts as `fact NAME VALUE`.
 pub(super) const SCRIPT: &str = include_str!("../../rootfs/check.sh");

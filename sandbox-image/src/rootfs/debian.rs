@@ -7,14 +7,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::archive::elevate;
+use crate::archive::mirrors::{self, Archive};
 use crate::cache::{Cache, Key};
 use crate::digest::Digest;
 use crate::progress::{Progress, Step};
 use crate::tool::{self, Tool};
 
-use super::apt::{self, Archive};
 use super::scratch::Scratch;
-use super::{FILE_TIME, RootfsError, elevate, failed};
+use super::{FILE_TIME, RootfsError, failed};
 
 /// The recipe, as data.
 const PACKAGES: &str = include_str!("../../rootfs/packages");
@@ -154,7 +155,7 @@ fn bootstrap(
                 .map(|option| format!("--dpkgopt={option}")),
         )
         .args(
-            apt::proxies()
+            mirrors::proxies()
                 .iter()
                 .map(|option| format!("--aptopt={option}")),
         )

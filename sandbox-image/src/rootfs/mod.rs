@@ -14,10 +14,8 @@
 //! The tar is kept beside the image: it is the same userland for tiers that want a container image.
 //! Works as root, and as any user with subordinate ids (mmdebstrap's `unshare` mode).
 
-mod apt;
 mod contract;
 mod debian;
-mod elevate;
 mod package;
 mod scratch;
 mod tar;
@@ -33,6 +31,7 @@ pub use contract::ContractError;
 pub use tar::find_tar;
 
 use crate::apts;
+use crate::archive::{ElevateError, elevate};
 use crate::cache::{Cache, CacheError, Key};
 use crate::digest::Digest;
 use crate::erofs::{self, ErofsError};
@@ -105,12 +104,8 @@ pub enum RootfsError {
         source: ToolError,
     },
     /// This user cannot own files of several users.
-    #[error(
-        "user {0} has no subordinate ids, which building a root file system as a user takes; \
-         build as root, or add some with: sudo usermod --add-subuids 100000-165535 \
-         --add-subgids 100000-165535 {0}"
-    )]
-    NoSubordinateIds(String),
+    #[error(transparent)]
+    Elevate(#[from] ElevateError),
     /// What was built is not what sandboxes rely on. It is not used.
     #[error(transparent)]
     Contract(#[from] ContractError),

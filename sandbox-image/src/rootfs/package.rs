@@ -4,9 +4,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::apts;
+use crate::archive::elevate;
 use crate::tool;
 
-use super::{FILE_TIME, RootfsError, elevate, failed};
+use super::{FILE_TIME, RootfsError, failed};
 
 /// Where Debian keeps the modules that no version of Python 3 has for itself.
 const MODULES: &str = "usr/lib/python3/dist-packages";

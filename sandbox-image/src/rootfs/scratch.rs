@@ -10,10 +10,11 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use crate::archive::elevate;
 use crate::cache::{Cache, Key};
 use crate::space;
 
-use super::{RootfsError, elevate, failed};
+use super::{RootfsError, failed};
 
 /// What a build takes: the archive, the tree and the image below the cache; the tree and the packages
 /// below mmdebstrap's temporary folder. Each with some room for growth.

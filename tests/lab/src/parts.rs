@@ -1,7 +1,8 @@
 //! What the lab is made of: a stock kernel with KVM's modules, and busybox, out of Debian packages.
 //!
 //! Nothing is installed and nothing needs root: packages are downloaded by `apt-get download`,
-//! unpacked by `dpkg-deb -x`, and what is used of them is kept in the cache, keyed by the kernel's
+//! unpacked by `dpkg-deb -x`, or taken from Debian's archive where this machine's own package index does
+//! not know them, and what is used of them is kept in the cache, keyed by the kernel's
 //! version.
 
 use std::fs;
@@ -9,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
+use sandbox_image::archive::extract;
+use sandbox_image::progress::{Silent, Step};
 
 use crate::tools::{APT_CACHE, APT_GET, DPKG_DEB, cache_dir, output_of};
 
@@ -32,6 +35,11 @@ const GUEST_MODULES: &[&str] = &[
 const KERNEL_PACKAGE: &str = "linux-image-6.12.";
 const KERNEL_FLAVOUR: &str = "-cloud-amd64";
 
+/// What brings it where this machine's own index knows none.
+const KERNEL_METAPACKAGE: &str = "linux-image-6.12-cloud-amd64";
+
+const BUSYBOX_PACKAGE: &str = "busybox-static";
+
 /// The unpacked parts, in the cache.
 #[derive(Debug, Clone)]
 pub struct Parts {
@@ -43,7 +51,7 @@ impl Parts {
     ///
     /// # Errors
     ///
-    /// If the package index knows no such kernel, or a download or unpacking fails.
+    /// If a download or unpacking fails.
     pub fn ensure() -> Result<Self> {
         let root = cache_dir()?.join("lab");
         match newest_cached(&root) {
@@ -59,16 +67,27 @@ impl Parts {
     /// As for [`Parts::ensure`].
     pub fn fetch() -> Result<Self> {
         let root = cache_dir()?.join("lab");
-        let package = newest_kernel_package()?;
-        let release = package.trim_start_matches("linux-image-").to_owned();
-        let dir = root.join(&release);
-        if dir.is_dir() {
+        let known = newest_kernel_package()?;
+        let cached = known
+            .as_deref()
+            .map(|package| root.join(release_of(package)));
+        if let Some(dir) = cached.filter(|dir| dir.is_dir()) {
             return Ok(Self { dir });
         }
         fs::create_dir_all(&root).with_context(|| format!("cannot make {}", root.display()))?;
         let work = tempfile::tempdir_in(&root).context("cannot make a work folder")?;
-        eprintln!("lab: downloading {package} and busybox-static");
-        download(work.path(), &[&package, "busybox-static"])?;
+        let release = match known {
+            Some(package) => {
+                eprintln!("lab: downloading {package} and {BUSYBOX_PACKAGE}");
+                download(work.path(), &[&package, BUSYBOX_PACKAGE])?;
+                release_of(&package).to_owned()
+            }
+            None => {
+                eprintln!("lab: taking {KERNEL_METAPACKAGE} and {BUSYBOX_PACKAGE} from Debian");
+                take_from_debian(work.path())?
+            }
+        };
+        let dir = root.join(&release);
         let kept = work.path().join("kept");
         keep(&work.path().join("unpacked"), &release, &kept)?;
         // Two builders may race: both made the same thing, and either is good.
@@ -119,20 +138,19 @@ fn newest_cached(root: &Path) -> Option<PathBuf> {
     Some(root.join(newest))
 }
 
-fn newest_kernel_package() -> Result<String> {
+/// The newest kernel that this machine's package index knows.
+fn newest_kernel_package() -> Result<Option<String>> {
     let listing = output_of(APT_CACHE.command()?.args(["pkgnames", KERNEL_PACKAGE]))?;
     let listing = String::from_utf8_lossy(&listing);
-    listing
+    let newest = listing
         .lines()
         .filter(|name| name.starts_with(KERNEL_PACKAGE) && name.ends_with(KERNEL_FLAVOUR))
-        .max_by_key(|name| version_key(name))
-        .map(str::to_owned)
-        .with_context(|| {
-            format!(
-                "the package index knows no {KERNEL_PACKAGE}*{KERNEL_FLAVOUR}; \
-                 run: sudo apt-get update (the lab needs Debian 12 or newer)"
-            )
-        })
+        .max_by_key(|name| version_key(name));
+    Ok(newest.map(str::to_owned))
+}
+
+fn release_of(package: &str) -> &str {
+    package.trim_start_matches("linux-image-")
 }
 
 /// The numbers in a version, for comparing: `6.12.9+deb12` is older than `6.12.10+deb12`.
@@ -171,6 +189,28 @@ fn download(work: &Path, packages: &[&str]) -> Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// Takes the packages from Debian's archive, unpacks them in `work/unpacked`, and returns the
+/// kernel's release.
+fn take_from_debian(work: &Path) -> Result<String> {
+    let packed = work.join("packages.tar");
+    let step = Step::begin(&Silent, "taking packages");
+    extract(&[KERNEL_METAPACKAGE, BUSYBOX_PACKAGE], &packed, &step)?;
+    let unpacked = work.join("unpacked");
+    fs::create_dir(&unpacked).context("cannot make a folder")?;
+    let mut tar = Command::new("tar");
+    tar.args(["--extract", "--no-same-owner", "--exclude=./dev/*"])
+        .arg("--directory")
+        .arg(&unpacked)
+        .arg("--file")
+        .arg(&packed);
+    output_of(&mut tar)?;
+    let entries = fs::read_dir(unpacked.join("boot")).context("cannot list the kernels")?;
+    let mut names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    names
+        .find_map(|name| name.strip_prefix("vmlinuz-").map(str::to_owned))
+        .with_context(|| format!("{KERNEL_METAPACKAGE} brought no kernel"))
 }
 
 /// Copies what the lab uses out of the unpacked packages.

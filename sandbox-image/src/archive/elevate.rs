@@ -9,9 +9,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::tool::{self, Tool};
-
-use super::RootfsError;
+use crate::tool::{self, Tool, ToolError};
 
 /// Namespaces for mounts and processes, with a `/proc` to match, that end with their first process.
 const ISOLATION: &[&str] = &[
@@ -29,11 +27,26 @@ const PROBE_LIMIT: Duration = Duration::from_secs(10);
 /// How long removing a tree may take.
 const REMOVE_LIMIT: Duration = Duration::from_secs(300);
 
+/// This user may not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum ElevateError {
+    /// A tool is missing or failed.
+    #[error(transparent)]
+    Tool(#[from] ToolError),
+    /// This user cannot own files of several users.
+    #[error(
+        "user {0} has no subordinate ids, which building a root file system as a user takes; \
+         build as root, or add some with: sudo usermod --add-subuids 100000-165535 \
+         --add-subgids 100000-165535 {0}"
+    )]
+    NoSubordinateIds(String),
+}
+
 /// mmdebstrap, so that nothing of it outlives us. As a user it makes its own namespaces. As root it
 /// would mount into the host's, and a killed build would leave those mounts, with processes in them,
 /// for the next one to trip over; in namespaces of their own they end with their first process,
 /// which ends with us.
-pub(super) fn mmdebstrap() -> Command {
+pub(crate) fn mmdebstrap() -> Command {
     if !is_root() {
         let mut command = Command::new("mmdebstrap");
         command.arg("--mode=unshare");
@@ -61,7 +74,7 @@ fn can_isolate() -> bool {
 }
 
 /// A command that may change files of every user of the root file system.
-pub(super) fn command(program: &str) -> Command {
+pub(crate) fn command(program: &str) -> Command {
     if is_root() {
         return Command::new(program);
     }
@@ -71,7 +84,7 @@ pub(super) fn command(program: &str) -> Command {
 }
 
 /// Checks that this user may have files of several users.
-pub(super) fn check() -> Result<(), RootfsError> {
+pub(crate) fn check() -> Result<(), ElevateError> {
     if is_root() {
         return Ok(());
     }
@@ -92,11 +105,11 @@ pub(super) fn check() -> Result<(), RootfsError> {
         return Ok(());
     }
     let who = if name.is_empty() { uid } else { name };
-    Err(RootfsError::NoSubordinateIds(who))
+    Err(ElevateError::NoSubordinateIds(who))
 }
 
 /// Removes a folder whoever its files belong to, if it is there.
-pub(super) fn remove_folder(folder: &Path) -> Result<(), RootfsError> {
+pub(crate) fn remove_folder(folder: &Path) -> Result<(), ElevateError> {
     if !folder.exists() {
         return Ok(());
     }

@@ -25,23 +25,23 @@ const SUITE_ENDS: &[&str] = &["", "-updates", "-security", "/updates"];
 const COMPONENT: &str = "main";
 
 /// The oldest release with Python 3.11, which is what other hosts get.
-pub(super) const OLDEST_RELEASE: (u32, &str) = (12, "bookworm");
+pub(crate) const OLDEST_RELEASE: (u32, &str) = (12, "bookworm");
 
 /// How long `apt-config` may take.
 const QUERY_LIMIT: Duration = Duration::from_secs(30);
 
 /// What a root file system is made of, and where that comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Archive {
+pub(crate) struct Archive {
     /// The code name of the release.
-    pub(super) suite: String,
+    pub(crate) suite: String,
     /// Entries for it in apt's deb822 format. Empty: what mmdebstrap takes by itself.
-    pub(super) sources: String,
+    pub(crate) sources: String,
 }
 
 impl Archive {
     /// What this host says.
-    pub(super) fn of_host() -> Self {
+    pub(crate) fn of_host() -> Self {
         let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
         let Some(suite) = debian_suite(&release) else {
             return Self {
@@ -207,7 +207,7 @@ impl Entry {
 }
 
 /// The host's proxies for apt, as lines of its configuration.
-pub(super) fn proxies() -> Vec<String> {
+pub(crate) fn proxies() -> Vec<String> {
     let mut query = Command::new("apt-config");
     query.args(["dump", "--format", "%F \"%v\";%n", "Acquire"]);
     let text = tool::output(&query, QUERY_LIMIT).unwrap_or_default();
