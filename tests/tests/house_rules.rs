@@ -23,7 +23,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "host-cli",
         &["agent-client", "agent-protocol", "sandbox-image", "vmm"],
     ),
-    ("tests/lab", &[]),
+    ("tests/lab", &["sandbox-image"]),
     ("tests", &["sandbox-image", "sovereign", "sovereign-lab"]),
     (
         "benches",

@@ -7,6 +7,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
+use sandbox_image::archive::{ExtractError, extract};
+use sandbox_image::progress::{Silent, Step};
 use serde_json::Value;
 use sovereign_tests::call::Sovereign;
 use sovereign_tests::images::Store;
@@ -45,12 +47,36 @@ pub(crate) fn add(suite: &mut Suite) {
                 "build_that_breaks_its_contract_is_not_published",
                 broken_build_is_not_published,
             ),
+            (
+                "packages_come_from_debian_where_apt_knows_none",
+                packages_come_from_debian,
+            ),
         ],
     );
     suite.guest(
         "image",
         &[("image_keeps_its_contract", image_keeps_its_contract)],
     );
+}
+
+/// As on Ubuntu, for the kernel's source; a small package does it here.
+fn packages_come_from_debian(_: &Sovereign) -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let tar = folder.path().join("packages.tar");
+    let step = Step::begin(&Silent, "taking a package");
+    match extract(&["hostname"], &tar, &step) {
+        Err(error @ (ExtractError::Tool(_) | ExtractError::Elevate(_))) => {
+            return skip(error.to_string());
+        }
+        taken => taken?,
+    }
+    let listing = Command::new("tar").arg("-tf").arg(&tar).output()?;
+    let listing = String::from_utf8_lossy(&listing.stdout).into_owned();
+    ensure!(
+        listing.lines().any(|path| path.ends_with("bin/hostname")),
+        "{listing}"
+    );
+    PASSED
 }
 
 fn ls_of_an_empty_store_is_empty(sovereign: &Sovereign) -> Outcome {
