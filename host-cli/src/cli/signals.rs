@@ -4,8 +4,10 @@
 //! Signals of this program, passed on to the command in the sandbox.
 //!
 //! SIGINT, SIGTERM, SIGHUP and SIGQUIT become orders for the pump. The same one twice within a
-//! second means that the user has lost patience: then the sandbox is ended at once. SIGWINCH becomes
-//! a new size of the command's terminal. SIGTSTP stops this program with the terminal as it was.
+//! second means that the user has lost patience: then the sandbox is ended at once. SIGUSR1 and
+//! SIGUSR2 are the command's too, and mean nothing to us. SIGWINCH becomes a new size of the command's
+//! terminal. SIGTSTP stops this program with the terminal as it was, and so does what ends it without
+//! asking, SIGKILL excepted.
 
 use std::ffi::c_int;
 use std::io;
@@ -23,6 +25,17 @@ use crate::timeline::monotonic_ns;
 
 /// Two of the same signal within this time end the sandbox at once.
 const IMPATIENCE_NS: u64 = 1_000_000_000;
+
+/// What ends this program where it stands: by a timer, by itself, by a fault.
+const DEATHS: [Signal; 7] = [
+    Signal::SIGALRM,
+    Signal::SIGABRT,
+    Signal::SIGSEGV,
+    Signal::SIGBUS,
+    Signal::SIGILL,
+    Signal::SIGFPE,
+    Signal::SIGSYS,
+];
 
 /// Where orders go.
 static ORDERS: OnceLock<ControlSender> = OnceLock::new();
@@ -65,6 +78,9 @@ impl Signals {
                 set(signal, SigHandler::SigIgn)?;
             }
         }
+        for signal in [Signal::SIGUSR1, Signal::SIGUSR2] {
+            set(signal, SigHandler::Handler(on_word))?;
+        }
         Ok(Self { receiver })
     }
 
@@ -77,6 +93,9 @@ impl Signals {
         RESIZES.store(true, Ordering::SeqCst);
         set(Signal::SIGWINCH, SigHandler::Handler(on_resize))?;
         set(Signal::SIGTSTP, SigHandler::Handler(on_stop))?;
+        for signal in DEATHS {
+            set_once(signal, SigHandler::Handler(on_death))?;
+        }
         // Putting the terminal back must work from the background too.
         set(Signal::SIGTTOU, SigHandler::SigIgn)?;
         // It may have changed while the sandbox was starting.
@@ -115,7 +134,16 @@ impl AsFd for Signals {
 }
 
 fn set(signal: Signal, handler: SigHandler) -> io::Result<SigAction> {
-    let action = SigAction::new(handler, SaFlags::SA_RESTART, SigSet::empty());
+    handle(signal, handler, SaFlags::SA_RESTART)
+}
+
+/// As [`set`], for the first time that the signal comes. The stack may be what is at fault.
+fn set_once(signal: Signal, handler: SigHandler) -> io::Result<SigAction> {
+    handle(signal, handler, SaFlags::SA_RESETHAND | SaFlags::SA_ONSTACK)
+}
+
+fn handle(signal: Signal, handler: SigHandler, flags: SaFlags) -> io::Result<SigAction> {
+    let action = SigAction::new(handler, flags, SigSet::empty());
     // SAFETY: the handlers below only read and write atomics, read a cell that was set before they
     // were installed, and make system calls without libc (so errno stays as it is); all of that is
     // allowed at any moment.
@@ -131,6 +159,16 @@ extern "C" fn on_end(signal: c_int) {
         Ok(number) if !impatient => Control::Signal(number),
         _ => Control::Cancel,
     });
+}
+
+extern "C" fn on_word(signal: c_int) {
+    if let Ok(number) = u8::try_from(signal) {
+        order(Control::Signal(number));
+    }
+}
+
+extern "C" fn on_death(signal: c_int) {
+    terminal::die_of(signal);
 }
 
 extern "C" fn on_resize(_: c_int) {

@@ -89,6 +89,15 @@ pub(super) fn stop() {
     }
 }
 
+/// Dies of a signal whose handler is gone, with the terminal as it was. For signal handlers too.
+pub(super) fn die_of(signal: i32) {
+    restore();
+    if let Some(signal) = Signal::from_named_raw(signal) {
+        // It comes when the handler returns.
+        let _ = kill_process(getpid(), signal);
+    }
+}
+
 fn make_raw() {
     if let Some(modes) = MODES.get() {
         IS_RAW.store(true, Ordering::SeqCst);

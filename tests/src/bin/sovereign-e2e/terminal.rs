@@ -3,10 +3,11 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 use sovereign_tests::call::Sovereign;
@@ -14,6 +15,19 @@ use sovereign_tests::call::Sovereign;
 use crate::suite::{Outcome, PASSED, Suite};
 
 pub(crate) fn add(suite: &mut Suite) {
+    suite.host(
+        "terminal",
+        &[
+            (
+                "terminal_is_put_back_whatever_ends_us",
+                terminal_is_put_back_whatever_ends_us,
+            ),
+            (
+                "user_signals_are_the_commands",
+                user_signals_are_the_commands,
+            ),
+        ],
+    );
     suite.guest(
         "terminal",
         &[
@@ -98,9 +112,17 @@ impl Terminal {
 }
 
 /// Starts `sovereign run ARGS` with the terminal on all three streams.
-fn start(sovereign: &Sovereign, terminal: &Terminal, args: &[&str]) -> Result<std::process::Child> {
+fn start(sovereign: &Sovereign, terminal: &Terminal, args: &[&str]) -> Result<Child> {
+    spawn(
+        sovereign,
+        terminal,
+        &[&["run", "-m", "128M", "-q"], args].concat(),
+    )
+}
+
+/// Starts `sovereign ARGS` with the terminal on all three streams.
+fn spawn(sovereign: &Sovereign, terminal: &Terminal, args: &[&str]) -> Result<Child> {
     Command::new(sovereign.program())
-        .args(["run", "-m", "128M", "-q"])
         .args(args)
         .process_group(0)
         .stdin(terminal.stdio()?)
@@ -157,5 +179,57 @@ fn our_terminal_is_as_before_afterwards(sovereign: &Sovereign) -> Outcome {
         terminal.settings()? == before,
         "the terminal was left changed"
     );
+    PASSED
+}
+
+/// Starts a command of tier `local` with a terminal, and waits until it is up.
+fn up(sovereign: &Sovereign, terminal: &mut Terminal, script: &str) -> Result<Child> {
+    let args = [
+        "run", "-q", "-it", "--tier", "local", "--", "sh", "-c", script,
+    ];
+    let child = spawn(sovereign, terminal, &args)?;
+    terminal.wait_for("up")?;
+    Ok(child)
+}
+
+fn send(child: &Child, signal: Signal) -> Result<()> {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    Ok(kill_process(pid.context("no process")?, signal)?)
+}
+
+fn terminal_is_put_back_whatever_ends_us(sovereign: &Sovereign) -> Outcome {
+    for signal in [
+        Signal::HUP,
+        Signal::INT,
+        Signal::QUIT,
+        Signal::TERM,
+        Signal::ALARM,
+        Signal::ABORT,
+        Signal::SEGV,
+    ] {
+        let mut terminal = Terminal::open()?;
+        let before = terminal.settings()?;
+        let mut child = up(sovereign, &mut terminal, "echo up; exec sleep 1000")?;
+        ensure!(terminal.settings()? != before, "no raw mode");
+        send(&child, signal)?;
+        let ended = child.wait()?;
+        ensure!(!ended.success(), "{signal:?}: {ended}");
+        let after = terminal.settings()?;
+        ensure!(
+            after == before,
+            "the terminal was left changed by {signal:?}"
+        );
+    }
+    PASSED
+}
+
+fn user_signals_are_the_commands(sovereign: &Sovereign) -> Outcome {
+    let mut terminal = Terminal::open()?;
+    let script = "trap 'echo first' USR1; trap 'exit 7' USR2; echo up; while :; do sleep 0.1; done";
+    let mut child = up(sovereign, &mut terminal, script)?;
+    send(&child, Signal::USR1)?;
+    terminal.wait_for("first")?;
+    send(&child, Signal::USR2)?;
+    ensure!(child.wait()?.code() == Some(7));
     PASSED
 }
