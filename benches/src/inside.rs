@@ -14,7 +14,7 @@ use sovereign_tests::call::{Sovereign, read_exactly};
 use sovereign_tests::host::{private_kib, vmm_of};
 
 use crate::results::Results;
-use crate::{MeasureArgs, firecracker, stopwatch};
+use crate::{MeasureArgs, copies, firecracker, stopwatch};
 
 /// The guest of every measurement.
 const MEMORY_MIB: u32 = 128;
@@ -35,12 +35,7 @@ pub(crate) const COUNTED: &str = "SOVEREIGN_BENCH_COUNTED";
 /// If no sandbox can be run here at all. What else cannot be measured is noted with its reason.
 pub(crate) fn measure(args: &MeasureArgs) -> Result<Results> {
     let sovereign = Sovereign::find()?;
-    let counted = std::env::var_os(COUNTED).is_some();
-    let mut results = Results {
-        clock: if counted { "virtual" } else { "wall" }.to_owned(),
-        machine: machine(),
-        ..Results::default()
-    };
+    let (mut results, counted) = by_the_clock();
     let start = start_to_exit(&sovereign, args.runs)?;
     let ours = median(&start);
     // Only counted instructions are the same on every machine.
@@ -71,8 +66,38 @@ pub(crate) fn measure(args: &MeasureArgs) -> Result<Results> {
         ),
         Err(error) => results.skip("throughput", format!("{error:#}")),
     }
+    copy(&mut results, args, counted);
     results.timeline = timeline(&sovereign)?;
     Ok(results)
+}
+
+/// Measures how files go into a guest and out of it.
+///
+/// # Errors
+///
+/// If no sandbox can be run here at all.
+pub(crate) fn copies(args: &MeasureArgs) -> Result<Results> {
+    let (mut results, counted) = by_the_clock();
+    copy(&mut results, args, counted);
+    Ok(results)
+}
+
+fn copy(results: &mut Results, args: &MeasureArgs, counted: bool) {
+    let peer = args.firecracker.as_deref();
+    if let Err(error) = copies::measure(results, peer, args.copy_mib, counted) {
+        results.skip("copies", format!("{error:#}"));
+    }
+}
+
+/// Results without any figures yet, and whether their milliseconds are counted instructions.
+fn by_the_clock() -> (Results, bool) {
+    let counted = std::env::var_os(COUNTED).is_some();
+    let results = Results {
+        clock: if counted { "virtual" } else { "wall" }.to_owned(),
+        machine: machine(),
+        ..Results::default()
+    };
+    (results, counted)
 }
 
 fn start_to_exit(sovereign: &Sovereign, runs: u32) -> Result<Vec<f64>> {

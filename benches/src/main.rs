@@ -10,6 +10,7 @@
 //! Virtual times repeat to a tenth of a per cent and can be compared between two VMMs, but show
 //! neither the cost of a real VM exit nor caches nor disks.
 
+mod copies;
 mod firecracker;
 mod inside;
 mod outside;
@@ -44,6 +45,8 @@ struct Cli {
 enum Command {
     /// Measure on this very machine, by its own clock.
     Here(MeasureArgs),
+    /// Measure only how files go into a microVM and out of it, on this very machine.
+    Copies(MeasureArgs),
     /// Measure the tiers that share this machine's kernel, beside a bare process and Docker's own
     /// commands.
     Tiers(MeasureArgs),
@@ -64,6 +67,9 @@ struct MeasureArgs {
     /// How much passes through a sandbox to measure its throughput.
     #[arg(long, value_name = "MIB", default_value_t = 64)]
     stream_mib: u32,
+    /// How large the file is that is copied into a guest and out of it.
+    #[arg(long, value_name = "MIB", default_value_t = 64)]
+    copy_mib: u32,
     /// Also write the results as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -95,6 +101,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Some(Command::Here(args)) => publish(&inside::measure(&args)?, &args),
+        Some(Command::Copies(args)) => publish(&inside::copies(&args)?, &args),
         Some(Command::Tiers(args)) => publish(&tiers::measure(&args)?, &args),
         Some(Command::Local(args)) => publish(&tiers::local(&args)?, &args),
         None => outside::run(&cli.outside),

@@ -136,6 +136,7 @@ fn here_arguments(args: &MeasureArgs, firecracker: Option<&Path>, json: &Path) -
     let mut list = vec!["here".to_owned()];
     list.extend(["--runs".to_owned(), args.runs.to_string()]);
     list.extend(["--stream-mib".to_owned(), args.stream_mib.to_string()]);
+    list.extend(["--copy-mib".to_owned(), args.copy_mib.to_string()]);
     list.extend(["--json".to_owned(), json.display().to_string()]);
     if let Some(path) = firecracker {
         list.extend(["--firecracker".to_owned(), path.display().to_string()]);
@@ -161,6 +162,7 @@ mod tests {
             firecracker: None,
             runs: 3,
             stream_mib: 7,
+            copy_mib: 9,
             json: None,
         };
         let list = here_arguments(&args, Some(Path::new("/f")), Path::new("/out/r.json"));
@@ -168,7 +170,7 @@ mod tests {
         let Some(crate::Command::Here(inner)) = cli.unwrap().command else {
             panic!("not here")
         };
-        assert_eq!((inner.runs, inner.stream_mib), (3, 7));
+        assert_eq!((inner.runs, inner.stream_mib, inner.copy_mib), (3, 7, 9));
         assert_eq!(inner.firecracker.as_deref(), Some(Path::new("/f")));
     }
 }
