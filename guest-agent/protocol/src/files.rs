@@ -1,7 +1,7 @@
 //! What a session about files says: a request, the data of its streams, a report.
 //!
 //! Such a session goes as a command's does: `Started`, data with credit in both directions, `Exited`.
-//! What the operation reads comes as standard input, with its SHA-256 behind it; what it gives goes
+//! What the operation reads comes as standard input, with its XXH3 digest behind it; what it gives goes
 //! as standard output; and standard error is one [`FileReport`], at the end. Entries are sent as
 //! records: a length of 4 bytes, little-endian, and a message.
 
@@ -183,8 +183,8 @@ pub enum FileReport {
 pub struct Transfer {
     /// How many bytes were sent, or came without their digest.
     pub bytes: u64,
-    /// Their SHA-256.
-    pub sha256: [u8; 32],
+    /// Their XXH3 digest of 128 bits, big-endian.
+    pub xxh3: [u8; 16],
     /// How many entries an archive has.
     pub entries: u64,
     /// How many sockets, pipes and devices were left out of it.

@@ -82,7 +82,7 @@ fn what_is_written_is_read() {
         .read(bytes(&path), 0, None, &mut back)
         .unwrap();
     assert!(back == data);
-    assert_eq!(read.sha256, written.sha256);
+    assert_eq!(read.xxh3, written.xxh3);
     let mut part = Vec::new();
     files(&agent)
         .read(bytes(&path), 1_000_001, Some(5), &mut part)

@@ -88,7 +88,7 @@ pub(crate) fn write(path: &Path, mode: Option<u32>, input: File) -> Result<Trans
     let mut new = NewFile::create(opened.as_fd()).map_err(failed)?;
     let mut input = TrailedReader::new(input);
     copy(&mut input, new.file(), path)?;
-    let (bytes, sha256) = input.finish().map_err(|error| fault::stream(&error))?;
+    let (bytes, xxh3) = input.finish().map_err(|error| fault::stream(&error))?;
     let mode = Mode::from_raw_mode(mode.or(old).unwrap_or(FILE_MODE) & MODE_BITS);
     rustix::fs::fchmod(new.file(), mode).map_err(|error| fault::of(path, error))?;
     new.file().sync_all().map_err(failed)?;
@@ -99,7 +99,7 @@ pub(crate) fn write(path: &Path, mode: Option<u32>, input: File) -> Result<Trans
     }
     Ok(Transfer {
         bytes,
-        sha256,
+        xxh3,
         ..Transfer::default()
     })
 }

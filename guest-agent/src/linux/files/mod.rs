@@ -169,10 +169,10 @@ fn input() -> Result<File, FileFault> {
 
 /// What was sent.
 pub(crate) fn sent(out: Out) -> Transfer {
-    let (bytes, sha256, _) = out.finish();
+    let (bytes, xxh3, _) = out.finish();
     Transfer {
         bytes,
-        sha256,
+        xxh3,
         ..Transfer::default()
     }
 }

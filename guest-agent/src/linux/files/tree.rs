@@ -54,10 +54,10 @@ pub(crate) fn unpack(
     let mut input = TrailedReader::new(input);
     let unpacked =
         agent_archive::unpack(&mut input, folder.as_fd(), options).map_err(fault::archive)?;
-    let (bytes, sha256) = input.finish().map_err(|error| fault::stream(&error))?;
+    let (bytes, xxh3) = input.finish().map_err(|error| fault::stream(&error))?;
     Ok(Transfer {
         bytes,
-        sha256,
+        xxh3,
         entries: unpacked.entries,
         skipped: 0,
     })

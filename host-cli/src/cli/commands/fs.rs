@@ -41,12 +41,12 @@ pub(in crate::cli) fn fs(args: FsArgs, global: GlobalArgs) -> Result<u8, Problem
             let stdin = io::stdin();
             let written = files.write_from(args.path.as_bytes(), args.mode, stdin.as_fd())?;
             if global.json {
-                let sha256: String = written
-                    .sha256
+                let xxh3: String = written
+                    .xxh3
                     .iter()
                     .map(|byte| format!("{byte:02x}"))
                     .collect();
-                print_json(&json!({ "bytes": written.bytes, "sha256": sha256 }))?;
+                print_json(&json!({ "bytes": written.bytes, "xxh3": xxh3 }))?;
             }
             Ok(0)
         }

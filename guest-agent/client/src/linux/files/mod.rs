@@ -5,8 +5,8 @@
 //!  agent ──pump──▶ digest ──▶ writer, or pipe ──▶ unpacked   a thread of its own empties it
 //! ```
 //!
-//! Data is never held: as much is read as the other side has taken. Both sides take the SHA-256 of
-//! what they sent and got, and an operation whose digests differ has failed. What comes out of a
+//! Data is never held: as much is read as the other side has taken. Both sides take the digest of what
+//! they sent and got, and an operation whose digests differ has failed. What comes out of a
 //! sandbox is hostile, and is unpacked so that nothing leaves its folder.
 
 mod error;

@@ -143,7 +143,7 @@ fn compare(
     told: Transfer,
     ours: Option<(u64, Digest)>,
 ) -> Result<Transfer, FilesError> {
-    if ours == Some((told.bytes, told.sha256)) {
+    if ours == Some((told.bytes, told.xxh3)) {
         Ok(told)
     } else {
         Err(FilesError::Corrupt { path: shown(path) })
