@@ -7,6 +7,7 @@ use crate::tier::{Isolation, Tier};
 
 /// What a sandbox may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Policy {
     /// The tier that is wanted; the strongest that this machine has without one. A tier that is
     /// named here is had or the start fails: never is another one taken.

@@ -17,6 +17,7 @@ use crate::tier::{Tier, docker, local};
 
 /// What there was.
 #[derive(Debug, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Pruned {
     /// Everything that was found.
     pub leftovers: Vec<Leftover>,
@@ -26,6 +27,7 @@ pub struct Pruned {
 
 /// Something that was left behind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Leftover {
     /// What it is.
     pub kind: Kind,
@@ -39,6 +41,7 @@ pub struct Leftover {
 
 /// What something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// A container of a container engine.
@@ -65,6 +68,7 @@ impl Kind {
 
 /// A container engine that could not be asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Unseen {
     /// Its tier.
     pub tier: Tier,

@@ -83,6 +83,7 @@ impl Default for ImageChoice {
 
 /// What a sandbox can reach of a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Network {
     /// Nothing but itself.

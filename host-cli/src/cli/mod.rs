@@ -15,6 +15,8 @@ mod config_file;
 mod conversation;
 #[cfg(target_os = "linux")]
 mod environment;
+#[cfg(target_os = "linux")]
+mod json;
 mod plan;
 #[cfg(target_os = "linux")]
 mod progress;
@@ -38,7 +40,7 @@ use std::ffi::OsString;
 use clap::error::ErrorKind as Misuse;
 
 use self::args::Cli;
-use self::report::{print_json, tell_person};
+use self::report::{Failed, print_json, tell_person};
 use crate::error::{ENGINE_FAILURE, ErrorKind, Problem};
 
 /// Does what the command line says. Returns what the program exits with.
@@ -77,8 +79,11 @@ fn misunderstood(error: &clap::Error, args: &[OsString]) -> u8 {
 
 fn tell(failure: &Problem, json: bool) -> u8 {
     if !json
-        || print_json(&serde_json::json!({ "exit_code": failure.exit_code, "error": failure }))
-            .is_err()
+        || print_json(&Failed {
+            exit_code: failure.exit_code,
+            error: failure,
+        })
+        .is_err()
     {
         tell_person(failure);
     }

@@ -9,6 +9,7 @@ use crate::timeline::{AGENT_HEARD, Actor, Moment, Timeline, monotonic_ns};
 
 /// One step of a timeline.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(super) struct Step {
     /// Who did it.
     actor: Actor,

@@ -36,6 +36,7 @@ const START: &str = "start";
 
 /// How a check ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// It holds.
@@ -60,6 +61,7 @@ impl Verdict {
 
 /// How a check ended, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Judgement {
     /// How.
     pub result: Verdict,
@@ -95,6 +97,7 @@ impl Judgement {
 
 /// A check that was made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Row {
     /// Its name: stable, kebab-case.
     pub check: &'static str,
@@ -107,6 +110,7 @@ pub struct Row {
 
 /// All checks of an image.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct Report {
     /// In the order in which they were made.

@@ -4,14 +4,15 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use agent_client::{Control, DetachKeys};
-use agent_protocol::message::OutputStream;
+use agent_protocol::message::{ExitReport, OutputStream};
 use rustix::stdio::stdin;
 
 use super::follow::{Follower, News};
-use super::run::interrupted;
+use super::run::{Ran, interrupted};
 use crate::cli::args::{AttachArgs, GlobalArgs};
 use crate::cli::conversation::prepare_terminal;
-use crate::cli::report::say;
+use crate::cli::report::sandbox::of_sandbox;
+use crate::cli::report::{print_json, say};
 use crate::cli::signals::Signals;
 use crate::cli::terminal;
 use crate::detached::{Detached, DetachedError};
@@ -22,21 +23,54 @@ use crate::registry::output::Piece;
 /// How much is read of what is typed at once.
 const TYPED: usize = 4096;
 
+/// How much of each output is collected for a result in JSON.
+const COLLECTED: usize = 1 << 20;
+
 /// Stays with a command. Returns its exit code.
 ///
 /// # Errors
 ///
 /// If it cannot be stayed with.
-pub(in crate::cli) fn attach(args: &AttachArgs, _global: GlobalArgs) -> Result<u8, Problem> {
+pub(in crate::cli) fn attach(args: &AttachArgs, global: GlobalArgs) -> Result<u8, Problem> {
     let sandbox = Detached::find(&Registry::open_default()?, &args.sandbox)?;
     let signals = Signals::install()?;
-    stay(
-        &sandbox,
-        args.command,
-        !args.no_stdin,
-        &args.detach_keys.0,
-        &signals,
-    )
+    let staying = Staying {
+        command: args.command,
+        typed: !args.no_stdin,
+        keys: &args.detach_keys.0,
+        global,
+    };
+    stay(&sandbox, &staying, &signals)
+}
+
+/// How a command is stayed with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Staying<'a> {
+    /// The command's number.
+    pub(super) command: u32,
+    /// Whether what is typed is passed on.
+    pub(super) typed: bool,
+    /// What is typed to leave it.
+    pub(super) keys: &'a [u8],
+    pub(super) global: GlobalArgs,
+}
+
+/// Where what it writes goes.
+enum Shown {
+    /// To our own outputs.
+    Live,
+    /// To memory, as much as there is room for, and then into a result in JSON.
+    Collected { output: [Vec<u8>; 2], is_cut: bool },
+}
+
+/// How a command was left.
+enum Left {
+    /// It ended.
+    Ended(ExitReport),
+    /// The sandbox ended under it, with this exit code.
+    Gone(u8),
+    /// It runs on.
+    Running,
 }
 
 /// Where what is typed goes.
@@ -55,12 +89,49 @@ struct Typed<'a> {
 /// If it cannot be stayed with.
 pub(super) fn stay(
     sandbox: &Detached,
-    command: u32,
-    typed: bool,
-    keys: &[u8],
+    staying: &Staying<'_>,
     signals: &Signals,
 ) -> Result<u8, Problem> {
+    let mut shown = match staying.global.json {
+        true => Shown::Collected {
+            output: [Vec::new(), Vec::new()],
+            is_cut: false,
+        },
+        false => Shown::Live,
+    };
+    let left = follow(sandbox, staying, signals, &mut shown)
+        .map_err(|problem| of_sandbox(problem, sandbox))?;
+    let code = match &left {
+        Left::Ended(report) => report.exit_code(),
+        Left::Gone(code) => *code,
+        Left::Running => 0,
+    };
+    if let (Left::Ended(report), Shown::Collected { output, is_cut }) = (left, shown) {
+        let record = sandbox.entry().read()?;
+        let [stdout, stderr] = output;
+        let ran = Ran {
+            report: ExitReport {
+                truncated: report.truncated || is_cut,
+                ..report
+            },
+            place: record.place,
+            stdout,
+            stderr,
+            sandbox: Some((record.id, record.name)),
+        };
+        print_json(&ran.told())?;
+    }
+    Ok(code)
+}
+
+fn follow(
+    sandbox: &Detached,
+    staying: &Staying<'_>,
+    signals: &Signals,
+    shown: &mut Shown,
+) -> Result<Left, Problem> {
     let known = sandbox.commands()?;
+    let command = staying.command;
     let Some(known) = known.into_iter().find(|known| known.command == command) else {
         let text = format!("the sandbox has no command {command}");
         return Err(Problem {
@@ -72,10 +143,10 @@ pub(super) fn stay(
     // What it wrote before is for `logs`.
     while let Some(piece) = follower.next_piece()? {
         if let Piece::Ended(report) = piece {
-            return Ok(report.exit_code());
+            return Ok(Left::Ended(report));
         }
     }
-    let input = if typed && known.about.stdin {
+    let input = if staying.typed && known.about.stdin {
         match sandbox.input(command) {
             Ok(input) => Some(input),
             // Its end was told before.
@@ -95,60 +166,89 @@ pub(super) fn stay(
     let mut typed = Typed {
         sandbox,
         command,
-        keys: DetachKeys::new(if known.about.tty { keys } else { &[] }),
+        keys: DetachKeys::new(if known.about.tty { staying.keys } else { &[] }),
         input,
     };
-    let outcome = talk(&mut follower, &mut typed, signals);
+    let left = talk(&mut follower, &mut typed, signals, shown);
     drop(raw);
-    outcome
+    left
 }
 
-fn talk(follower: &mut Follower, typed: &mut Typed<'_>, signals: &Signals) -> Result<u8, Problem> {
+fn talk(
+    follower: &mut Follower,
+    typed: &mut Typed<'_>,
+    signals: &Signals,
+    shown: &mut Shown,
+) -> Result<Left, Problem> {
     loop {
         let orders = signals.as_fd();
         let mut others: Vec<BorrowedFd<'_>> = vec![orders];
         others.extend(typed.input.as_ref().map(|_| stdin()));
         match follower.next(&others)? {
             News::Piece(piece) => {
-                if let Some(code) = show(&piece)? {
-                    return Ok(code);
+                if let Some(report) = shown.take(piece)? {
+                    return Ok(Left::Ended(report));
                 }
             }
             News::Gone => {
                 let ending = typed.sandbox.wait(None)?;
+                if let Shown::Collected { .. } = shown {
+                    let text = format!("the sandbox ended: {}", ending.text());
+                    return Err(Problem {
+                        exit_code: ending.exit_code(),
+                        ..Problem::new(ErrorKind::SandboxEnded, text)
+                    });
+                }
                 say(&format!(
                     "sovereign: the sandbox ended: {}\n",
                     ending.text()
                 ));
-                return Ok(ending.exit_code());
+                return Ok(Left::Gone(ending.exit_code()));
             }
             News::Other(0) => obey(typed, signals)?,
             News::Other(_) => {
                 if typed.pass_on()? {
                     say(&format!("sovereign: command {} runs on\n", typed.command));
-                    return Ok(0);
+                    return Ok(Left::Running);
                 }
             }
         }
     }
 }
 
-/// Shows something. Returns the exit code, if it is the end.
-fn show(piece: &Piece) -> Result<Option<u8>, Problem> {
-    match piece {
-        Piece::Output { stream, data, .. } => {
-            let written = match stream {
-                OutputStream::Stdout => write_all(&mut io::stdout().lock(), data),
-                OutputStream::Stderr => write_all(&mut io::stderr().lock(), data),
-            };
-            written.map_err(|error| Problem::of(ErrorKind::Output, &error))?;
-            Ok(None)
+impl Shown {
+    /// Shows something. Returns how the command ended, if that is it.
+    fn take(&mut self, piece: Piece) -> Result<Option<ExitReport>, Problem> {
+        match (piece, self) {
+            (Piece::Output { stream, data, .. }, Self::Live) => {
+                let written = match stream {
+                    OutputStream::Stdout => write_all(&mut io::stdout().lock(), &data),
+                    OutputStream::Stderr => write_all(&mut io::stderr().lock(), &data),
+                };
+                written.map_err(|error| Problem::of(ErrorKind::Output, &error))?;
+                Ok(None)
+            }
+            (Piece::Output { stream, data, .. }, Self::Collected { output, is_cut }) => {
+                let [stdout, stderr] = output;
+                let into = match stream {
+                    OutputStream::Stdout => stdout,
+                    OutputStream::Stderr => stderr,
+                };
+                let room = COLLECTED.saturating_sub(into.len()).min(data.len());
+                into.extend_from_slice(data.get(..room).unwrap_or_default());
+                *is_cut |= room < data.len();
+                Ok(None)
+            }
+            (Piece::Lost { .. }, Self::Live) => {
+                say("sovereign: it wrote faster than this was read, and some of it is lost\n");
+                Ok(None)
+            }
+            (Piece::Lost { .. }, Self::Collected { is_cut, .. }) => {
+                *is_cut = true;
+                Ok(None)
+            }
+            (Piece::Ended(report), _) => Ok(Some(report)),
         }
-        Piece::Lost { .. } => {
-            say("sovereign: it wrote faster than this was read, and some of it is lost\n");
-            Ok(None)
-        }
-        Piece::Ended(report) => Ok(Some(report.exit_code())),
     }
 }
 

@@ -6,10 +6,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use agent_protocol::files::Transfer;
-use serde_json::json;
+use serde::Serialize;
 
 use crate::cli::args::{CpArgs, GlobalArgs};
-use crate::cli::report::{print_json, say};
+use crate::cli::report::sandbox::of_sandbox;
+use crate::cli::report::{Failed, print_json, say};
 use crate::detached::Detached;
 use crate::error::{ErrorKind, Problem};
 use crate::files::{self, FileSource};
@@ -23,6 +24,28 @@ enum Side<'a> {
     Sandbox { name: String, path: &'a [u8] },
 }
 
+/// What was copied.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(in crate::cli) struct Copied {
+    /// Files, folders and links.
+    entries: u64,
+    /// What was moved: files and what is told of them, as an archive.
+    bytes: u64,
+    /// Sockets, pipes and devices, which are left out.
+    skipped: u64,
+}
+
+impl Copied {
+    const fn of(transfer: Transfer) -> Self {
+        Self {
+            entries: transfer.entries,
+            bytes: transfer.bytes,
+            skipped: transfer.skipped,
+        }
+    }
+}
+
 /// Copies files.
 ///
 /// # Errors
@@ -30,25 +53,50 @@ enum Side<'a> {
 /// If there is no such file, no such place, or it cannot be read or written.
 pub(in crate::cli) fn cp(args: &CpArgs, global: GlobalArgs) -> Result<u8, Problem> {
     let (source, target) = (side(&args.source), side(&args.target));
-    let follow = args.follow_link;
-    let find = |name: &str| Detached::find(&Registry::open_default()?, name).map_err(Problem::from);
-    let opened = |sandbox: Detached| {
-        let (user, archive) = (args.user.clone(), args.archive);
-        move || {
-            let files = sandbox.files(user.clone());
-            let files = files.map_err(|error| error.problem())?;
-            Ok(match archive {
-                true => files.keeping_owners(),
-                false => files,
-            })
+    let is_streamed = target == Side::Stream;
+    match copy(args, source, target) {
+        Ok(copied) => {
+            tell_skipped(copied, global);
+            match (global.json, is_streamed) {
+                (false, _) => {}
+                (true, false) => print_json(&Copied::of(copied))?,
+                (true, true) => say_json(&Copied::of(copied)),
+            }
+            Ok(0)
         }
+        Err(problem) if global.json && is_streamed => {
+            say_json(&Failed {
+                exit_code: problem.exit_code,
+                error: &problem,
+            });
+            Ok(problem.exit_code)
+        }
+        Err(problem) => Err(problem),
+    }
+}
+
+/// To standard error: standard output has the archive.
+fn say_json(object: &impl Serialize) {
+    if let Ok(text) = serde_json::to_string(object) {
+        say(&(text + "\n"));
+    }
+}
+
+fn copy(args: &CpArgs, source: Side<'_>, target: Side<'_>) -> Result<Transfer, Problem> {
+    let follow = args.follow_link;
+    let find = |name: &str| -> Result<Detached, Problem> {
+        Ok(Detached::find(&Registry::open_default()?, name)?)
     };
-    let copied = match (source, target) {
+    let (in_sandbox, outcome) = match (source, target) {
         (Side::Here(source), Side::Sandbox { name, path }) => {
-            files::copy_in(source, &opened(find(&name)?), home(path), follow)?
+            let sandbox = find(&name)?;
+            let copied = files::copy_in(source, &opened(&sandbox, args), home(path), follow);
+            (sandbox, copied)
         }
         (Side::Sandbox { name, path }, Side::Here(target)) => {
-            files::copy_out(&opened(find(&name)?), home(path), target, follow)?
+            let sandbox = find(&name)?;
+            let copied = files::copy_out(&opened(&sandbox, args), home(path), target, follow);
+            (sandbox, copied)
         }
         (
             Side::Sandbox { name, path },
@@ -57,39 +105,46 @@ pub(in crate::cli) fn cp(args: &CpArgs, global: GlobalArgs) -> Result<u8, Proble
                 path: target,
             },
         ) => {
-            let (from, to) = (opened(find(&name)?), opened(find(&to)?));
-            files::copy_between(&from, home(path), &to, home(target), follow)?
+            let (sandbox, other) = (find(&name)?, find(&to)?);
+            let copied = files::copy_between(
+                &opened(&sandbox, args),
+                home(path),
+                &opened(&other, args),
+                home(target),
+                follow,
+            );
+            (sandbox, copied)
         }
         (Side::Stream, Side::Sandbox { name, path }) => {
-            files::unpack(std::io::stdin().as_fd(), &opened(find(&name)?), home(path))?
+            let sandbox = find(&name)?;
+            let stdin = std::io::stdin();
+            let copied = files::unpack(stdin.as_fd(), &opened(&sandbox, args), home(path));
+            (sandbox, copied)
         }
         (Side::Sandbox { name, path }, Side::Stream) => {
-            let sandbox = opened(find(&name)?);
-            return stream_out(&sandbox, home(path), follow, global);
+            let sandbox = find(&name)?;
+            let mut stdout = std::io::stdout();
+            let packed = files::pack(&opened(&sandbox, args), home(path), follow, &mut stdout);
+            (sandbox, packed)
         }
         (Side::Here(_) | Side::Stream, Side::Here(_) | Side::Stream) => {
             let problem = "one of the two must be in a sandbox: SANDBOX:PATH";
             return Err(Problem::new(ErrorKind::Usage, problem.to_owned()));
         }
     };
-    tell_skipped(copied, global);
-    if global.json {
-        print_json(
-            &json!({ "entries": copied.entries, "bytes": copied.bytes, "skipped": copied.skipped }),
-        )?;
-    }
-    Ok(0)
+    outcome.map_err(|problem| of_sandbox(problem, &in_sandbox))
 }
 
-fn stream_out(
-    sandbox: &dyn FileSource,
-    path: &[u8],
-    follow: bool,
-    global: GlobalArgs,
-) -> Result<u8, Problem> {
-    let packed = files::pack(sandbox, path, follow, &mut std::io::stdout())?;
-    tell_skipped(packed, global);
-    Ok(0)
+/// Where sessions for the files of a sandbox come from.
+fn opened<'a>(sandbox: &'a Detached, args: &'a CpArgs) -> impl FileSource + 'a {
+    move || {
+        let files = sandbox.files(args.user.clone());
+        let files = files.map_err(|error| error.problem())?;
+        Ok(match args.archive {
+            true => files.keeping_owners(),
+            false => files,
+        })
+    }
 }
 
 fn tell_skipped(transfer: Transfer, global: GlobalArgs) {

@@ -39,9 +39,10 @@ pub(in crate::cli) fn doctor(args: DoctorArgs, global: GlobalArgs) -> Result<u8,
     Ok(if verdict.usable { 0 } else { NOTHING_USABLE })
 }
 
-/// What `--json` prints.
+/// Which tiers this machine has.
 #[derive(Debug, Serialize)]
-struct Verdict<'a> {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(in crate::cli) struct Verdict<'a> {
     /// Whether `run` would find a tier.
     usable: bool,
     /// The tier that `run` would take.
@@ -52,11 +53,15 @@ struct Verdict<'a> {
 
 /// What is to be said of one tier.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct Row<'a> {
+    /// The tier.
     tier: Tier,
     /// What it reaches here, or could reach elsewhere.
     isolation: Isolation,
+    /// Whether it can be had.
     available: bool,
+    /// Why it cannot be had, or why it reaches less than elsewhere.
     #[serde(flatten)]
     reason: Option<&'a Unavailable>,
 }

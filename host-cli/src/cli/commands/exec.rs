@@ -2,7 +2,9 @@
 
 use crate::cli::args::{ExecCommandArgs, GlobalArgs};
 use crate::cli::conversation::{Conversation, Outcome};
+use crate::cli::json::{Number, RunReport};
 use crate::cli::plan::run::{ExecPlan, OutputPlan};
+use crate::cli::report::sandbox::of_sandbox;
 use crate::cli::report::{print, print_json, say};
 use crate::cli::signals::Signals;
 use crate::cli::terminal;
@@ -11,7 +13,7 @@ use crate::error::Problem;
 use crate::registry::Registry;
 use crate::supervisor::About;
 
-use super::run::{Ran, RunReport, interrupted};
+use super::run::{Ran, interrupted};
 
 /// Runs a command in a running sandbox. Returns what this program exits with.
 ///
@@ -28,6 +30,10 @@ pub(in crate::cli) fn exec(args: ExecCommandArgs, global: GlobalArgs) -> Result<
 
 fn attempt(args: ExecCommandArgs, global: GlobalArgs) -> Result<u8, Problem> {
     let sandbox = Detached::find(&Registry::open_default()?, &args.sandbox)?;
+    run_in(&sandbox, args, global).map_err(|problem| of_sandbox(problem, &sandbox))
+}
+
+fn run_in(sandbox: &Detached, args: ExecCommandArgs, global: GlobalArgs) -> Result<u8, Problem> {
     let signals = Signals::install()?;
     let plan = ExecPlan::new(args.exec, args.command, global, terminal::size())?;
     let ExecPlan { request, output } = plan;
@@ -70,12 +76,12 @@ fn attempt(args: ExecCommandArgs, global: GlobalArgs) -> Result<u8, Problem> {
         stderr,
         sandbox: Some((record.id, record.name)),
     };
-    print_json(&RunReport::of(&ran, Vec::new())).map(|()| ran.report.exit_code())
+    print_json(&ran.told()).map(|()| ran.report.exit_code())
 }
 
 fn tell_number(command: u32, global: GlobalArgs) -> Result<(), Problem> {
     if global.json {
-        print_json(&serde_json::json!({ "command": command }))
+        print_json(&Number { command })
     } else {
         print(&format!("{command}\n"))
     }

@@ -1,21 +1,26 @@
 //! `sovereign fs`: files of a running sandbox, looked at and changed.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
-use std::time::{Duration, SystemTime};
+use std::path::Path;
 
 use agent_client::Files;
-use agent_protocol::files::{ChangeKind, FileChange, FileEntry, FileKind};
-use serde_json::{Value, json};
+use agent_protocol::files::{FileChange, FileEntry, FileKind};
+use serde::Serialize;
 
 use super::life::each;
-use crate::cli::args::{FsAction, FsArgs, GlobalArgs, MvArgs};
-use crate::cli::report::print_json;
+use crate::cli::args::{CatArgs, FsAction, FsArgs, GlobalArgs, MvArgs};
+use crate::cli::json::{Change, Content, Done, Entry, FileTold, Happened, Written, modified};
+use crate::cli::report::print_json_line;
+use crate::cli::report::sandbox::of_sandbox;
 use crate::detached::Detached;
 use crate::error::{ErrorKind, Problem};
 use crate::registry::Registry;
+
+/// How much of a file is told at once in JSON.
+const TOLD: u64 = 16 << 20;
 
 /// Does something with files of a sandbox.
 ///
@@ -24,122 +29,157 @@ use crate::registry::Registry;
 /// The last that one of them met.
 pub(in crate::cli) fn fs(args: FsArgs, global: GlobalArgs) -> Result<u8, Problem> {
     let FsArgs { user, action } = args;
-    let open = |sandbox: &str| Place::open(sandbox, user.clone());
+    let open = |sandbox: &str| Place::open(sandbox, user.clone(), global);
     match action {
-        FsAction::Cat(args) => {
-            let place = open(&args.files.sandbox)?;
-            each(&args.files.paths, |path| {
-                let mut stdout = io::stdout();
-                place
-                    .files()?
-                    .read(path.as_bytes(), args.offset, args.length, &mut stdout)?;
-                Ok(())
-            })
-        }
+        FsAction::Cat(args) => cat(&open(&args.files.sandbox)?, &args),
         FsAction::Write(args) => {
-            let files = open(&args.sandbox)?.files()?;
-            let stdin = io::stdin();
-            let written = files.write_from(args.path.as_bytes(), args.mode, stdin.as_fd())?;
-            if global.json {
-                let xxh3: String = written
-                    .xxh3
-                    .iter()
-                    .map(|byte| format!("{byte:02x}"))
-                    .collect();
-                print_json(&json!({ "bytes": written.bytes, "xxh3": xxh3 }))?;
-            }
-            Ok(0)
-        }
-        FsAction::Ls(args) => {
-            let place = open(&args.sandbox)?;
-            each(&args.paths, |path| {
-                place
-                    .files()?
-                    .list(path.as_bytes(), &mut |entry| tell(&entry, global))?;
-                Ok(())
+            let paths = [args.path];
+            open(&args.sandbox)?.each(&paths, |files, path| {
+                let written = files.write_from(path, args.mode, io::stdin().as_fd())?;
+                let digits = written.xxh3.iter().map(|byte| format!("{byte:02x}"));
+                Ok(Some(Written {
+                    bytes: written.bytes,
+                    xxh3: digits.collect(),
+                }))
             })
         }
-        FsAction::Stat(args) => {
-            let place = open(&args.sandbox)?;
-            each(&args.paths, |path| {
-                let entry = place.files()?.stat(path.as_bytes(), false)?;
-                tell(&entry, global).map_err(|error| Problem::of(ErrorKind::Output, &error))
-            })
-        }
+        FsAction::Ls(args) => open(&args.sandbox)?.each(&args.paths, |files, path| {
+            files.list(path, &mut |entry| tell(&entry, global))?;
+            Ok(None::<Entry>)
+        }),
+        FsAction::Stat(args) => open(&args.sandbox)?.each(&args.paths, |files, path| {
+            let entry = files.stat(path, false)?;
+            let told = tell(&entry, global);
+            told.map_err(|error| Problem::of(ErrorKind::Output, &error))?;
+            Ok(None::<Entry>)
+        }),
         FsAction::Mkdir(args) => {
-            let place = open(&args.files.sandbox)?;
-            each(&args.files.paths, |path| {
-                Ok(place
-                    .files()?
-                    .make_directory(path.as_bytes(), args.parents, args.mode)?)
+            open(&args.files.sandbox)?.each(&args.files.paths, |files, path| {
+                files.make_directory(path, args.parents, args.mode)?;
+                Ok(Some(Done {}))
             })
         }
-        FsAction::Mv(args) => rename(&open(&args.sandbox)?, &args),
-        FsAction::Rm(args) => {
-            let place = open(&args.files.sandbox)?;
-            each(&args.files.paths, |path| {
-                Ok(place.files()?.remove(path.as_bytes(), args.recursive)?)
+        FsAction::Mv(args) => {
+            let place = open(&args.sandbox)?;
+            let paths = [args.path.clone()];
+            place.each(&paths, |files, path| {
+                rename(&place, files, path, &args)?;
+                Ok(Some(Done {}))
             })
         }
+        FsAction::Rm(args) => open(&args.files.sandbox)?.each(&args.files.paths, |files, path| {
+            files.remove(path, args.recursive)?;
+            Ok(Some(Done {}))
+        }),
         FsAction::Find(args) => {
-            let files = open(&args.sandbox)?.files()?;
             let [name, contains] =
                 [&args.name, &args.contains].map(|text| text.as_deref().map(OsStr::as_bytes));
-            files.find(args.path.as_bytes(), name, contains, &mut |entry| {
-                if global.json {
-                    tell(&entry, global)
-                } else {
-                    line(&entry.path)
-                }
-            })?;
-            Ok(0)
+            let paths = [args.path.clone()];
+            open(&args.sandbox)?.each(&paths, |files, path| {
+                files.find(path, name, contains, &mut |entry| match global.json {
+                    true => tell(&entry, global),
+                    false => line(&entry.path),
+                })?;
+                Ok(None::<Entry>)
+            })
         }
         FsAction::Watch(args) => {
-            let files = open(&args.sandbox)?.files()?;
-            files.watch(args.path.as_bytes(), args.recursive, &mut |change| {
-                tell_change(&change, global)
-            })?;
-            Ok(0)
+            let paths = [args.path];
+            open(&args.sandbox)?.each(&paths, |files, path| {
+                files.watch(path, args.recursive, &mut |change| {
+                    tell_change(&change, global)
+                })?;
+                Ok(None::<Done>)
+            })
         }
     }
+}
+
+fn cat(place: &Place, args: &CatArgs) -> Result<u8, Problem> {
+    place.each(&args.files.paths, |files, path| {
+        if !place.global.json {
+            files.read(path, args.offset, args.length, &mut io::stdout())?;
+            return Ok(None);
+        }
+        let wanted = args.length.unwrap_or(u64::MAX);
+        let mut bytes = Vec::new();
+        // One byte more tells whether there are more.
+        files.read(path, args.offset, Some(wanted.min(TOLD + 1)), &mut bytes)?;
+        let whole = bytes.len();
+        bytes.truncate(usize::try_from(TOLD).unwrap_or(usize::MAX));
+        Ok(Some(Content::of(&bytes, bytes.len() < whole)))
+    })
 }
 
 /// A sandbox whose files are asked for.
 struct Place {
     sandbox: Detached,
     user: Option<String>,
+    global: GlobalArgs,
 }
 
 impl Place {
-    fn open(sandbox: &str, user: Option<String>) -> Result<Self, Problem> {
+    fn open(sandbox: &str, user: Option<String>, global: GlobalArgs) -> Result<Self, Problem> {
         let sandbox = Detached::find(&Registry::open_default()?, sandbox)?;
-        Ok(Self { sandbox, user })
+        Ok(Self {
+            sandbox,
+            user,
+            global,
+        })
     }
 
     fn files(&self) -> Result<Files, Problem> {
         Ok(self.sandbox.files(self.user.clone())?)
     }
+
+    /// Does something with each file, and goes on when one cannot have it. In JSON each is told in a
+    /// line, unless it has been.
+    ///
+    /// # Errors
+    ///
+    /// The last that one of them met, unless it was told in JSON.
+    fn each<T: Serialize>(
+        &self,
+        paths: &[OsString],
+        mut act: impl FnMut(Files, &[u8]) -> Result<Option<T>, Problem>,
+    ) -> Result<u8, Problem> {
+        let mut code = 0;
+        let all = each(paths, |path| {
+            let path = path.as_bytes();
+            let outcome = self.files().and_then(|files| act(files, path));
+            let outcome = outcome.map_err(|problem| of_sandbox(problem, &self.sandbox));
+            if !self.global.json {
+                return outcome.map(drop);
+            }
+            code = outcome.as_ref().map_or_else(|it| it.exit_code, |_| code);
+            match outcome.transpose() {
+                Some(told) => print_json_line(&FileTold::new(path, told)),
+                None => Ok(()),
+            }
+        })?;
+        Ok(all.max(code))
+    }
 }
 
 /// Into a folder that is there, as mv(1) does.
-fn rename(place: &Place, args: &MvArgs) -> Result<u8, Problem> {
-    let (from, to) = (args.path.as_bytes(), args.to.as_bytes());
+fn rename(place: &Place, files: Files, from: &[u8], args: &MvArgs) -> Result<(), Problem> {
+    let to = args.to.as_bytes();
     let is_folder = place
         .files()?
         .stat(to, true)
         .is_ok_and(|entry| entry.kind == FileKind::Directory);
-    let name = std::path::Path::new(&args.path).file_name();
+    let name = Path::new(&args.path).file_name();
     let target = match name.filter(|_| is_folder) {
         Some(name) => [to, b"/", name.as_bytes()].concat(),
         None => to.to_vec(),
     };
-    place.files()?.rename(from, &target)?;
-    Ok(0)
+    Ok(files.rename(from, &target)?)
 }
 
 fn tell(entry: &FileEntry, global: GlobalArgs) -> io::Result<()> {
     if global.json {
-        return line(object(entry).to_string().as_bytes());
+        let told = FileTold::new(&entry.path, Ok(Entry::of(entry)));
+        return line(&serde_json::to_vec(&told)?);
     }
     let mut text = format!(
         "{}{} {:>5} {:>5} {:>12} {} ",
@@ -148,7 +188,7 @@ fn tell(entry: &FileEntry, global: GlobalArgs) -> io::Result<()> {
         entry.uid,
         entry.gid,
         entry.size,
-        moment(entry),
+        humantime::format_rfc3339_seconds(modified(entry).0),
     )
     .into_bytes();
     text.extend_from_slice(&entry.path);
@@ -160,17 +200,11 @@ fn tell(entry: &FileEntry, global: GlobalArgs) -> io::Result<()> {
 }
 
 fn tell_change(change: &FileChange, global: GlobalArgs) -> io::Result<()> {
-    let kind = match change.kind {
-        ChangeKind::Created => "created",
-        ChangeKind::Modified => "modified",
-        ChangeKind::Attributes => "attributes",
-        ChangeKind::Removed => "removed",
-        ChangeKind::Overflow => "overflow",
-    };
-    let path = String::from_utf8_lossy(&change.path);
     if global.json {
-        return line(json!({ "kind": kind, "path": path }).to_string().as_bytes());
+        return line(&serde_json::to_vec(&Change::of(change))?);
     }
+    let path = String::from_utf8_lossy(&change.path);
+    let kind = Happened::of(change.kind).word();
     line(format!("{kind:<10} {path}").as_bytes())
 }
 
@@ -179,32 +213,6 @@ fn line(text: &[u8]) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(text)?;
     stdout.write_all(b"\n")
-}
-
-fn object(entry: &FileEntry) -> Value {
-    json!({
-        "path": String::from_utf8_lossy(&entry.path),
-        "type": word(entry.kind),
-        "size": entry.size,
-        "mode": format!("{:04o}", entry.mode),
-        "uid": entry.uid,
-        "gid": entry.gid,
-        "links": entry.links,
-        "modified": moment(entry),
-        "target": entry.target.as_ref().map(|target| String::from_utf8_lossy(target)),
-    })
-}
-
-const fn word(kind: FileKind) -> &'static str {
-    match kind {
-        FileKind::File => "file",
-        FileKind::Directory => "directory",
-        FileKind::Symlink => "symlink",
-        FileKind::Fifo => "fifo",
-        FileKind::Socket => "socket",
-        FileKind::BlockDevice => "block-device",
-        FileKind::CharacterDevice => "character-device",
-    }
 }
 
 const fn letter(kind: FileKind) -> char {
@@ -226,14 +234,6 @@ fn permissions(mode: u32) -> String {
             .map(|(bit, letter)| if part & bit == 0 { '-' } else { letter })
     };
     [6, 3, 0].into_iter().flat_map(bits).collect()
-}
-
-/// When it was changed, as RFC 3339 has it.
-fn moment(entry: &FileEntry) -> String {
-    let since = u64::try_from(entry.modified_s).unwrap_or(0);
-    // What no calendar holds is told as the epoch.
-    let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(since.min(253_402_300_799)));
-    humantime::format_rfc3339_seconds(at.unwrap_or(SystemTime::UNIX_EPOCH)).to_string()
 }
 
 #[cfg(test)]

@@ -70,9 +70,12 @@ pub(in crate::cli) fn version(global: GlobalArgs) -> Result<u8, Problem> {
     printed.map(|()| 0)
 }
 
-/// What `--json` prints.
+/// The versions of this program.
 #[derive(Debug, Serialize)]
-struct Version {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(in crate::cli) struct Version {
+    /// The release.
     version: &'static str,
+    /// What it speaks with agents.
     agent_protocol: u16,
 }

@@ -1,6 +1,7 @@
 //! `sovereign image`: building, listing, checking and removing images.
 
-mod verify;
+pub(in crate::cli) mod told;
+pub(in crate::cli) mod verify;
 
 use std::fmt::Write;
 
@@ -9,6 +10,7 @@ use sandbox_image::cache::{Cache, CacheError};
 use sandbox_image::{BuildError, BuildOptions, Store, StoreError, Summary};
 use serde::Serialize;
 
+use self::told::{ImageTold, Listed};
 use crate::cli::args::{BuildArgs, GlobalArgs, ImageAction, ImageArgs, NameArgs, NamesArgs};
 use crate::cli::progress;
 use crate::cli::report::{print, print_json, say};
@@ -35,12 +37,15 @@ pub(in crate::cli) fn image(args: ImageArgs, global: GlobalArgs) -> Result<u8, P
     .map(|()| 0)
 }
 
-/// What `build` prints with `--json`.
+/// An image that was built.
 #[derive(Debug, Serialize)]
-struct Built<'a> {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(in crate::cli) struct Built<'a> {
+    /// Its name.
     name: &'a str,
+    /// Its id: the SHA-256 of its manifest.
     id: &'a str,
-    /// Empty if the image is what it was.
+    /// What was checked of it; empty if the image is what it was.
     checks: &'a Report,
 }
 
@@ -86,7 +91,7 @@ fn build(args: BuildArgs, global: GlobalArgs) -> Result<(), Problem> {
 fn list(store: &Store, global: GlobalArgs) -> Result<(), Problem> {
     let images = store.list()?;
     if global.json {
-        print_json(&images)
+        print_json(&images.iter().map(Listed::of).collect::<Vec<_>>())
     } else {
         print(&table(&images))
     }
@@ -124,13 +129,16 @@ fn table(images: &[Summary]) -> String {
 }
 
 fn inspect(store: &Store, args: &NameArgs) -> Result<(), Problem> {
-    print_json(&store.inspect(&args.name)?)
+    print_json(&ImageTold::of(&store.inspect(&args.name)?))
 }
 
-/// What `rm` and `prune` print with `--json`.
+/// What was removed.
 #[derive(Debug, Serialize)]
-struct Freed {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(in crate::cli) struct Freed {
+    /// Images that were named.
     removed: Vec<String>,
+    /// The room that is free now.
     freed_bytes: u64,
 }
 

@@ -5,10 +5,12 @@ use std::os::fd::AsFd;
 use serde::Serialize;
 
 use crate::cli::args::{GlobalArgs, KillArgs, RenameArgs, RmArgs, StopArgs, WaitArgs};
+use crate::cli::json::{Ended, Identity, Removed, Told};
 use crate::cli::report::{print, print_json, say, tell_person};
 use crate::cli::signals::Signals;
 use crate::detached::{Detached, DetachedError};
-use crate::error::Problem;
+use crate::error::{ErrorKind, Problem};
+use crate::registry::record::Ending;
 use crate::registry::{Registry, RegistryError};
 
 /// Ends sandboxes, gently.
@@ -25,23 +27,25 @@ pub(in crate::cli) fn stop(args: &StopArgs, global: GlobalArgs) -> Result<u8, Pr
             .iter()
             .map(|wanted| {
                 let registry = &registry;
-                scope.spawn(
-                    move || match Detached::find(registry, wanted)?.stop(args.time) {
-                        // What does not run need not be stopped.
-                        Ok(_) | Err(DetachedError::NotRunning { .. }) => Ok(()),
-                        Err(error) => Err(error),
-                    },
-                )
+                scope.spawn(move || Detached::find(registry, wanted)?.stop(args.time))
             })
             .collect();
         let mut stops = stops.into_iter();
-        each(&args.sandboxes, |wanted| {
-            let stop = stops.next().map(std::thread::ScopedJoinHandle::join);
-            if let Some(Ok(outcome)) = stop {
-                outcome?;
-            }
-            tell(wanted, global)
-        })
+        each_told(
+            &args.sandboxes,
+            global,
+            |_| match stops.next().map(std::thread::ScopedJoinHandle::join) {
+                Some(Ok(Ok(ending))) => Ok(Ended::of(&ending)),
+                // What does not run need not be stopped.
+                Some(Ok(Err(DetachedError::NotRunning { .. }))) | None => Ok(Ended::NOT),
+                Some(Ok(Err(error))) => Err(error.into()),
+                Some(Err(_)) => Err(Problem::new(
+                    ErrorKind::Internal,
+                    "a thread that stops a sandbox gave up".to_owned(),
+                )),
+            },
+            |wanted, _| tell(wanted, global),
+        )
     })
 }
 
@@ -52,14 +56,21 @@ pub(in crate::cli) fn stop(args: &StopArgs, global: GlobalArgs) -> Result<u8, Pr
 /// The last that one of them met.
 pub(in crate::cli) fn kill(args: &KillArgs, global: GlobalArgs) -> Result<u8, Problem> {
     let registry = Registry::open_default()?;
-    each(&args.sandboxes, |wanted| {
-        let sandbox = Detached::find(&registry, wanted)?;
-        match args.signal {
-            Some(number) => sandbox.signal(args.command, number)?,
-            None => drop(sandbox.kill()?),
-        }
-        tell(wanted, global)
-    })
+    each_told(
+        &args.sandboxes,
+        global,
+        |wanted| {
+            let sandbox = Detached::find(&registry, wanted)?;
+            match args.signal {
+                Some(number) => {
+                    sandbox.signal(args.command, number)?;
+                    Ok(Ended::NOT)
+                }
+                None => Ok(Ended::of(&sandbox.kill()?)),
+            }
+        },
+        |wanted, _| tell(wanted, global),
+    )
 }
 
 /// Removes sandboxes.
@@ -69,26 +80,24 @@ pub(in crate::cli) fn kill(args: &KillArgs, global: GlobalArgs) -> Result<u8, Pr
 /// The last that one of them met.
 pub(in crate::cli) fn rm(args: &RmArgs, global: GlobalArgs) -> Result<u8, Problem> {
     let registry = Registry::open_default()?;
-    each(&args.sandboxes, |wanted| {
-        let removed = Detached::find(&registry, wanted).and_then(|it| it.remove(args.force));
-        match removed {
-            Err(DetachedError::Registry(RegistryError::NoSuchSandbox { .. })) if args.force => {
-                Ok(())
+    each_told(
+        &args.sandboxes,
+        global,
+        |wanted| {
+            let removed = Detached::find(&registry, wanted).and_then(|it| it.remove(args.force));
+            match removed {
+                Ok(_) => Ok(Removed { removed: true }),
+                Err(DetachedError::Registry(RegistryError::NoSuchSandbox { .. })) if args.force => {
+                    Ok(Removed { removed: false })
+                }
+                Err(error) => Err(error.into()),
             }
-            outcome => {
-                outcome?;
-                tell(wanted, global)
-            }
-        }
-    })
-}
-
-/// How a sandbox ended, as `wait --json` tells it.
-#[derive(Debug, Serialize)]
-struct Waited<'a> {
-    sandbox: &'a str,
-    exit_code: u8,
-    ending: String,
+        },
+        |wanted, done| match done.removed {
+            true => tell(wanted, global),
+            false => Ok(()),
+        },
+    )
 }
 
 /// Waits for sandboxes, and prints their exit codes.
@@ -99,32 +108,23 @@ struct Waited<'a> {
 pub(in crate::cli) fn wait(args: &WaitArgs, global: GlobalArgs) -> Result<u8, Problem> {
     let signals = Signals::install()?;
     let registry = Registry::open_default()?;
-    each(&args.sandboxes, |wanted| {
-        let sandbox = Detached::find(&registry, wanted)?;
-        let (exit_code, ending) = match args.command {
-            Some(command) => {
-                let report = sandbox
-                    .wait_command(command, Some(signals.as_fd()))
-                    .map_err(|error| super::run::interrupted(error.into()))?;
-                (report.exit_code(), format!("command {command} ended"))
-            }
-            None => {
-                let ending = sandbox
-                    .wait(Some(signals.as_fd()))
-                    .map_err(|error| super::run::interrupted(error.into()))?;
-                (ending.exit_code(), ending.text())
-            }
-        };
-        if global.json {
-            let sandbox = wanted;
-            return print_json(&Waited {
-                sandbox,
-                exit_code,
-                ending,
-            });
-        }
-        print(&format!("{exit_code}\n"))
-    })
+    each_told(
+        &args.sandboxes,
+        global,
+        |wanted| {
+            let sandbox = Detached::find(&registry, wanted)?;
+            let cancel = Some(signals.as_fd());
+            let ended = match args.command {
+                Some(command) => sandbox.wait_command(command, cancel).map(|report| Ended {
+                    exit_code: Some(report.exit_code()),
+                    ending: Some(format!("command {command} ended")),
+                }),
+                None => sandbox.wait(cancel).map(|ending| Ended::of(&ending)),
+            };
+            ended.map_err(|error| super::run::interrupted(error.into()))
+        },
+        |_, ended| print(&format!("{}\n", ended.exit_code.unwrap_or_default())),
+    )
 }
 
 /// Gives a sandbox another name.
@@ -132,10 +132,64 @@ pub(in crate::cli) fn wait(args: &WaitArgs, global: GlobalArgs) -> Result<u8, Pr
 /// # Errors
 ///
 /// If that cannot be.
-pub(in crate::cli) fn rename(args: RenameArgs) -> Result<u8, Problem> {
+pub(in crate::cli) fn rename(args: RenameArgs, global: GlobalArgs) -> Result<u8, Problem> {
     let sandbox = Detached::find(&Registry::open_default()?, &args.sandbox)?;
     sandbox.rename(args.name)?;
+    if global.json {
+        print_json(&Identity::of(sandbox.entry().read()?))?;
+    }
     Ok(0)
+}
+
+impl Ended {
+    /// What has not ended by this, or had before.
+    const NOT: Self = Self {
+        exit_code: None,
+        ending: None,
+    };
+
+    fn of(ending: &Ending) -> Self {
+        Self {
+            exit_code: Some(ending.exit_code()),
+            ending: Some(ending.text()),
+        }
+    }
+}
+
+/// Does something to each sandbox, and goes on when one cannot have it. Told by `tell`, or in JSON all
+/// together at the end.
+///
+/// # Errors
+///
+/// The last that one of them met, unless it was told in JSON.
+pub(super) fn each_told<T: Serialize>(
+    sandboxes: &[String],
+    global: GlobalArgs,
+    mut act: impl FnMut(&str) -> Result<T, Problem>,
+    mut tell: impl FnMut(&str, &T) -> Result<(), Problem>,
+) -> Result<u8, Problem> {
+    if !global.json {
+        return each(sandboxes, |wanted| {
+            let done = act(wanted)?;
+            tell(wanted, &done)
+        });
+    }
+    let mut code = 0;
+    let mut all = Vec::with_capacity(sandboxes.len());
+    for sandbox in sandboxes {
+        let (done, error) = match act(sandbox) {
+            Ok(done) => (Some(done), None),
+            Err(problem) => (None, Some(problem)),
+        };
+        code = error.as_ref().map_or(code, |problem| problem.exit_code);
+        let sandbox = sandbox.clone();
+        all.push(Told {
+            sandbox,
+            done,
+            error,
+        });
+    }
+    print_json(&all).map(|()| code)
 }
 
 /// Does something to each, and goes on when one cannot have it. The last failure is returned, the
@@ -159,7 +213,7 @@ pub(super) fn each<T>(
 }
 
 fn tell(wanted: &str, global: GlobalArgs) -> Result<(), Problem> {
-    if global.quiet || global.json {
+    if global.quiet {
         return Ok(());
     }
     if global.verbose {

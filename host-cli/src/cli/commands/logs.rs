@@ -1,14 +1,17 @@
 //! `sovereign logs`: what a command wrote.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::time::SystemTime;
 
 use agent_protocol::message::OutputStream;
+use serde::Serialize;
 
 use super::follow::{Follower, News};
 use crate::cli::args::{GlobalArgs, LogsArgs};
+use crate::cli::json::{Bytes, Encoding};
 use crate::cli::report::print;
 use crate::cli::signals::Signals;
 use crate::detached::Detached;
@@ -22,17 +25,24 @@ use crate::registry::{Registry, State};
 /// # Errors
 ///
 /// If there is nothing to be shown, or it cannot be.
-pub(in crate::cli) fn logs(args: &LogsArgs, _global: GlobalArgs) -> Result<u8, Problem> {
+pub(in crate::cli) fn logs(args: &LogsArgs, global: GlobalArgs) -> Result<u8, Problem> {
     let sandbox = Detached::find(&Registry::open_default()?, &args.sandbox)?;
     let entry = sandbox.entry();
     if args.console {
         let text = std::fs::read(entry.console_path()).unwrap_or_default();
+        if global.json {
+            let mut told = Vec::new();
+            for line in text.split_inclusive(|byte| *byte == b'\n') {
+                LogLine::of_console(line).write(&mut told)?;
+            }
+            return print(&String::from_utf8_lossy(&told)).map(|()| 0);
+        }
         print(&String::from_utf8_lossy(&text))?;
         return Ok(0);
     }
     let signals = Signals::install()?;
     let mut follower = Follower::new(&sandbox, args.command)?;
-    let mut shown = Shown::new(args);
+    let mut shown = Shown::new(args, global);
     let mut ended = false;
     while let Some(piece) = follower.next_piece()? {
         ended |= matches!(piece, Piece::Ended(_));
@@ -91,11 +101,71 @@ impl Reader {
     }
 }
 
+/// A piece of what a command wrote, at most a line; all of them together are what it wrote.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(in crate::cli) struct LogLine<'a> {
+    /// When it wrote it.
+    time: Option<Timestamp>,
+    /// Where.
+    stream: Source,
+    /// What, with the end of the line.
+    text: Cow<'a, str>,
+    /// How that is told.
+    encoding: Encoding,
+}
+
+/// Where something was written.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+enum Source {
+    /// The command's standard output.
+    Stdout,
+    /// The command's standard error.
+    Stderr,
+    /// The console of the sandbox; of it no times are known.
+    Console,
+}
+
+impl<'a> LogLine<'a> {
+    fn of(stream: OutputStream, time: SystemTime, line: &'a [u8]) -> Self {
+        let told = Bytes::from(line);
+        Self {
+            time: Some(Timestamp(time)),
+            stream: match stream {
+                OutputStream::Stdout => Source::Stdout,
+                OutputStream::Stderr => Source::Stderr,
+            },
+            text: told.text,
+            encoding: told.encoding,
+        }
+    }
+
+    fn of_console(line: &'a [u8]) -> Self {
+        let told = Bytes::from(line);
+        Self {
+            time: None,
+            stream: Source::Console,
+            text: told.text,
+            encoding: told.encoding,
+        }
+    }
+
+    fn write(&self, into: &mut Vec<u8>) -> Result<(), Problem> {
+        let written = serde_json::to_writer(&mut *into, self);
+        written.map_err(|error| Problem::of(ErrorKind::Output, &error))?;
+        into.push(b'\n');
+        Ok(())
+    }
+}
+
 /// What is shown, and how.
 struct Shown {
     since: Option<SystemTime>,
     tail: Option<usize>,
     timestamps: bool,
+    json: bool,
     /// The lines that are shown when all are known: the last so many, or all.
     lines: VecDeque<(OutputStream, SystemTime, Vec<u8>)>,
     /// Whether the last line of each stream is still open.
@@ -103,11 +173,12 @@ struct Shown {
 }
 
 impl Shown {
-    fn new(args: &LogsArgs) -> Self {
+    fn new(args: &LogsArgs, global: GlobalArgs) -> Self {
         Self {
             since: args.since,
             tail: args.tail,
             timestamps: args.timestamps,
+            json: global.json,
             lines: VecDeque::new(),
             open: [false; 2],
         }
@@ -160,6 +231,10 @@ impl Shown {
         };
         let mut text = Vec::with_capacity(data.len());
         for line in data.split_inclusive(|byte| *byte == b'\n') {
+            if self.json {
+                LogLine::of(stream, time, line).write(&mut text)?;
+                continue;
+            }
             if self.timestamps && !*open {
                 text.extend_from_slice(format!("{} ", Timestamp(time)).as_bytes());
             }
@@ -167,6 +242,7 @@ impl Shown {
             *open = !line.ends_with(b"\n");
         }
         let written = match stream {
+            _ if self.json => io::stdout().lock().write_all(&text),
             OutputStream::Stdout => io::stdout().lock().write_all(&text),
             OutputStream::Stderr => io::stderr().lock().write_all(&text),
         };
@@ -190,6 +266,7 @@ mod tests {
             since: None,
             tail,
             timestamps: false,
+            json: false,
             lines: VecDeque::new(),
             open: [false; 2],
         }

@@ -4,36 +4,44 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
-use agent_protocol::message::ExecRequest;
 use serde::Serialize;
 
-use super::life::each;
+use super::life::{each, each_told};
 use crate::cli::args::{GlobalArgs, ListFormat, LsArgs, SandboxesArgs};
+use crate::cli::json::Inspected;
 use crate::cli::report::{print, print_json, say};
 use crate::detached::Detached;
 use crate::error::{ErrorKind, Problem};
-use crate::policy::Policy;
 use crate::registry::record::{Record, Status, Timestamp};
 use crate::registry::{Entry, Id, Name, Registry, RegistryError, State};
-use crate::spec::SandboxSpec;
-use crate::supervisor::{About, Command};
-use crate::tier::place::PassedOver;
+use crate::supervisor::About;
 use crate::tier::{Isolation, Tier};
 
 /// A sandbox in the list.
 #[derive(Debug, Serialize)]
-struct Listed {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(in crate::cli) struct Listed {
+    /// Its id.
     id: Id,
+    /// Its name.
     name: Name,
+    /// How it is with it.
     state: State,
+    /// Its tier, once it has been started.
     tier: Option<Tier>,
+    /// The isolation that it reached.
     isolation: Option<Isolation>,
+    /// What it runs on.
     image: String,
+    /// What runs in it; what is no text is replaced.
     command: Option<Vec<String>>,
+    /// When it was made.
     created: Timestamp,
     /// Since when it runs, or when it ended.
     since: Option<Timestamp>,
+    /// The exit code that stands for how it ended.
     exit_code: Option<u8>,
+    /// What its user's programs find it by.
     labels: BTreeMap<String, String>,
 }
 
@@ -208,64 +216,14 @@ impl<'a> Filters<'a> {
     }
 }
 
-/// All that is known of a sandbox.
-#[derive(Debug, Serialize)]
-struct Inspected<'a> {
-    id: &'a Id,
-    name: &'a Name,
-    state: State,
-    created: Timestamp,
-    labels: &'a BTreeMap<String, String>,
-    tier: Option<Tier>,
-    isolation: Option<Isolation>,
-    passed_over: &'a [PassedOver],
-    policy: &'a Policy,
-    spec: &'a SandboxSpec,
-    command: Option<InspectedCommand>,
-    max_duration_s: Option<u64>,
-    idle_timeout_s: Option<u64>,
-    remove: bool,
-    #[serde(flatten)]
-    status: &'a Status,
-    exit_code: Option<u8>,
-    commands: Vec<Command>,
-    folder: std::path::PathBuf,
-}
-
-/// A sandbox's own command; what is no text is replaced.
-#[derive(Debug, Serialize)]
-struct InspectedCommand {
-    #[serde(flatten)]
-    about: About,
-    env: Vec<String>,
-    cwd: Option<String>,
-    user: Option<String>,
-    timeout_s: Option<f64>,
-}
-
-impl InspectedCommand {
-    fn of(request: &ExecRequest) -> Self {
-        let text = |bytes: &serde_bytes::ByteBuf| String::from_utf8_lossy(bytes).into_owned();
-        let pair = |(name, value): &(_, _)| format!("{}={}", text(name), text(value));
-        Self {
-            about: About::of(request),
-            env: request.env.iter().map(pair).collect(),
-            cwd: request.cwd.as_ref().map(text),
-            user: request.user.clone(),
-            timeout_s: request.timeout.map(|timeout| timeout.as_secs_f64()),
-        }
-    }
-}
-
 /// Shows all that is known of sandboxes, as a JSON array.
 ///
 /// # Errors
 ///
 /// The last that one of them met.
-pub(in crate::cli) fn inspect(args: &SandboxesArgs) -> Result<u8, Problem> {
+pub(in crate::cli) fn inspect(args: &SandboxesArgs, global: GlobalArgs) -> Result<u8, Problem> {
     let registry = Registry::open_default()?;
-    let mut all = Vec::new();
-    let code = each(&args.sandboxes, |wanted| {
+    let look = |wanted: &str| -> Result<Inspected, Problem> {
         let sandbox = Detached::find(&registry, wanted)?;
         let record = sandbox.entry().read()?;
         let state = sandbox.entry().state(&record);
@@ -273,32 +231,15 @@ pub(in crate::cli) fn inspect(args: &SandboxesArgs) -> Result<u8, Problem> {
             State::Running => sandbox.commands().unwrap_or_default(),
             _ => Vec::new(),
         };
-        let exit_code = match &record.status {
-            Status::Ended { ending, .. } => Some(ending.exit_code()),
-            _ => None,
-        };
-        let place = record.place.as_ref();
-        let inspected = Inspected {
-            id: &record.id,
-            name: &record.name,
-            state,
-            created: record.created,
-            labels: &record.plan.labels,
-            tier: place.map(|place| place.tier),
-            isolation: place.map(|place| place.isolation),
-            passed_over: place.map_or(&[], |place| place.passed_over.as_slice()),
-            policy: &record.plan.policy,
-            spec: &record.plan.spec,
-            command: record.plan.command.as_ref().map(InspectedCommand::of),
-            max_duration_s: record.plan.max_duration.map(|duration| duration.as_secs()),
-            idle_timeout_s: record.plan.idle_timeout.map(|duration| duration.as_secs()),
-            remove: record.plan.remove,
-            status: &record.status,
-            exit_code,
-            commands,
-            folder: sandbox.entry().folder(),
-        };
-        all.push(serde_json::to_value(inspected).map_err(|e| Problem::of(ErrorKind::Output, &e))?);
+        let folder = sandbox.entry().folder();
+        Ok(Inspected::of(record, state, commands, folder))
+    };
+    if global.json {
+        return each_told(&args.sandboxes, global, look, |_, _| Ok(()));
+    }
+    let mut all = Vec::new();
+    let code = each(&args.sandboxes, |wanted| {
+        all.push(look(wanted)?);
         Ok(())
     });
     print_json(&all)?;

@@ -5,10 +5,11 @@ use std::os::fd::AsFd;
 use agent_client::Exec;
 use agent_protocol::message::ExitReport;
 
-use super::attach;
+use super::attach::{self, Staying};
 use super::run::{Ran, asks_for_consent, interrupted};
 use crate::cli::args::{CreateArgs, GlobalArgs, StartArgs};
 use crate::cli::conversation::{Conversation, Outcome};
+use crate::cli::json::Identity;
 use crate::cli::plan::run::{CreatePlan, Life, RunPlan};
 use crate::cli::report::sandbox::announcement;
 use crate::cli::report::{print, print_json, say};
@@ -40,7 +41,7 @@ const DETACH_KEYS: &[u8] = &[16, 17];
 pub(in crate::cli) fn create(args: CreateArgs, global: GlobalArgs) -> Result<u8, Problem> {
     let CreatePlan { name, plan } = CreatePlan::new(args, terminal::size())?;
     let sandbox = Detached::create(&Registry::open_default()?, name, plan)?;
-    tell_id(&sandbox.entry().read()?, global)?;
+    tell_id(sandbox.entry().read()?, global)?;
     Ok(0)
 }
 
@@ -57,17 +58,27 @@ pub(in crate::cli) fn start(args: StartArgs, global: GlobalArgs) -> Result<u8, P
     {
         let sandbox = Detached::find(&registry, sandbox)?;
         let sandbox = come_up(&sandbox, OwnCommand::Held, global, &signals)?.let_go();
-        return attach::stay(&sandbox, 0, true, DETACH_KEYS, &signals);
+        let staying = Staying {
+            command: 0,
+            typed: true,
+            keys: DETACH_KEYS,
+            global,
+        };
+        return attach::stay(&sandbox, &staying, &signals);
     }
-    super::life::each(&args.sandboxes, |wanted| {
-        let sandbox = Detached::find(&registry, wanted)?;
-        let sandbox = come_up(&sandbox, OwnCommand::Held, global, &signals)?.let_go();
-        let record = sandbox.entry().read()?;
-        if global.json || global.quiet {
-            return Ok(());
-        }
-        print(&format!("{}\n", record.name))
-    })
+    super::life::each_told(
+        &args.sandboxes,
+        global,
+        |wanted| {
+            let sandbox = Detached::find(&registry, wanted)?;
+            let sandbox = come_up(&sandbox, OwnCommand::Held, global, &signals)?.let_go();
+            Ok(Identity::of(sandbox.entry().read()?))
+        },
+        |_, started| match global.quiet {
+            true => Ok(()),
+            false => print(&format!("{}\n", started.name)),
+        },
+    )
 }
 
 /// Runs a command in a new sandbox of the registry.
@@ -106,7 +117,7 @@ pub(super) fn run(plan: RunPlan, life: Life, global: GlobalArgs) -> Result<Ended
     }
     if life.detached {
         started.let_go();
-        tell_id(&record, global)?;
+        tell_id(record, global)?;
         return Ok(Ended::Left(0));
     }
     let sandbox = started.sandbox();
@@ -182,14 +193,9 @@ fn finish(sandbox: &Detached, report: &ExitReport) -> Result<(), Problem> {
     }
 }
 
-fn tell_id(record: &Record, global: GlobalArgs) -> Result<(), Problem> {
+fn tell_id(record: Record, global: GlobalArgs) -> Result<(), Problem> {
     if global.json {
-        print_json(&serde_json::json!({
-            "id": record.id,
-            "name": record.name,
-            "tier": record.place.as_ref().map(|place| place.tier),
-            "isolation": record.place.as_ref().map(|place| place.isolation),
-        }))
+        print_json(&Identity::of(record))
     } else {
         print(&format!("{}\n", record.id))
     }

@@ -13,10 +13,13 @@ use crate::prune::{Pruned, prune as remove_leftovers};
 /// The exit code if something could not be removed.
 const NOT_REMOVED: u8 = 1;
 
-/// What `--json` prints.
+/// What was left behind, and is gone now.
 #[derive(Debug, Serialize)]
-struct Answer<'a> {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(in crate::cli) struct Answer<'a> {
+    /// Whether it was only looked for.
     dry_run: bool,
+    /// What there was.
     #[serde(flatten)]
     pruned: &'a Pruned,
 }

@@ -1,6 +1,5 @@
 //! `sovereign run`: a command in a new sandbox.
 
-use std::borrow::Cow;
 use std::fs::OpenOptions;
 use std::io::{self, BufRead, BufReader, IsTerminal, Write};
 use std::os::fd::AsFd;
@@ -8,29 +7,27 @@ use std::time::Instant;
 
 use agent_client::Exec;
 use agent_protocol::message::ExitReport;
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::stdio::{stderr, stdin};
-use serde::Serialize;
 
 use super::named;
 use crate::cli::args::{GlobalArgs, RunArgs};
 use crate::cli::conversation::{Conversation, Outcome};
+use crate::cli::json::RunReport;
 use crate::cli::plan::run::RunPlan;
 use crate::cli::report::sandbox::announcement;
 use crate::cli::report::{print_json, say};
 use crate::cli::signals::Signals;
 use crate::cli::terminal;
-use crate::cli::trace::{self, Step};
+use crate::cli::trace;
 use crate::engine::{Engine, StartError};
 use crate::error::{ErrorKind, Problem};
 use crate::launch::Launch;
 use crate::registry::{Id, Name};
 use crate::sandbox::{Sandbox, overdue};
+use crate::tier::Isolation;
 use crate::tier::choose::ChooseError;
-use crate::tier::place::{PassedOver, Place};
-use crate::tier::{Isolation, Tier};
+use crate::tier::place::Place;
 use crate::timeline::Timeline;
 
 /// Runs a command in a new sandbox. Returns what this program exits with.
@@ -66,7 +63,11 @@ pub(in crate::cli) fn run(
         Ok((named::Ended::Left(code), _)) => Ok(code),
         Ok((named::Ended::Ran(ran), _)) if !global.json => Ok(ran.report.exit_code()),
         Ok((named::Ended::Ran(ran), steps)) => {
-            print_json(&RunReport::of(&ran, steps)).map(|()| ran.report.exit_code())
+            let report = RunReport {
+                timeline: steps,
+                ..ran.told()
+            };
+            print_json(&report).map(|()| ran.report.exit_code())
         }
         Err(failure) if !global.json => Err(failure),
         Err(failure) => print_json(&RunReport::failed(&failure)).map(|()| failure.exit_code),
@@ -84,6 +85,18 @@ pub(super) struct Ran {
     pub(super) sandbox: Option<(Id, Name)>,
 }
 
+impl Ran {
+    /// The same in JSON.
+    pub(super) fn told(&self) -> RunReport<'_> {
+        let output = [self.stdout.as_slice(), self.stderr.as_slice()];
+        RunReport {
+            id: self.sandbox.as_ref().map(|(id, _)| id),
+            name: self.sandbox.as_ref().map(|(_, name)| name),
+            ..RunReport::of(&self.report, self.place.as_ref(), output)
+        }
+    }
+}
+
 fn attempt(plan: RunPlan, global: GlobalArgs, timeline: &mut Timeline) -> Result<Ran, Problem> {
     let signals = Signals::install()?;
     let (sandbox, exec) = start(&plan, global, &signals, timeline)?;
@@ -97,13 +110,16 @@ fn attempt(plan: RunPlan, global: GlobalArgs, timeline: &mut Timeline) -> Result
             sandbox.process_id()
         ));
     }
-    converse(sandbox, exec, &plan, &signals, timeline).map(|(report, [stdout, stderr])| Ran {
-        report,
-        place: Some(place),
-        stdout,
-        stderr,
-        sandbox: None,
-    })
+    match converse(sandbox, exec, &plan, &signals, timeline) {
+        Ok((report, [stdout, stderr])) => Ok(Ran {
+            report,
+            place: Some(place),
+            stdout,
+            stderr,
+            sandbox: None,
+        }),
+        Err(problem) => Err(problem.in_tier(Some(place.tier))),
+    }
 }
 
 /// Starts a sandbox; asks for consent if only the host itself is left and somebody is there to ask.
@@ -231,158 +247,4 @@ fn converse(
     };
     sandbox.abandon();
     Ok((report, talked.collected))
-}
-
-/// What `--json` prints.
-#[derive(Debug, Serialize)]
-pub(super) struct RunReport<'a> {
-    exit_code: u8,
-    signal: Option<u8>,
-    timed_out: bool,
-    truncated: bool,
-    duration_ms: f64,
-    stdout: Cow<'a, str>,
-    stdout_encoding: &'static str,
-    stderr: Cow<'a, str>,
-    stderr_encoding: &'static str,
-    tier: Option<Tier>,
-    isolation: Option<Isolation>,
-    passed_over: &'a [PassedOver],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<&'a Id>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<&'a Name>,
-    error: Option<&'a Problem>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    timeline: Vec<Step>,
-}
-
-impl<'a> RunReport<'a> {
-    pub(super) fn of(ran: &'a Ran, timeline: Vec<Step>) -> Self {
-        let (stdout, stdout_encoding) = encode(&ran.stdout);
-        let (stderr, stderr_encoding) = encode(&ran.stderr);
-        Self {
-            exit_code: ran.report.exit_code(),
-            signal: ran.report.signal,
-            timed_out: ran.report.timed_out,
-            truncated: ran.report.truncated,
-            duration_ms: ran.report.duration.as_secs_f64() * 1000.0,
-            stdout,
-            stdout_encoding,
-            stderr,
-            stderr_encoding,
-            tier: ran.place.as_ref().map(|place| place.tier),
-            isolation: ran.place.as_ref().map(|place| place.isolation),
-            passed_over: ran
-                .place
-                .as_ref()
-                .map_or(&[], |place| place.passed_over.as_slice()),
-            id: ran.sandbox.as_ref().map(|(id, _)| id),
-            name: ran.sandbox.as_ref().map(|(_, name)| name),
-            error: None,
-            timeline,
-        }
-    }
-
-    pub(super) fn failed(failure: &'a Problem) -> Self {
-        Self {
-            exit_code: failure.exit_code,
-            signal: None,
-            timed_out: false,
-            truncated: false,
-            duration_ms: 0.0,
-            stdout: Cow::Borrowed(""),
-            stdout_encoding: UTF_8,
-            stderr: Cow::Borrowed(""),
-            stderr_encoding: UTF_8,
-            tier: failure.tier,
-            isolation: None,
-            passed_over: &failure.passed_over,
-            id: None,
-            name: None,
-            error: Some(failure),
-            timeline: Vec::new(),
-        }
-    }
-}
-
-const UTF_8: &str = "utf-8";
-
-/// Bytes as JSON can carry them.
-fn encode(bytes: &[u8]) -> (Cow<'_, str>, &'static str) {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => (Cow::Borrowed(text), UTF_8),
-        Err(_) => (Cow::Owned(BASE64_STANDARD.encode(bytes)), "base64"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    fn ran(stdout: &[u8]) -> Ran {
-        Ran {
-            report: ExitReport {
-                code: None,
-                signal: Some(9),
-                timed_out: false,
-                truncated: true,
-                duration: Duration::from_micros(1_500),
-            },
-            place: Some(Place {
-                tier: Tier::Microvm,
-                isolation: Isolation::Vm,
-                shortfall: None,
-                passed_over: Vec::new(),
-            }),
-            stdout: stdout.to_vec(),
-            stderr: Vec::new(),
-            sandbox: None,
-        }
-    }
-
-    #[test]
-    fn a_result_has_every_field_of_the_contract() {
-        let ran = ran(b"hello\n");
-        let json = serde_json::to_value(RunReport::of(&ran, Vec::new())).unwrap();
-        assert_eq!(
-            json,
-            serde_json::json!({
-                "exit_code": 137, "signal": 9, "timed_out": false, "truncated": true,
-                "duration_ms": 1.5, "stdout": "hello\n", "stdout_encoding": "utf-8",
-                "stderr": "", "stderr_encoding": "utf-8", "tier": "microvm", "isolation": "vm",
-                "passed_over": [], "error": null
-            })
-        );
-    }
-
-    #[test]
-    fn bytes_that_are_no_text_are_told_in_base64() {
-        let ran = ran(b"\xff\x00");
-        let report = RunReport::of(&ran, Vec::new());
-        assert_eq!(
-            (report.stdout.as_ref(), report.stdout_encoding),
-            ("/wA=", "base64")
-        );
-    }
-
-    #[test]
-    fn a_failure_has_the_same_shape() {
-        let failure = Problem::new(ErrorKind::KvmMissing, "there is no /dev/kvm".to_owned());
-        let failed = serde_json::to_value(RunReport::failed(&failure)).unwrap();
-        let ran = ran(b"");
-        let done = serde_json::to_value(RunReport::of(&ran, Vec::new())).unwrap();
-        let keys = |json: &serde_json::Value| {
-            json.as_object()
-                .unwrap()
-                .keys()
-                .cloned()
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(keys(&failed), keys(&done));
-        assert_eq!(failed["error"]["code"], "kvm-missing");
-        assert_eq!(failed["exit_code"], 125);
-    }
 }

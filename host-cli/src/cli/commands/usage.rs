@@ -10,7 +10,8 @@ use indicatif::HumanBytes;
 use serde::Serialize;
 
 use crate::cli::args::{GlobalArgs, StatsArgs, TopArgs};
-use crate::cli::report::{print, print_json};
+use crate::cli::report::sandbox::of_sandbox;
+use crate::cli::report::{print, print_json, print_json_line};
 use crate::cli::signals::Signals;
 use crate::detached::Detached;
 use crate::error::{ErrorKind, Problem};
@@ -26,8 +27,11 @@ const MOST: usize = 1 << 20;
 
 /// What a sandbox uses of this machine.
 #[derive(Debug, Serialize)]
-struct Usage {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(in crate::cli) struct Usage {
+    /// Its id.
     id: Id,
+    /// Its name.
     name: Name,
     /// Of one CPU, since the last measurement.
     cpu_percent: f64,
@@ -73,7 +77,7 @@ pub(in crate::cli) fn stats(args: &StatsArgs, global: GlobalArgs) -> Result<u8, 
             continue;
         }
         if global.json {
-            print_json(&usages)?;
+            print_json_line(&usages)?;
         } else {
             print(&table(&usages))?;
         }
@@ -218,6 +222,10 @@ fn spent_by(pid: i32) -> Spent {
 /// If it does not run, or has no `ps`.
 pub(in crate::cli) fn top(args: &TopArgs, global: GlobalArgs) -> Result<u8, Problem> {
     let sandbox = Detached::find(&Registry::open_default()?, &args.sandbox)?;
+    list_processes(&sandbox, global).map_err(|problem| of_sandbox(problem, &sandbox))
+}
+
+fn list_processes(sandbox: &Detached, global: GlobalArgs) -> Result<u8, Problem> {
     let request = ExecRequest::new(["ps", "-eo", "pid,ppid,user,stat,pcpu,rss,etime,args"]);
     let exec = sandbox.exec(request)?;
     let output = exec
@@ -225,34 +233,59 @@ pub(in crate::cli) fn top(args: &TopArgs, global: GlobalArgs) -> Result<u8, Prob
         .map_err(|error| Problem::from(sandbox.explain(error)))?;
     let text = String::from_utf8_lossy(&output.stdout);
     if global.json {
-        print_json(&processes(&text))?;
+        print_json(&text.lines().filter_map(Process::of).collect::<Vec<_>>())?;
     } else {
         print(&text)?;
     }
     Ok(output.report.exit_code())
 }
 
-/// What `ps` said, by its columns.
-fn processes(text: &str) -> Vec<BTreeMap<String, String>> {
-    let mut lines = text.lines();
-    let header: Vec<_> = lines
-        .next()
-        .unwrap_or_default()
-        .split_whitespace()
-        .collect();
-    let process = |line: &str| {
+/// A process in a sandbox.
+#[derive(Debug, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(in crate::cli) struct Process {
+    /// Its number there.
+    pid: u32,
+    /// Its parent's.
+    ppid: u32,
+    /// Whose it is.
+    user: String,
+    /// Its state, as ps(1) tells it.
+    state: String,
+    /// What it has taken of one CPU while it lived.
+    cpu_percent: f64,
+    /// The memory that it has of its own.
+    memory_bytes: u64,
+    /// How long it has lived: `[[DD-]hh:]mm:ss`.
+    elapsed: String,
+    /// Program and arguments, with spaces between.
+    command: String,
+}
+
+impl Process {
+    /// What a line of `ps` says.
+    fn of(line: &str) -> Option<Self> {
         let mut rest = line.trim_start();
-        let mut fields = BTreeMap::new();
-        for (index, name) in header.iter().enumerate() {
-            let is_last = index + 1 == header.len();
-            let end = rest.find(char::is_whitespace).filter(|_| !is_last);
-            let (field, after) = rest.split_at(end.unwrap_or(rest.len()));
-            fields.insert(name.to_lowercase(), field.to_owned());
+        let mut field = || {
+            let (field, after) = rest.split_once(char::is_whitespace)?;
             rest = after.trim_start();
-        }
-        fields
-    };
-    lines.map(process).collect()
+            Some(field)
+        };
+        let process = Self {
+            pid: field()?.parse().ok()?,
+            ppid: field()?.parse().ok()?,
+            user: field()?.to_owned(),
+            state: field()?.to_owned(),
+            cpu_percent: field()?.parse().ok()?,
+            memory_bytes: field()?.parse::<u64>().ok()?.saturating_mul(1024),
+            elapsed: field()?.to_owned(),
+            command: String::new(),
+        };
+        Some(Self {
+            command: rest.to_owned(),
+            ..process
+        })
+    }
 }
 
 #[cfg(test)]
@@ -276,9 +309,19 @@ mod tests {
 
     #[test]
     fn what_ps_says_is_read_by_columns() {
-        let text = "  PID USER COMMAND\n    1 root sleep  1 2\n";
-        let expected = [("pid", "1"), ("user", "root"), ("command", "sleep  1 2")]
-            .map(|(name, value)| (name.to_owned(), value.to_owned()));
-        assert_eq!(processes(text), [BTreeMap::from(expected)]);
+        let header = "    PID    PPID USER     STAT %CPU   RSS     ELAPSED COMMAND";
+        assert_eq!(Process::of(header), None);
+        let line = "      7       1 sandbox  S     0.5   100       00:03 sleep  1 2";
+        let expected = Process {
+            pid: 7,
+            ppid: 1,
+            user: "sandbox".to_owned(),
+            state: "S".to_owned(),
+            cpu_percent: 0.5,
+            memory_bytes: 102_400,
+            elapsed: "00:03".to_owned(),
+            command: "sleep  1 2".to_owned(),
+        };
+        assert_eq!(Process::of(line), Some(expected));
     }
 }

@@ -10,6 +10,16 @@ use serde::Serialize;
 use super::plan::PlanError;
 use crate::error::{ErrorKind, Problem};
 
+/// A command that failed as a whole, in JSON.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct Failed<'a> {
+    /// What the program exits with.
+    pub(super) exit_code: u8,
+    /// Why.
+    pub(super) error: &'a Problem,
+}
+
 /// Tells a person, on standard error.
 pub(super) fn tell_person(problem: &Problem) {
     let mut text = format!("sovereign: {}\n", problem.message);
@@ -56,6 +66,17 @@ pub(super) fn print(text: &str) -> Result<(), Problem> {
         )),
         Ok(()) | Err(_) => Ok(()),
     }
+}
+
+/// Writes an object to standard output, as JSON in one line.
+///
+/// # Errors
+///
+/// As [`print`].
+pub(super) fn print_json_line(object: &impl Serialize) -> Result<(), Problem> {
+    let text =
+        serde_json::to_string(object).map_err(|error| Problem::of(ErrorKind::Output, &error))?;
+    print(&format!("{text}\n"))
 }
 
 /// Writes an object to standard output, as JSON.

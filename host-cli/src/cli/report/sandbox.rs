@@ -1,7 +1,7 @@
 //! How it is told what became of a sandbox: the tier that was taken, and why there is none.
 
 use crate::cli::plan::run::RunPlanError;
-use crate::detached::DetachedError;
+use crate::detached::{Detached, DetachedError};
 use crate::engine::StartError;
 use crate::error::{ErrorKind, Problem};
 use crate::registry::RegistryError;
@@ -38,6 +38,12 @@ impl From<DetachedError> for Problem {
     fn from(error: DetachedError) -> Self {
         error.problem()
     }
+}
+
+/// A problem of a sandbox of the registry, with its tier.
+pub(in crate::cli) fn of_sandbox(problem: Problem, sandbox: &Detached) -> Problem {
+    let place = sandbox.entry().read().ok().and_then(|record| record.place);
+    problem.in_tier(place.map(|place| place.tier))
 }
 
 /// The line that names the tier, and why each stronger one was passed over.

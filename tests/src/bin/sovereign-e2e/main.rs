@@ -20,6 +20,7 @@ mod lifecycle;
 mod limits;
 mod local;
 mod machine;
+mod machine_interface;
 mod misuse;
 mod python;
 mod report;
@@ -65,6 +66,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     library::add(&mut suite);
     lifecycle::add(&mut suite);
     detached::add(&mut suite);
+    machine_interface::add(&mut suite);
     soak::add(&mut suite);
     Ok(suite.run(arguments))
 }

@@ -18,15 +18,19 @@ use crate::tier::Tier;
 /// The exit code if a check failed.
 const BROKEN: u8 = 1;
 
-/// What `--json` prints.
+/// What an image is found to be.
 #[derive(Debug, Serialize)]
-struct Verified<'a> {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(in crate::cli) struct Verified<'a> {
+    /// Its name.
     name: &'a str,
+    /// Its id: the SHA-256 of its manifest.
     id: &'a str,
     /// Whether every file is what was stored. If not, there is an error instead of this.
     intact: bool,
     /// Whether no check failed.
     passed: bool,
+    /// Every check, by tier.
     checks: &'a Report,
 }
 

@@ -92,7 +92,7 @@ pub(super) fn command_goes_on_alone_and_its_result_is_kept(desk: &Desk) -> Outco
     let commands = desk.inspect("a")?["commands"].clone();
     let known = commands.as_array().context("no commands")?;
     ensure!(known.len() == 2, "{commands}");
-    ensure!(known[1]["report"]["code"] == 5, "{commands}");
+    ensure!(known[1]["result"]["exit_code"] == 5, "{commands}");
     let attached = desk.call(["attach", "a", &number]).output()?;
     ensure!(attached.code() == Some(5), "{attached}");
     PASSED
