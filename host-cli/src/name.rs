@@ -24,6 +24,13 @@ pub struct Name(String);
 #[serde(try_from = "String", into = "String")]
 pub struct Id(String);
 
+/// Of these names, the one that is most like what was typed, if one is.
+pub(crate) fn similar<N: AsRef<str>>(typed: &str, names: impl IntoIterator<Item = N>) -> Option<N> {
+    let likeness = |name: &N| strsim::jaro_winkler(name.as_ref(), typed);
+    let close = names.into_iter().filter(|name| likeness(name) > 0.8);
+    close.max_by(|a, b| likeness(a).total_cmp(&likeness(b)))
+}
+
 /// What is no name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(

@@ -276,7 +276,7 @@ fn completions_and_manual_pages_are_generated() {
     let home = Home::new();
     for shell in ["bash", "zsh", "fish"] {
         let script = stdout(&home.run(&["completions", shell]));
-        assert!(script.contains("min-isolation"), "{shell}");
+        assert!(script.contains("SOVEREIGN_COMPLETE"), "{shell}");
     }
     let page = stdout(&home.run(&["man"]));
     assert!(page.contains(".TH sovereign 1"), "{page}");

@@ -4,13 +4,27 @@ use std::ffi::OsString;
 
 use super::args::{Cli, Command};
 use super::commands;
+use super::complete::{self, Named, Wanted};
 use crate::error::{ErrorKind, Problem};
 use crate::tier::elsewhere;
 use crate::tier::facts::Facts;
 
 /// Does what the command line says. Returns what the program exits with.
 pub(super) fn main(args: &[OsString]) -> u8 {
+    if let Some(code) = complete::answer(args) {
+        return code;
+    }
     super::with(args, act)
+}
+
+/// There are none.
+pub(super) fn sandboxes(_wanted: Wanted) -> Vec<Named> {
+    Vec::new()
+}
+
+/// There are none.
+pub(super) fn images() -> Vec<Named> {
+    Vec::new()
 }
 
 /// What this machine has, for any image.

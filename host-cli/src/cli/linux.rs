@@ -2,17 +2,57 @@
 
 use std::ffi::OsString;
 
+use sandbox_image::{Store, Summary};
+
 use super::args::{Cli, Command};
 use super::commands;
+use super::complete::{self, Named, Wanted};
 use crate::engine::Engine;
 use crate::error::Problem;
+use crate::registry::{Registry, State};
 use crate::tier::facts::Facts;
 use crate::timeline::Timeline;
 
 /// Does what the command line says. Returns what the program exits with.
 pub(super) fn main(args: &[OsString]) -> u8 {
+    if let Some(code) = complete::answer(args) {
+        return code;
+    }
     let timeline = Timeline::of_this_process();
     super::with(args, |cli| act(cli, timeline))
+}
+
+/// The sandboxes that a command may be for, by name: what the registry's records say.
+pub(super) fn sandboxes(wanted: Wanted) -> Vec<Named> {
+    let Ok(registry) = Registry::open_default() else {
+        return Vec::new();
+    };
+    let entries = registry.list().unwrap_or_default().into_iter();
+    let known = entries.filter_map(|entry| {
+        let record = entry.read().ok()?;
+        let state = entry.state(&record);
+        let fits = match wanted {
+            Wanted::Any => true,
+            Wanted::Running => matches!(state, State::Running | State::Starting),
+            Wanted::Idle => !matches!(state, State::Running | State::Starting),
+        };
+        let tier = record.place.map(|place| format!(", {}", place.tier));
+        let about = format!("{}{}", state.name(), tier.unwrap_or_default());
+        fits.then(|| (record.name.to_string(), about))
+    });
+    let mut known: Vec<_> = known.collect();
+    known.sort_unstable();
+    known
+}
+
+/// The images of the store, by name.
+pub(super) fn images() -> Vec<Named> {
+    let listed = Store::open_default().and_then(|store| store.list());
+    let about = |image: Summary| match image.manifest {
+        Some(manifest) => (image.name, format!("made {}", manifest.created)),
+        None => (image.name, "damaged".to_owned()),
+    };
+    listed.unwrap_or_default().into_iter().map(about).collect()
 }
 
 /// What this machine has for an image.

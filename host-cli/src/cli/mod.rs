@@ -10,6 +10,7 @@
 
 pub mod args;
 mod commands;
+mod complete;
 mod config_file;
 #[cfg(target_os = "linux")]
 mod conversation;
@@ -70,7 +71,15 @@ fn misunderstood(error: &clap::Error, args: &[OsString]) -> u8 {
             .unwrap_or(message)
             .trim()
             .to_owned();
-        return tell(&Problem::new(ErrorKind::Usage, message), true);
+        let tips: Vec<_> = text
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("tip: "))
+            .collect();
+        let problem = Problem {
+            hint: (!tips.is_empty()).then(|| tips.join("; ")),
+            ..Problem::new(ErrorKind::Usage, message)
+        };
+        return tell(&problem, true);
     }
     // If nobody reads it, nobody is to be told.
     let _ = error.print();

@@ -55,6 +55,31 @@ pub enum State {
     Dead,
 }
 
+impl State {
+    /// The word for it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Exited => "exited",
+            Self::Failed => "failed",
+            Self::Dead => "dead",
+        }
+    }
+
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Created,
+        Self::Starting,
+        Self::Running,
+        Self::Exited,
+        Self::Failed,
+        Self::Dead,
+    ];
+}
+
 impl Entry {
     pub(super) const fn new(registry: Registry, id: Id) -> Self {
         Self { registry, id }

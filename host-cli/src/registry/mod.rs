@@ -36,6 +36,7 @@ pub use self::entry::{Entry, Held, State};
 pub use self::error::RegistryError;
 use self::error::failed;
 use self::record::Record;
+use crate::name;
 pub use crate::name::{Id, Name, NameError};
 
 /// This user's sandboxes.
@@ -226,11 +227,7 @@ impl Registry {
 
     /// The name that was probably meant.
     fn similar(&self, wanted: &str) -> Option<String> {
-        let distance = |name: &String| (strsim::jaro_winkler(name, wanted) * 1000.0).round();
-        self.known_names()
-            .into_iter()
-            .filter(|name| distance(name) > 800.0)
-            .max_by(|a, b| distance(a).total_cmp(&distance(b)))
+        name::similar(wanted, self.known_names())
     }
 }
 

@@ -208,8 +208,11 @@ pub struct PruneArgs {
 
 /// Print the completions for a shell.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  sovereign completions bash > \
-    ~/.local/share/bash-completion/completions/sovereign")]
+#[command(
+    after_help = "Examples:\n  source <(sovereign completions bash)            # in ~/.bashrc\n  \
+    source <(sovereign completions zsh)             # in ~/.zshrc, after compinit\n  \
+    sovereign completions fish | source             # in ~/.config/fish/config.fish"
+)]
 pub struct CompletionsArgs {
     /// The shell
     #[arg(value_enum)]

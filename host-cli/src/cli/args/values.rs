@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use super::life::DetachKeys;
+use crate::name::similar;
 use crate::spec::{MAX_CPUS, MAX_PROCESSES, MIN_MEMORY_MIB, MIN_PROCESSES, Network, SpecError};
 use crate::tier::{Isolation, Tier, UnknownName};
 
@@ -85,8 +86,8 @@ pub(crate) enum ValueError {
     #[error("a label is KEY=VALUE")]
     Label,
     /// Not a signal.
-    #[error("a signal is a name or a number: TERM, SIGHUP, 9")]
-    Signal,
+    #[error("a signal is a name or a number: TERM, SIGHUP, 9{}", did_you_mean(*.0))]
+    Signal(Option<&'static str>),
     /// Not keys.
     #[error("keys are letters and ctrl-LETTER, with commas between: ctrl-p,ctrl-q")]
     Keys,
@@ -197,7 +198,11 @@ pub(super) fn parse_signal(text: &str) -> Result<u8, ValueError> {
             .position(|known| *known == name)
             .and_then(|index| u8::try_from(index + 1).ok()),
     };
-    number.ok_or(ValueError::Signal)
+    number.ok_or_else(|| ValueError::Signal(similar(name, SIGNALS)))
+}
+
+fn did_you_mean(similar: Option<&str>) -> String {
+    similar.map_or_else(String::new, |similar| format!("; did you mean {similar}?"))
 }
 
 /// The signals of a Linux sandbox by their numbers, from 1 on (signal(7), the x86 column).
@@ -304,6 +309,8 @@ mod tests {
         for text in ["", "0", "65", "SING"] {
             assert!(parse_signal(text).is_err(), "{text}");
         }
+        let error = parse_signal("SIGTREM").unwrap_err().to_string();
+        assert!(error.ends_with("did you mean TERM?"), "{error}");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use clap::CommandFactory;
 use serde::Serialize;
 
 use crate::cli::args::{Cli, CompletionsArgs, GlobalArgs, ManArgs};
+use crate::cli::complete;
 use crate::cli::report::{print, print_json};
 use crate::error::{ErrorKind, Problem};
 
@@ -14,7 +15,7 @@ use crate::error::{ErrorKind, Problem};
 /// If they cannot be written.
 pub(in crate::cli) fn completions(args: &CompletionsArgs) -> Result<u8, Problem> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "sovereign", &mut script);
+    complete::write_script(&args.shell.to_string(), &mut script)?;
     print(&String::from_utf8_lossy(&script)).map(|()| 0)
 }
 

@@ -18,6 +18,7 @@ use crate::contract::{self, Report, Verdict};
 use crate::engine::Engine;
 use crate::error::{ErrorKind, Problem};
 use crate::installation::Program;
+use crate::tier::microvm::similar_image;
 
 /// Does what is to be done with images.
 ///
@@ -209,6 +210,9 @@ impl From<StoreError> for Problem {
             StoreError::NoSpace { .. } => ErrorKind::NoSpace,
             _ => ErrorKind::Image,
         };
-        Self::of(code, &error)
+        Self {
+            hint: similar_image(&error).map(|name| format!("did you mean `{name}`?")),
+            ..Self::of(code, &error)
+        }
     }
 }

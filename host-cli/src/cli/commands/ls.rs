@@ -12,6 +12,7 @@ use crate::cli::json::Inspected;
 use crate::cli::report::{print, print_json, say};
 use crate::detached::Detached;
 use crate::error::{ErrorKind, Problem};
+use crate::name::similar;
 use crate::registry::record::{Record, Status, Timestamp};
 use crate::registry::{Entry, Id, Name, Registry, RegistryError, State};
 use crate::supervisor::About;
@@ -195,6 +196,19 @@ impl<'a> Filters<'a> {
                 let text = format!("--filter {key}: there are {}", KNOWN.join(", "));
                 return Err(Problem::new(ErrorKind::Usage, text));
             }
+            let known: Option<Vec<&str>> = match key.as_str() {
+                "status" => Some(State::ALL.map(State::name).into()),
+                "tier" => Some(Tier::ALL.map(Tier::name).into()),
+                _ => None,
+            };
+            if let Some(known) = known.filter(|known| !known.contains(&value.as_str())) {
+                let text = format!("--filter {key}={value}: there are {}", known.join(", "));
+                let similar = similar(value, known);
+                return Err(Problem {
+                    hint: similar.map(|similar| format!("did you mean {key}={similar}?")),
+                    ..Problem::new(ErrorKind::Usage, text)
+                });
+            }
             all.entry(key.as_str()).or_default().push(value.as_str());
         }
         Ok(Self(all))
@@ -206,7 +220,7 @@ impl<'a> Filters<'a> {
                 "name" => it.name.as_str().contains(value),
                 "id" => it.id.as_str().starts_with(value),
                 "tier" => it.tier.is_some_and(|tier| tier.name() == *value),
-                "status" => serde_json::to_value(it.state).is_ok_and(|state| state == *value),
+                "status" => it.state.name() == *value,
                 _ => match value.split_once('=') {
                     Some((key, value)) => it.labels.get(key).is_some_and(|have| have == value),
                     None => it.labels.contains_key(*value),

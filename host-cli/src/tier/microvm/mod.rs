@@ -211,6 +211,15 @@ impl From<MissingProgram> for Unavailable {
     }
 }
 
+/// Of an image that is not there: the name of one that is, and is called nearly so.
+pub(crate) fn similar_image(error: &StoreError) -> Option<String> {
+    let StoreError::NoSuchImage { name, store } = error else {
+        return None;
+    };
+    let images = Store::open(store).and_then(|store| store.list()).ok()?;
+    crate::name::similar(name, images.into_iter().map(|image| image.name))
+}
+
 impl From<StoreError> for Unavailable {
     fn from(error: StoreError) -> Self {
         let code = match error {
@@ -222,7 +231,7 @@ impl From<StoreError> for Unavailable {
         Self {
             code,
             cause,
-            remedy: None,
+            remedy: similar_image(&error).map(|name| format!("did you mean `{name}`?")),
         }
     }
 }

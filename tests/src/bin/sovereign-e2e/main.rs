@@ -12,6 +12,7 @@
 //! the other), `SOVEREIGN_E2E_STREAM_MIB` (1024 through a sandbox).
 
 mod command;
+mod completion;
 mod detached;
 mod exit;
 mod image;
@@ -67,6 +68,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     lifecycle::add(&mut suite);
     detached::add(&mut suite);
     machine_interface::add(&mut suite);
+    completion::add(&mut suite);
     soak::add(&mut suite);
     Ok(suite.run(arguments))
 }

@@ -48,14 +48,14 @@ pub(crate) fn add(suite: &mut Suite) {
 }
 
 /// A terminal of which we hold the keyboard and the screen.
-struct Terminal {
+pub(crate) struct Terminal {
     screen: File,
     device: File,
     shown: Vec<u8>,
 }
 
 impl Terminal {
-    fn open() -> Result<Self> {
+    pub(crate) fn open() -> Result<Self> {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
         grantpt(&master)?;
         unlockpt(&master)?;
@@ -75,12 +75,17 @@ impl Terminal {
         })
     }
 
-    fn stdio(&self) -> Result<Stdio> {
+    pub(crate) fn stdio(&self) -> Result<Stdio> {
         Ok(Stdio::from(self.device.try_clone()?))
     }
 
+    /// The keyboard.
+    pub(crate) fn screen(&mut self) -> &mut File {
+        &mut self.screen
+    }
+
     /// Reads the screen until it shows `text`.
-    fn wait_for(&mut self, text: &str) -> Result<()> {
+    pub(crate) fn wait_for(&mut self, text: &str) -> Result<()> {
         let end = Instant::now() + Duration::from_secs(60);
         let mut buffer = [0; 4096];
         while !String::from_utf8_lossy(&self.shown).contains(text) {

@@ -54,6 +54,10 @@ impl Desk {
         self.sovereign.program()
     }
 
+    pub(crate) const fn sovereign(&self) -> &Sovereign {
+        &self.sovereign
+    }
+
     pub(crate) fn call<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Call {
         self.sovereign
             .call(args)
