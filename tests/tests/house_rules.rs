@@ -23,14 +23,24 @@ const ARROWS: &[(&str, &[&str])] = &[
         "host-cli",
         &["agent-client", "agent-protocol", "sandbox-image", "vmm"],
     ),
+    ("tests/engines", &[]),
     ("tests/lab", &["sandbox-image"]),
-    ("tests", &["sandbox-image", "sovereign", "sovereign-lab"]),
+    (
+        "tests",
+        &[
+            "sandbox-image",
+            "sovereign",
+            "sovereign-engines",
+            "sovereign-lab",
+        ],
+    ),
     (
         "benches",
         &[
             "agent-client",
             "sandbox-image",
             "sovereign",
+            "sovereign-engines",
             "sovereign-lab",
             "sovereign-tests",
             "vmm",

@@ -1,11 +1,7 @@
 //! A container engine for one test: one that has nothing but a folder of its own.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::path::Path;
 
 use bollard::errors::Error;
 use bollard::models::{ContainerCreateBody, ContainerInspectResponse};
@@ -14,109 +10,42 @@ use bollard::query_parameters::{
     RemoveContainerOptionsBuilder,
 };
 use bollard::{API_DEFAULT_VERSION, Docker};
-use rustix::process::{Pid, Signal, kill_process};
+use sovereign_engines::{Addresses, Engine};
 use tokio::runtime::Builder;
 
 use crate::network::OwnBridge;
 
-/// Which engine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Engine {
-    Docker,
-    Podman,
-}
-
-impl Engine {
-    pub(crate) const ALL: [Self; 2] = [Self::Docker, Self::Podman];
-
-    /// The name of its tier.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Docker => "docker",
-            Self::Podman => "podman",
-        }
-    }
-
-    /// The variable that names its address.
-    pub(crate) const fn variable(self) -> &'static str {
-        match self {
-            Self::Docker => "DOCKER_HOST",
-            Self::Podman => "CONTAINER_HOST",
-        }
-    }
-
-    const fn program(self) -> &'static str {
-        match self {
-            Self::Docker => "dockerd",
-            Self::Podman => "podman",
-        }
-    }
-
-    /// Whether it is installed.
-    pub(crate) fn is_here(self) -> bool {
-        is_installed(self.program())
-    }
-}
-
-fn is_installed(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
-}
-
-/// A running engine. Dropped, it has ended.
+/// A running engine, and what a test asks it behind our back.
 pub(crate) struct Daemon {
-    pub(crate) engine: Engine,
-    processes: Vec<Child>,
-    socket: PathBuf,
-    /// Its other address, at which it is treated as one of another machine.
-    port: u16,
+    running: sovereign_engines::Daemon,
     /// A network of its own, if this machine can make one.
     _bridge: Option<OwnBridge>,
 }
 
 impl Daemon {
     pub(crate) fn start(engine: Engine, folder: &Path) -> Self {
-        let socket = folder.join("engine.sock");
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-        let port = port.unwrap().port();
-        let addresses = [
-            format!("unix://{}", socket.display()),
-            format!("tcp://127.0.0.1:{port}"),
-        ];
         let bridge = (engine == Engine::Docker).then(OwnBridge::new).flatten();
-        let name = bridge.as_ref().map_or("none", |bridge| bridge.name());
-        let processes = match engine {
-            Engine::Docker => vec![dockerd(folder, name, &addresses)],
-            Engine::Podman => addresses
-                .iter()
-                .map(|address| podman(folder, address))
-                .collect(),
-        };
-        let daemon = Self {
-            engine,
-            processes,
-            socket,
-            port,
+        let name = bridge.as_ref().map(OwnBridge::name);
+        let running =
+            sovereign_engines::Daemon::start(engine, folder, Addresses::SocketAndPort, name);
+        Self {
+            running: running.unwrap(),
             _bridge: bridge,
-        };
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while daemon.talk(async |api| api.ping().await).is_none()
-            || std::net::TcpStream::connect(("127.0.0.1", port)).is_err()
-        {
-            assert!(Instant::now() < deadline, "the engine does not come up");
-            std::thread::sleep(Duration::from_millis(100));
         }
-        daemon
+    }
+
+    pub(crate) fn engine(&self) -> Engine {
+        self.running.engine()
     }
 
     /// Its address, as the engine's variable has it.
     pub(crate) fn address(&self) -> String {
-        format!("unix://{}", self.socket.display())
+        self.running.address()
     }
 
     /// Its address as if it were on another machine.
     pub(crate) fn remote_address(&self) -> String {
-        format!("tcp://127.0.0.1:{}", self.port)
+        self.running.remote_address().unwrap()
     }
 
     /// The names of all containers, whatever their state.
@@ -197,77 +126,4 @@ impl Daemon {
             call(api.negotiate_version().await.ok()?).await.ok()
         })
     }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        for process in &mut self.processes {
-            let id = i32::try_from(process.id()).ok().and_then(Pid::from_raw);
-            let _ = id.map(|id| kill_process(id, Signal::TERM));
-            let _ = process.wait();
-        }
-        if let Some(folder) = self.socket.parent() {
-            unmount_below(folder);
-        }
-    }
-}
-
-/// Takes away what an engine that has ended has left mounted below its folder: Podman does.
-fn unmount_below(folder: &Path) {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    // The fifth field is the place (proc_pid_mountinfo(5)); the newest are the last.
-    let places = mounts
-        .lines()
-        .rev()
-        .filter_map(|line| line.split(' ').nth(4));
-    for place in places.filter(|place| Path::new(place).starts_with(folder)) {
-        // What cannot be unmounted stays, and is seen.
-        let _ = Command::new("umount").args(["--lazy", place]).status();
-    }
-}
-
-fn dockerd(folder: &Path, bridge: &str, addresses: &[String]) -> Child {
-    let mut command = Command::new("dockerd");
-    command
-        .arg("--data-root")
-        .arg(folder.join("data"))
-        .arg("--exec-root")
-        .arg(folder.join("exec"))
-        .arg("--pidfile")
-        .arg(folder.join("pid"))
-        .arg("--iptables=false")
-        .arg(format!("--bridge={bridge}"));
-    for address in addresses {
-        command.args(["--host", address]);
-    }
-    spawn(command, &folder.join("dockerd.log"))
-}
-
-fn podman(folder: &Path, address: &str) -> Child {
-    let mut command = Command::new("podman");
-    for (flag, name) in [
-        ("--root", "data"),
-        ("--runroot", "run"),
-        ("--tmpdir", "tmp"),
-    ] {
-        command.arg(flag).arg(folder.join("podman").join(name));
-    }
-    if is_installed("runc") {
-        // The other one, crun, does not take every layout of cgroups.
-        command.args(["--runtime", "runc"]);
-    }
-    command
-        .args(["--cgroup-manager=cgroupfs", "--events-backend=none"])
-        .args(["system", "service", "--time=0", address]);
-    spawn(command, &folder.join("podman.log"))
-}
-
-fn spawn(mut command: Command, log: &Path) -> Child {
-    let log = File::options().create(true).append(true).open(log).unwrap();
-    command
-        .stdin(Stdio::null())
-        .stdout(log.try_clone().unwrap())
-        .stderr(log)
-        .spawn()
-        .unwrap()
 }

@@ -11,9 +11,10 @@ use sandbox_image::digest::Digest;
 use sandbox_image::manifest::{
     Blob, Discovery, Initramfs, Kernel, Manifest, Rootfs, SCHEMA, timestamp,
 };
+use sovereign_engines::Engine;
 use tempfile::TempDir;
 
-use crate::daemon::{Daemon, Engine};
+use crate::daemon::Daemon;
 
 /// What the image has, copied from the machine that the test runs on.
 const PROGRAMS: [&str; 12] = [
@@ -22,15 +23,9 @@ const PROGRAMS: [&str; 12] = [
 
 /// What is missing for a test with containers of this engine.
 pub(crate) fn missing(engine: Engine) -> Option<String> {
-    if !rustix::process::getuid().is_root() {
-        Some("they need root, to start an engine".to_owned())
-    } else if !engine.is_here() {
-        Some(format!("there is no {}", engine.name()))
-    } else if agent().is_none() {
-        Some("there is no sovereign-agent; build it, or set SOVEREIGN_AGENT".to_owned())
-    } else {
-        None
-    }
+    let no_agent = "there is no sovereign-agent; build it, or set SOVEREIGN_AGENT";
+    let obstacle = engine.obstacle();
+    obstacle.or_else(|| agent().is_none().then(|| no_agent.to_owned()))
 }
 
 /// The agent's program: the one that is named, else the newest static one of the same target folder.
@@ -64,7 +59,7 @@ impl Machine {
             fs::create_dir_all(folder.path().join(name)).unwrap();
         }
         make_image(folder.path());
-        let daemon = Daemon::start(engine, folder.path());
+        let daemon = Daemon::start(engine, &folder.path().join("engine"));
         Self { daemon, folder }
     }
 
@@ -81,14 +76,14 @@ impl Machine {
             .env("SOVEREIGN_DATA_DIR", path.join("data"))
             .env("SOVEREIGN_CACHE_DIR", path.join("cache"))
             .env("SOVEREIGN_AGENT", agent().unwrap())
-            .env(self.daemon.engine.variable(), self.daemon.address())
+            .env(self.daemon.engine().variable(), self.daemon.address())
             .stdin(Stdio::null());
         command
     }
 
     /// The name of this machine's tier.
     pub(crate) fn tier(&self) -> &'static str {
-        self.daemon.engine.name()
+        self.daemon.engine().name()
     }
 
     /// `sovereign run` in this machine's tier, with these flags, `--`, and a command.

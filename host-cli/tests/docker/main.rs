@@ -41,7 +41,7 @@ fn main() -> std::process::ExitCode {
         })
     });
     let mut trials: Vec<_> = obstacles.collect();
-    for engine in daemon::Engine::ALL {
+    for engine in sovereign_engines::Engine::ALL {
         let missing = machine::missing(engine);
         if let Some(missing) = &missing {
             eprintln!("cases of {} are ignored: {missing}", engine.name());

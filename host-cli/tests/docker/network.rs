@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use crate::daemon::Engine;
+use sovereign_engines::Engine;
 
 /// Whether an engine can have one here. Podman makes its own, on the machine's firewall.
 pub(crate) fn is_possible(engine: Engine) -> bool {

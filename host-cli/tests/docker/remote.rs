@@ -26,7 +26,7 @@ pub(crate) const CASES: &[Case] = &[
 fn command(machine: &Machine, arguments: &[&str]) -> Command {
     let mut command = machine.command(arguments);
     command.env(
-        machine.daemon.engine.variable(),
+        machine.daemon.engine().variable(),
         machine.daemon.remote_address(),
     );
     command

@@ -21,7 +21,6 @@ use crate::report::{Report, Verdict};
 use crate::screen;
 
 mod conformance;
-mod daemons;
 mod emulator;
 mod events;
 mod shares;

@@ -10,11 +10,11 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::geteuid;
+use sovereign_engines::{Addresses, Daemon, Engine};
 use sovereign_tests::conformance::{COLUMNS, Outcome, Results, with_table};
 use tempfile::TempDir;
 
 use super::Programs;
-use super::daemons::Daemon;
 use super::events::Events;
 use crate::cargo::{merged, show, workspace};
 use crate::report::{Report, Verdict};
@@ -69,27 +69,27 @@ pub(super) fn run(
             report,
         ),
     }
-    for tier in ["docker", "podman"] {
+    for engine in Engine::ALL {
+        let tier = engine.name();
         let start = format!("with_{tier}::");
         let tests: Vec<String> = engine_tests
             .iter()
             .filter(|name| name.starts_with(&start) && wanted(name))
             .cloned()
             .collect();
-        match Daemon::start(tier)? {
-            Ok(daemon) => {
-                let mut command = merged(programs.conformance.as_os_str());
-                command.env(daemon.variable(), daemon.address());
-                runs.column(tier, tier, command, report)?;
-                runs.with_engine(&daemon, &tests, report);
+        if let Some(obstacle) = engine.obstacle() {
+            runs.skip(tier, &obstacle, report);
+            for name in &tests {
+                report.add(super::SUITE, name, Verdict::Skipped(obstacle.clone()));
             }
-            Err(obstacle) => {
-                runs.skip(tier, &obstacle, report);
-                for name in &tests {
-                    report.add(super::SUITE, name, Verdict::Skipped(obstacle.clone()));
-                }
-            }
+            continue;
         }
+        let folder = tempfile::tempdir()?;
+        let daemon = Daemon::start(engine, folder.path(), Addresses::Socket, None)?;
+        let mut command = merged(programs.conformance.as_os_str());
+        command.env(engine.variable(), daemon.address());
+        runs.column(tier, tier, command, report)?;
+        runs.with_engine(&daemon, &tests, report);
     }
     Ok(())
 }
@@ -154,7 +154,7 @@ impl Runs<'_> {
         self.programs
             .arm(&mut command, self.store)
             .args(["--format", "json"])
-            .env(daemon.variable(), daemon.address())
+            .env(daemon.engine().variable(), daemon.address())
             .env("SOVEREIGN_E2E_ONLY", tests.join(","));
         let outcome = show(&mut command, &mut |line| events.read(line));
         let end = outcome.map(|_| "the tests ended early".to_owned());

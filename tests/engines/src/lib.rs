@@ -1,0 +1,68 @@
+//! Container engines for tests and benches, each with nothing but a folder of its own: whatever this
+//! machine runs besides stays untouched, and nothing of them stays.
+
+#![cfg(unix)]
+
+mod daemon;
+mod leftovers;
+
+pub use daemon::{Addresses, Daemon, StartError};
+
+use std::env;
+
+/// A container engine that speaks the Docker Engine API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    /// Docker's `dockerd`.
+    Docker,
+    /// Podman's service.
+    Podman,
+}
+
+impl Engine {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Docker, Self::Podman];
+
+    /// The name of its tier.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Docker => "docker",
+            Self::Podman => "podman",
+        }
+    }
+
+    /// The variable that names its address.
+    #[must_use]
+    pub const fn variable(self) -> &'static str {
+        match self {
+            Self::Docker => "DOCKER_HOST",
+            Self::Podman => "CONTAINER_HOST",
+        }
+    }
+
+    /// The program that serves its API.
+    #[must_use]
+    pub const fn program(self) -> &'static str {
+        match self {
+            Self::Docker => "dockerd",
+            Self::Podman => "podman",
+        }
+    }
+
+    /// Why it cannot be started here; `None` if it can.
+    #[must_use]
+    pub fn obstacle(self) -> Option<String> {
+        let program = self.program();
+        if !is_installed(program) {
+            return Some(format!("there is no {program}"));
+        }
+        let is_root = rustix::process::geteuid().is_root();
+        (!is_root).then(|| format!("only root can start a {program} of its own"))
+    }
+}
+
+fn is_installed(program: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path).any(|folder| folder.join(program).is_file())
+}
