@@ -290,6 +290,68 @@ fn completions_and_manual_pages_are_generated() {
 }
 
 #[test]
+fn colours_are_for_those_who_want_them() {
+    let home = Home::new();
+    let is_coloured = |args: &[&str], variables: &[(&str, &str)]| {
+        let mut command = home.command(args);
+        let output = command.envs(variables.iter().copied()).output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        assert!(!text.is_empty(), "{args:?}");
+        text.contains(&0x1b)
+    };
+    for args in [&["doctor"][..], &["run", "--help"], &["dctor"]] {
+        let with = |flag: &'static str| [args, &[flag]].concat();
+        assert!(!is_coloured(args, &[("TERM", "xterm")]), "{args:?}");
+        assert!(is_coloured(args, &[("CLICOLOR_FORCE", "1")]), "{args:?}");
+        let both = [("CLICOLOR_FORCE", "1"), ("NO_COLOR", "1")];
+        assert!(!is_coloured(args, &both), "{args:?}");
+        assert!(is_coloured(&with("--color=always"), &both), "{args:?}");
+        let force = [("CLICOLOR_FORCE", "1")];
+        assert!(!is_coloured(&with("--color=never"), &force), "{args:?}");
+    }
+}
+
+#[test]
+fn what_was_nearly_right_is_guessed() {
+    let home = Home::new();
+    let images = home.0.path().join(".local/share/sovereign/images");
+    std::fs::create_dir_all(&images).unwrap();
+    std::fs::write(images.join("my-image.json"), "{}").unwrap();
+    let cases: [(&[&str], &str); 9] = [
+        (&["dctor"], "doctor"),
+        (&["fs", "mkdri", "a", "b"], "mkdir"),
+        (&["run", "--memroy", "1G", "true"], "--memory"),
+        (&["run", "--tier", "micrvm", "true"], "microvm"),
+        (&["kill", "-s", "SIGTREM", "x"], "did you mean TERM?"),
+        (
+            &["ls", "--filter", "status=runing"],
+            "did you mean status=running?",
+        ),
+        (
+            &["ls", "--filter", "tier=dokcer"],
+            "did you mean tier=docker?",
+        ),
+        (
+            &["image", "inspect", "my-imgae"],
+            "did you mean `my-image`?",
+        ),
+        (&["image", "verify", "my-imgae"], "did you mean `my-image`?"),
+    ];
+    for (args, guess) in cases {
+        let output = home.run(args);
+        assert_eq!(output.status.code(), Some(125), "{args:?}");
+        assert!(
+            stderr(&output).contains(guess),
+            "{args:?}: {}",
+            stderr(&output)
+        );
+        let output = home.run(&[&["--json"], args].concat());
+        let error = &json(&output)["error"];
+        assert!(error.to_string().contains(guess), "{args:?}: {error}");
+    }
+}
+
+#[test]
 fn help_and_versions_are_no_failures() {
     let home = Home::new();
     for args in [

@@ -37,11 +37,13 @@ mod terminal;
 mod trace;
 
 use std::ffi::OsString;
+use std::io::Write;
 
 use clap::error::ErrorKind as Misuse;
 
 use self::args::Cli;
 use self::report::{Failed, print_json, tell_person};
+use self::style::Style;
 use crate::error::{ENGINE_FAILURE, ErrorKind, Problem};
 
 /// Does what the command line says. Returns what the program exits with.
@@ -81,8 +83,17 @@ fn misunderstood(error: &clap::Error, args: &[OsString]) -> u8 {
         };
         return tell(&problem, true);
     }
+    let choice = args::asked_colors(args);
+    let (style, to): (_, &mut dyn Write) = match is_help {
+        true => (Style::for_stdout(choice), &mut std::io::stdout()),
+        false => (Style::for_stderr(choice), &mut std::io::stderr()),
+    };
+    let text = error.render();
     // If nobody reads it, nobody is to be told.
-    let _ = error.print();
+    let _ = match style.has_colours() {
+        true => write!(to, "{}", text.ansi()),
+        false => write!(to, "{text}"),
+    };
     if is_help { 0 } else { ENGINE_FAILURE }
 }
 

@@ -9,6 +9,8 @@ use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressStyle as BarS
 use sandbox_image::progress::{Event, Outcome, Progress, Silent, StepId, Unit};
 
 use super::args::{GlobalArgs, ProgressStyle};
+use super::report::say;
+use super::style::Style;
 
 /// How often a bar that has no news shows that it is alive.
 const TICK: Duration = Duration::from_millis(100);
@@ -19,18 +21,93 @@ pub(super) fn for_user(global: GlobalArgs) -> Box<dyn Progress> {
     match global.progress {
         _ if global.quiet => Box::new(Silent),
         ProgressStyle::None => Box::new(Silent),
-        ProgressStyle::Auto if bars => Box::new(Bars::default()),
+        ProgressStyle::Auto if bars => Box::new(Bars::new(Style::for_stderr(global.color))),
         ProgressStyle::Auto | ProgressStyle::Plain => {
             Box::new(Lines::new(std::io::stderr(), global.verbose))
         }
     }
 }
 
+/// Something that takes its time and cannot say how much: a spinner on a terminal while this lives, or
+/// lines if those are asked for.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    spinner: Option<ProgressBar>,
+    line: Option<(String, Instant)>,
+}
+
+impl Waiting {
+    pub(super) fn begin(global: GlobalArgs, what: &str) -> Self {
+        let told = !global.quiet;
+        let is_plain = told && global.progress == ProgressStyle::Plain;
+        if is_plain {
+            say(&format!("{what} ...\n"));
+        }
+        let spins = told && global.progress == ProgressStyle::Auto;
+        let spinner = (spins && std::io::stderr().is_terminal()).then(|| {
+            let spinner = ProgressBar::new_spinner();
+            spinner.set_style(style("{spinner} {prefix}  {elapsed}"));
+            spinner.set_prefix(printable(what));
+            spinner.enable_steady_tick(TICK);
+            spinner
+        });
+        Self {
+            spinner,
+            line: is_plain.then(|| (what.to_owned(), Instant::now())),
+        }
+    }
+
+    /// It has ended well, or not.
+    pub(super) fn end(self, outcome: Outcome) {
+        if let Some(spinner) = self.spinner {
+            spinner.finish_and_clear();
+        }
+        if let Some((what, began)) = self.line {
+            say(&(ending(&what, outcome, began.elapsed()) + "\n"));
+        }
+    }
+}
+
 /// A bar for each step that runs, and a line for each that has ended.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Bars {
+    template: Templates,
     screen: MultiProgress,
     steps: Mutex<HashMap<StepId, ProgressBar>>,
+}
+
+/// How bars look.
+#[derive(Debug, Clone, Copy)]
+struct Templates {
+    spinner: &'static str,
+    bytes: &'static str,
+    items: &'static str,
+}
+
+impl Templates {
+    const COLOURED: Self = Self {
+        spinner: "{spinner} {prefix}  {elapsed}  {wide_msg:.dim}",
+        bytes: "{spinner} {prefix}  [{bar:30}] {bytes}/{total_bytes}  {wide_msg:.dim}",
+        items: "{spinner} {prefix}  [{bar:30}] {pos}/{len}  {wide_msg:.dim}",
+    };
+    const PLAIN: Self = Self {
+        spinner: "{spinner} {prefix}  {elapsed}  {wide_msg}",
+        bytes: "{spinner} {prefix}  [{bar:30}] {bytes}/{total_bytes}  {wide_msg}",
+        items: "{spinner} {prefix}  [{bar:30}] {pos}/{len}  {wide_msg}",
+    };
+}
+
+impl Bars {
+    fn new(style: Style) -> Self {
+        Self {
+            template: match style.has_colours() {
+                true => Templates::COLOURED,
+                false => Templates::PLAIN,
+            },
+            screen: MultiProgress::default(),
+            steps: Mutex::default(),
+        }
+    }
 }
 
 impl Progress for Bars {
@@ -40,7 +117,7 @@ impl Progress for Bars {
         match event {
             Event::Started { id, name } => {
                 let bar = self.screen.add(ProgressBar::new_spinner());
-                bar.set_style(style("{spinner} {prefix}  {elapsed}  {wide_msg:.dim}"));
+                bar.set_style(style(self.template.spinner));
                 bar.set_prefix((*name).to_owned());
                 bar.enable_steady_tick(TICK);
                 steps.insert(*id, bar);
@@ -52,7 +129,7 @@ impl Progress for Bars {
                 unit,
             } => {
                 if let Some(bar) = steps.get(id) {
-                    show_advance(bar, *current, *total, *unit);
+                    show_advance(bar, self.template, (*current, *total), *unit);
                 }
             }
             Event::Log { id, line } => {
@@ -73,14 +150,19 @@ impl Progress for Bars {
     }
 }
 
-fn show_advance(bar: &ProgressBar, current: u64, total: Option<u64>, unit: Unit) {
+fn show_advance(
+    bar: &ProgressBar,
+    template: Templates,
+    (current, total): (u64, Option<u64>),
+    unit: Unit,
+) {
     if let Some(total) = total
         && bar.length() != Some(total)
     {
         bar.set_length(total);
         bar.set_style(style(match unit {
-            Unit::Bytes => "{spinner} {prefix}  [{bar:30}] {bytes}/{total_bytes}  {wide_msg:.dim}",
-            Unit::Items => "{spinner} {prefix}  [{bar:30}] {pos}/{len}  {wide_msg:.dim}",
+            Unit::Bytes => template.bytes,
+            Unit::Items => template.items,
         }));
     }
     bar.set_position(current);

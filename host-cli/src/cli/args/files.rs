@@ -49,22 +49,34 @@ pub struct FsArgs {
 #[derive(Debug, Subcommand)]
 pub enum FsAction {
     /// Print what is in files
+    #[command(
+        after_help = "Examples:\n  sovereign fs cat work /etc/hostname\n  sovereign fs cat --offset 1000 --length 100 work big"
+    )]
     Cat(CatArgs),
     /// Put standard input in a file's place, at once, when it has come whole
+    #[command(
+        after_help = "Examples:\n  sovereign fs write work notes.txt < notes.txt\n  echo 1 | sovereign fs write --mode 600 work secret"
+    )]
     Write(WriteArgs),
     /// List what is in a folder
+    #[command(after_help = "Example:\n  sovereign fs ls work /tmp")]
     Ls(PathsArgs),
     /// Show what is known of files
+    #[command(after_help = "Example:\n  sovereign fs stat work /etc/hostname")]
     Stat(PathsArgs),
     /// Make folders
+    #[command(after_help = "Example:\n  sovereign fs mkdir -p work src/a/b")]
     Mkdir(MkdirArgs),
     /// Give a file another name, or another folder
+    #[command(after_help = "Example:\n  sovereign fs mv work draft final")]
     Mv(MvArgs),
     /// Remove files
+    #[command(after_help = "Example:\n  sovereign fs rm -r work build")]
     Rm(FsRmArgs),
     /// Find files by their names and by what they contain
     Find(FindArgs),
     /// Show what happens to files, until interrupted
+    #[command(after_help = "Example:\n  sovereign fs watch -r work src")]
     Watch(WatchArgs),
 }
 

@@ -24,12 +24,16 @@ pub enum ImageAction {
     Build(BuildArgs),
     /// List the images
     #[command(visible_alias = "list")]
+    #[command(after_help = "Example:\n  sovereign image ls")]
     Ls,
     /// Show what an image is made of
+    #[command(after_help = "Example:\n  sovereign image inspect | jq .kernel.release")]
     Inspect(NameArgs),
     /// Remove images
+    #[command(after_help = "Example:\n  sovereign image rm old")]
     Rm(NamesArgs),
     /// Remove files that belong to no image any more, and what builds have no more use for
+    #[command(after_help = "Example:\n  sovereign image prune")]
     Prune,
     /// Hash every file of an image again, and check its contract in each tier
     Verify(VerifyArgs),
@@ -58,7 +62,10 @@ pub struct VerifyArgs {
 
 const VERIFY_HELP: &str = "\
 The contract is what commands rely on: T-APTS, Python and tools, the user, writable places, clock,
-random numbers, versions that agree. The exit code is 0 if nothing of it is broken, else 1.";
+random numbers, versions that agree. The exit code is 0 if nothing of it is broken, else 1.
+
+Example:
+  sovereign image verify --tier docker";
 
 /// Names of images.
 #[derive(Debug, Args)]

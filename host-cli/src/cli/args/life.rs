@@ -64,7 +64,7 @@ pub struct CreateArgs {
 #[derive(Debug, Args)]
 #[command(
     after_help = "A sandbox is started again in the tier that it had, or not at all. What it \
-    wrote before is gone."
+    wrote before is gone.\n\nExamples:\n  sovereign start work\n  sovereign start -a work                # and stay with its command"
 )]
 pub struct StartArgs {
     /// Stay with its command, as `attach` does
@@ -112,7 +112,7 @@ pub struct DetachKeys(pub Vec<u8>);
 #[derive(Debug, Args)]
 #[command(
     after_help = "What it wrote before is shown by `sovereign logs`. The exit code is the \
-    command's."
+    command's.\n\nExamples:\n  sovereign attach work\n  sovereign attach --no-stdin work 2       # its command number 2, to look at"
 )]
 pub struct AttachArgs {
     /// The sandbox's name or id
@@ -204,7 +204,9 @@ pub enum ListFormat {
 
 /// Show what a command wrote.
 #[derive(Debug, Args)]
-#[command(after_help = "The newest 8 to 16 MiB of each command's output are kept.")]
+#[command(
+    after_help = "The newest 8 to 16 MiB of each command's output are kept.\n\nExamples:\n  sovereign logs -f work\n  sovereign logs --since 10m -n 100 -t work"
+)]
 pub struct LogsArgs {
     /// Go on as it writes more, until it ends
     #[arg(short, long)]

@@ -90,6 +90,16 @@ pub struct GlobalArgs {
     #[arg(short, long, global = true)]
     pub verbose: bool,
 
+    /// Whether to use colours
+    #[arg(
+        long,
+        global = true,
+        value_name = "WHEN",
+        default_value = "auto",
+        value_enum
+    )]
+    pub color: ColorChoice,
+
     /// How to show progress
     #[arg(
         long,
@@ -99,6 +109,17 @@ pub struct GlobalArgs {
         value_enum
     )]
     pub progress: ProgressStyle,
+}
+
+/// Whether to use colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ColorChoice {
+    /// On a terminal, unless NO_COLOR or CLICOLOR says otherwise.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
 }
 
 /// How to show progress.
@@ -131,27 +152,46 @@ pub enum Command {
     /// Look at the files of a running sandbox, and change them
     Fs(FsArgs),
     /// End sandboxes, gently
+    #[command(
+        after_help = "Examples:\n  sovereign stop work\n  sovereign stop -t 1s $(sovereign ls -q)"
+    )]
     Stop(StopArgs),
     /// End sandboxes at once, or send their command a signal
+    #[command(after_help = "Examples:\n  sovereign kill work\n  sovereign kill -s HUP work")]
     Kill(KillArgs),
     /// Remove sandboxes
+    #[command(
+        after_help = "Examples:\n  sovereign rm work\n  sovereign rm -f $(sovereign ls -aq --filter label=job=7)"
+    )]
     Rm(RmArgs),
     /// List sandboxes
     #[command(visible_alias = "ps")]
     Ls(LsArgs),
     /// Show all that is known of sandboxes
+    #[command(after_help = "Example:\n  sovereign inspect work | jq '.[0].state'")]
     Inspect(SandboxesArgs),
     /// Show what a command wrote
     Logs(LogsArgs),
     /// Wait until sandboxes have ended, and print their exit codes
+    #[command(
+        after_help = "Examples:\n  code=$(sovereign wait work)\n  sovereign wait --command 2 work"
+    )]
     Wait(WaitArgs),
     /// Show what sandboxes use of this machine
+    #[command(
+        after_help = "Examples:\n  sovereign stats\n  sovereign stats --no-stream --json work"
+    )]
     Stats(StatsArgs),
     /// Show what runs in a sandbox
+    #[command(after_help = "Example:\n  sovereign top work")]
     Top(TopArgs),
     /// Give a sandbox another name
+    #[command(after_help = "Example:\n  sovereign rename work old-work")]
     Rename(RenameArgs),
     /// Show what happens to sandboxes
+    #[command(
+        after_help = "Examples:\n  sovereign events --since 1h --no-follow\n  sovereign events | jq -r 'select(.event == \"ended\").name'"
+    )]
     Events(EventsArgs),
     /// Show which sandboxes this machine can run, and what stands in the way of the others
     Doctor(DoctorArgs),
@@ -164,6 +204,7 @@ pub enum Command {
     /// Print the manual page
     Man(ManArgs),
     /// Print the version
+    #[command(after_help = "Example:\n  sovereign version --json")]
     Version,
     /// Hold a sandbox that outlives the program which started it
     #[command(hide = true)]
@@ -187,7 +228,9 @@ pub struct SuperviseArgs {
 
 /// Show which sandboxes this machine can run.
 #[derive(Debug, Args)]
-#[command(after_help = "The exit code is 0 if there is a tier that `sovereign run` takes, else 1.")]
+#[command(
+    after_help = "The exit code is 0 if there is a tier that `sovereign run` takes, else 1.\n\nExamples:\n  sovereign doctor\n  sovereign doctor --json | jq -r .tier"
+)]
 pub struct DoctorArgs {
     /// The image to look for
     #[arg(long, value_name = "NAME")]
@@ -198,7 +241,7 @@ pub struct DoctorArgs {
 #[derive(Debug, Args)]
 #[command(
     after_help = "What belongs to a process that lives is never touched. For images that are not \
-    needed any more, see `sovereign image prune`."
+    needed any more, see `sovereign image prune`.\n\nExample:\n  sovereign prune --dry-run"
 )]
 pub struct PruneArgs {
     /// Only tell what would be removed
@@ -236,6 +279,23 @@ pub fn asks_for_json(args: &[OsString]) -> bool {
         .any(|arg| arg == "--json")
 }
 
+/// Whether colours were asked for, on a command line that could not be parsed.
+#[must_use]
+pub fn asked_colors(args: &[OsString]) -> ColorChoice {
+    let words = args.iter().take_while(|arg| *arg != "--");
+    let words: Vec<_> = words.filter_map(|arg| arg.to_str()).collect();
+    let separate = words.windows(2).rev().find_map(|pair| match pair {
+        ["--color", when] => Some(*when),
+        _ => None,
+    });
+    let joined = words
+        .iter()
+        .rev()
+        .find_map(|word| word.strip_prefix("--color="));
+    let when = joined.or(separate).unwrap_or_default();
+    ColorChoice::from_str(when, false).unwrap_or(ColorChoice::Auto)
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -266,6 +326,44 @@ mod tests {
             error.contains("--cpus") && error.contains("sovereign run"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn every_command_has_an_example() {
+        fn check(command: &clap::Command, path: &str) {
+            let path = format!("{path} {}", command.get_name());
+            let inner: Vec<_> = command.get_subcommands().collect();
+            for command in inner.iter().filter(|it| !it.is_hide_set()) {
+                check(command, &path);
+            }
+            if inner.is_empty() {
+                let long = command.get_after_long_help().or(command.get_after_help());
+                let text = long.map(ToString::to_string).unwrap_or_default();
+                let is_its_own = text.contains(&format!("{} ", path.trim()))
+                    || text.lines().any(|line| line.ends_with(path.trim()));
+                assert!(text.contains("Example") && is_its_own, "{path}: {text}");
+            }
+        }
+        let mut command = Cli::command();
+        command.build();
+        for command in command.get_subcommands().filter(|it| !it.is_hide_set()) {
+            check(command, "sovereign");
+        }
+    }
+
+    #[test]
+    fn colours_are_noticed_on_a_line_that_makes_no_sense() {
+        let asked =
+            |words: &[&str]| asked_colors(&words.iter().map(OsString::from).collect::<Vec<_>>());
+        assert_eq!(
+            asked(&["x", "--color=always", "--nope"]),
+            ColorChoice::Always
+        );
+        assert_eq!(
+            asked(&["x", "--nope", "--color", "never"]),
+            ColorChoice::Never
+        );
+        assert_eq!(asked(&["x", "--", "--color=never"]), ColorChoice::Auto);
     }
 
     #[test]

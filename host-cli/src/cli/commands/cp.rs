@@ -6,9 +6,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use agent_protocol::files::Transfer;
+use sandbox_image::progress::Outcome;
 use serde::Serialize;
 
 use crate::cli::args::{CpArgs, GlobalArgs};
+use crate::cli::progress::Waiting;
 use crate::cli::report::sandbox::of_sandbox;
 use crate::cli::report::{Failed, print_json, say};
 use crate::detached::Detached;
@@ -54,7 +56,18 @@ impl Copied {
 pub(in crate::cli) fn cp(args: &CpArgs, global: GlobalArgs) -> Result<u8, Problem> {
     let (source, target) = (side(&args.source), side(&args.target));
     let is_streamed = target == Side::Stream;
-    match copy(args, source, target) {
+    let what = format!(
+        "copying {} to {}",
+        args.source.display(),
+        args.target.display()
+    );
+    let waiting = Waiting::begin(global, &what);
+    let copied = copy(args, source, target);
+    waiting.end(match &copied {
+        Ok(_) => Outcome::Done,
+        Err(_) => Outcome::Failed,
+    });
+    match copied {
         Ok(copied) => {
             tell_skipped(copied, global);
             match (global.json, is_streamed) {

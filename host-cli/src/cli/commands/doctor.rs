@@ -34,7 +34,11 @@ pub(in crate::cli) fn doctor(args: DoctorArgs, global: GlobalArgs) -> Result<u8,
     if global.json {
         print_json(&verdict)?;
     } else if !global.quiet {
-        print(&table(&verdict, choice.err().as_ref(), Style::for_stdout()))?;
+        print(&table(
+            &verdict,
+            choice.err().as_ref(),
+            Style::for_stdout(global.color),
+        ))?;
     }
     Ok(if verdict.usable { 0 } else { NOTHING_USABLE })
 }

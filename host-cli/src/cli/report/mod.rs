@@ -73,6 +73,7 @@ pub(super) fn print(text: &str) -> Result<(), Problem> {
 /// # Errors
 ///
 /// As [`print`].
+#[cfg(target_os = "linux")]
 pub(super) fn print_json_line(object: &impl Serialize) -> Result<(), Problem> {
     let text =
         serde_json::to_string(object).map_err(|error| Problem::of(ErrorKind::Output, &error))?;

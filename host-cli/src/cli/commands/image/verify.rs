@@ -69,7 +69,7 @@ pub(super) fn verify(store: &Store, args: &VerifyArgs, global: GlobalArgs) -> Re
             checks: &report,
         })?;
     } else if !global.quiet {
-        print(&table(&report, Style::for_stdout()))?;
+        print(&table(&report, Style::for_stdout(global.color)))?;
     }
     Ok(if report.passed() { 0 } else { BROKEN })
 }
