@@ -142,7 +142,8 @@ impl Load {
     }
 }
 
-fn same(one: &Path, other: &Path) -> Result<bool> {
+/// Whether two files have the same bytes.
+pub(crate) fn same(one: &Path, other: &Path) -> Result<bool> {
     let (mut one, mut other) = (File::open(one)?, File::open(other)?);
     if one.metadata()?.len() != other.metadata()?.len() {
         return Ok(false);

@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail, ensure};
 use sandbox_image::DEFAULT_IMAGE;
-use sovereign::{Engine, ExecRequest, Launch, Policy, Sandbox, SandboxSpec, Timeline};
+use sovereign::{Engine, Launch, Policy, Sandbox, SandboxSpec, Timeline};
 use sovereign_tests::call::{Sovereign, read_exactly};
 use sovereign_tests::host::{private_kib, vmm_of};
 
 use crate::results::Results;
-use crate::{MeasureArgs, copies, firecracker, stopwatch};
+use crate::{MeasureArgs, copies, crowd, firecracker, stopwatch};
 
 /// The guest of every measurement.
 const MEMORY_MIB: u32 = 128;
@@ -53,9 +53,8 @@ pub(crate) fn measure(args: &MeasureArgs) -> Result<Results> {
         vec![memory],
         Some(PRIVATE_KIB),
     );
-    match exec_round_trips(args.runs) {
-        Ok(times) => results.add("exec of /bin/true in a running sandbox", "ms", times, None),
-        Err(error) => results.skip("exec round trip", format!("{error:#}")),
+    if let Err(error) = exec_round_trips(&mut results, args.runs) {
+        results.skip("exec round trip", format!("{error:#}"));
     }
     match throughput(&sovereign, args.stream_mib) {
         Ok(rate) => results.add(
@@ -157,7 +156,7 @@ fn private_memory(sovereign: &Sovereign) -> Result<f64> {
 }
 
 /// Times `/bin/true` in one sandbox that is up already, by the engine as a library.
-fn exec_round_trips(runs: u32) -> Result<Vec<f64>> {
+fn exec_round_trips(results: &mut Results, runs: u32) -> Result<()> {
     let spec = SandboxSpec {
         memory_mib: Some(MEMORY_MIB),
         ..SandboxSpec::default()
@@ -171,12 +170,24 @@ fn exec_round_trips(runs: u32) -> Result<Vec<f64>> {
     };
     let (mut sandbox, _) = Engine::new().start(&policy, launch, &mut Timeline::default())?;
     once(&mut sandbox)?;
-    (0..runs).map(|_| once(&mut sandbox)).collect()
+    let times: Result<_> = (0..runs).map(|_| once(&mut sandbox)).collect();
+    results.add("exec of /bin/true in a running sandbox", "ms", times?, None);
+    crowds(results, "microvm", &mut sandbox)
+}
+
+/// Adds the round trips of commands side by side.
+pub(crate) fn crowds(results: &mut Results, tier: &str, sandbox: &mut Sandbox) -> Result<()> {
+    for width in crowd::WIDTHS {
+        let times = crowd::in_sandbox(sandbox, width)?;
+        let name = format!("{tier} tier: exec of /bin/true, {width} side by side");
+        results.add(&name, "ms", times, None);
+    }
+    Ok(())
 }
 
 pub(crate) fn once(sandbox: &mut Sandbox) -> Result<f64> {
     let started = Instant::now();
-    let output = sandbox.output(true_request(), &[], 1024)?;
+    let output = sandbox.output(crowd::true_request(), &[], 1024)?;
     let took = started.elapsed();
     ensure!(
         output.report.code == Some(0),
@@ -184,13 +195,6 @@ pub(crate) fn once(sandbox: &mut Sandbox) -> Result<f64> {
         output.report
     );
     Ok(milliseconds(took))
-}
-
-fn true_request() -> ExecRequest {
-    ExecRequest {
-        timeout: Some(Duration::from_secs(60)),
-        ..ExecRequest::new(["/bin/true"])
-    }
 }
 
 fn throughput(sovereign: &Sovereign, mib: u32) -> Result<f64> {

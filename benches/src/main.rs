@@ -11,6 +11,8 @@
 //! neither the cost of a real VM exit nor caches nor disks.
 
 mod copies;
+mod crowd;
+mod docker_cp;
 mod firecracker;
 mod inside;
 mod outside;
@@ -70,6 +72,9 @@ struct MeasureArgs {
     /// How large the file is that is copied into a guest and out of it.
     #[arg(long, value_name = "MIB", default_value_t = 64)]
     copy_mib: u32,
+    /// How large the file is that is copied on tiers that share this machine's kernel.
+    #[arg(long, value_name = "MIB", default_value_t = 1024)]
+    file_mib: u32,
     /// Also write the results as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,

@@ -163,6 +163,7 @@ mod tests {
             runs: 3,
             stream_mib: 7,
             copy_mib: 9,
+            file_mib: 11,
             json: None,
         };
         let list = here_arguments(&args, Some(Path::new("/f")), Path::new("/out/r.json"));

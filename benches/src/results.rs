@@ -96,7 +96,7 @@ impl Results {
         let _ = writeln!(
             text,
             "{:<52} {:>9} {:>9} {:>9}  {:<6} {:>4}  target",
-            "", "least", "median", "p95", "unit", "runs"
+            "", "least", "median", "p99", "unit", "runs"
         );
         for figure in &self.figures {
             let samples = &figure.samples;
@@ -111,7 +111,7 @@ impl Results {
                 figure.name,
                 samples.least(),
                 samples.median(),
-                samples.percentile(95),
+                samples.percentile(99),
                 figure.unit,
                 samples.count()
             );

@@ -13,15 +13,18 @@ use anyhow::{Context, Result, ensure};
 use sovereign::{Engine, Launch, Policy, SandboxSpec, Tier, Timeline};
 use sovereign_tests::call::Sovereign;
 
-use crate::inside::{machine, median, milliseconds, once};
+use crate::inside::{crowds, machine, median, milliseconds, once};
 use crate::results::Results;
-use crate::{MeasureArgs, stopwatch};
+use crate::{MeasureArgs, crowd, docker_cp, stopwatch};
 
 /// What the figures have to be.
 const CONFINED_MS: f64 = 10.0;
 const UNCONFINED_MS: f64 = 3.0;
 const EXEC_RATIO: f64 = 1.0 / 20.0;
 const START_RATIO: f64 = 1.0;
+
+/// The largest file that is copied into the local tier.
+const LOCAL_MIB: u32 = 128;
 
 /// The image that our containers are made of, by the name that Docker knows it by.
 const IMAGE: &str = "terminai-sandbox:latest";
@@ -48,7 +51,10 @@ pub(crate) fn measure(args: &MeasureArgs) -> Result<Results> {
         Ok(more) => results.figures.extend(more.figures),
         Err(error) => results.skip("local tier, unconfined", format!("{error:#}")),
     }
-    if let Err(error) = docker(&mut results, args.runs) {
+    if let Err(error) = crowd_and_copies(&mut results, args) {
+        results.skip("local tier: side by side, and copies", format!("{error:#}"));
+    }
+    if let Err(error) = docker(&mut results, args) {
         results.skip("docker tier", format!("{error:#}"));
     }
     Ok(results)
@@ -118,7 +124,24 @@ fn unconfined(args: &MeasureArgs) -> Result<Results> {
     crate::outside::read(&json)
 }
 
-fn docker(results: &mut Results, runs: u32) -> Result<()> {
+/// The local tier's commands side by side, and its copies.
+fn crowd_and_copies(results: &mut Results, args: &MeasureArgs) -> Result<()> {
+    let spec = SandboxSpec::default();
+    let policy = Policy {
+        tier: Some(Tier::Local),
+        ..Policy::default()
+    };
+    let launch = Launch::new(&spec);
+    let (mut sandbox, _) = Engine::new().start(&policy, launch, &mut Timeline::default())?;
+    crowds(results, "local", &mut sandbox)?;
+    drop(sandbox);
+    // Its folders are bounded, whatever the memory is.
+    let mib = args.file_mib.min(LOCAL_MIB);
+    docker_cp::measure(results, "local", mib, None)
+}
+
+fn docker(results: &mut Results, args: &MeasureArgs) -> Result<()> {
+    let runs = args.runs;
     let version = Command::new("docker").arg("version").output();
     let version = version.context("there is no docker command to compare with")?;
     ensure!(
@@ -138,7 +161,20 @@ fn docker(results: &mut Results, runs: u32) -> Result<()> {
     let mut exec = Command::new("docker");
     exec.args(["exec", &peer.id, TRUE]);
     let (ours, theirs) = by_turns(runs, || once(&mut sandbox), || to_the_end(&mut exec))?;
-    drop((sandbox, peer));
+    crowds(results, "docker", &mut sandbox)?;
+    for width in [1, 10] {
+        let once = || {
+            let mut exec = Command::new("docker");
+            to_the_end(exec.args(["exec", &peer.id, TRUE]))
+        };
+        let name = format!("docker exec of {TRUE}, {width} side by side");
+        results.add(&name, "ms", crowd::side_by_side(width, &once)?, None);
+    }
+    drop(sandbox);
+    if let Err(error) = docker_cp::measure(results, "docker", args.file_mib, Some(&peer)) {
+        results.skip("docker tier: copies", format!("{error:#}"));
+    }
+    drop(peer);
     let ratio = median(&ours) / median(&theirs);
     results.add("docker tier: exec in a running sandbox", "ms", ours, None);
     results.add("docker exec of the same", "ms", theirs, None);
@@ -172,7 +208,7 @@ fn docker(results: &mut Results, runs: u32) -> Result<()> {
 }
 
 /// A container of our image that was started by Docker's own command. Dropped, it is gone.
-struct Peer {
+pub(crate) struct Peer {
     id: String,
 }
 
@@ -197,6 +233,18 @@ impl Peer {
         );
         let id = String::from_utf8_lossy(&output.stdout).trim().to_owned();
         Ok(Self { id })
+    }
+
+    /// A path in it, as `docker cp` wants it.
+    pub(crate) fn path(&self, path: &str) -> String {
+        format!("{}:{path}", self.id)
+    }
+
+    /// Runs a command in it, as root.
+    pub(crate) fn run<const N: usize>(&self, argv: [&str; N]) -> Result<()> {
+        let mut exec = Command::new("docker");
+        exec.args(["exec", "--user", "root", &self.id]).args(argv);
+        to_the_end(&mut exec).map(drop)
     }
 }
 
@@ -252,7 +300,16 @@ fn to_first_byte(command: &mut Command) -> Result<f64> {
 pub(crate) fn arguments(args: &MeasureArgs, json: &Path) -> Vec<String> {
     let runs = args.runs.to_string();
     let json = json.display().to_string();
-    ["tiers", "--runs", &runs, "--json", &json]
-        .map(str::to_owned)
-        .into()
+    let mib = args.file_mib.to_string();
+    [
+        "tiers",
+        "--runs",
+        &runs,
+        "--file-mib",
+        &mib,
+        "--json",
+        &json,
+    ]
+    .map(str::to_owned)
+    .into()
 }

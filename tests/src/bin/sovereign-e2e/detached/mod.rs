@@ -1,5 +1,6 @@
 //! Sandboxes that outlive their creator: the same tests on every tier.
 
+mod bulk;
 mod desk;
 mod files;
 mod life;
@@ -7,6 +8,7 @@ mod limits;
 mod records;
 
 use crate::suite::{Suite, Test};
+use bulk::files_of_any_size_cost_no_memory;
 pub(crate) use desk::{Desk, with};
 use files::files_go_in_out_and_between;
 use life::{
@@ -51,6 +53,7 @@ pub(crate) fn add(suite: &mut Suite) {
         misuse_is_told_with_the_remedy,
         events_tell_what_happened,
         files_go_in_out_and_between,
+        files_of_any_size_cost_no_memory,
         limits_of_a_command_hold,
         pid_limit_holds_or_is_refused,
     );
