@@ -1,5 +1,7 @@
 //! What this machine has.
 
+use std::path::Path;
+
 /// This machine's memory in MiB.
 #[must_use]
 pub fn memory_mib() -> u64 {
@@ -17,7 +19,12 @@ pub(crate) struct ProcessStat {
 impl ProcessStat {
     /// Reads it; `None` if there is no such process.
     pub(crate) fn read(process: u32) -> Option<Self> {
-        let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+        Self::read_at(Path::new(&format!("/proc/{process}/stat")))
+    }
+
+    /// Reads that of a process or a thread from its file.
+    pub(crate) fn read_at(path: &Path) -> Option<Self> {
+        let stat = std::fs::read_to_string(path).ok()?;
         let (_, after_name) = stat.rsplit_once(") ")?;
         let fields = after_name.split(' ').map(str::to_owned).collect();
         Some(Self { fields })

@@ -61,6 +61,8 @@ pub mod supervisor;
 pub mod tier;
 #[cfg(target_os = "linux")]
 pub mod timeline;
+#[cfg(target_os = "linux")]
+pub mod usage;
 
 #[cfg(target_os = "linux")]
 pub use agent_client::{
@@ -69,6 +71,7 @@ pub use agent_client::{
 };
 pub use agent_protocol::limits::{Resource, ResourceLimit};
 pub use agent_protocol::message::{AgentError, ExecRequest, ExitReport};
+pub use agent_protocol::usage::{CountedBy, Usage};
 
 #[cfg(target_os = "linux")]
 pub use self::builder::SandboxBuilder;
@@ -88,3 +91,5 @@ pub use self::spec::{ImageChoice, Network, SandboxSpec};
 pub use self::tier::{Isolation, Tier};
 #[cfg(target_os = "linux")]
 pub use self::timeline::Timeline;
+#[cfg(target_os = "linux")]
+pub use self::usage::{HostUsage, Stats};

@@ -12,6 +12,7 @@ use crate::spec::Unsupported;
 use crate::tier::Isolation;
 use crate::tier::choose::Choice;
 use crate::tier::started::{Started, TierError};
+use crate::usage::{self, Stats};
 
 /// A running sandbox. It ends with this value: dropped, nothing of it is left.
 #[derive(Debug)]
@@ -161,6 +162,19 @@ impl Sandbox {
     /// If the sandbox has ended.
     pub fn files(&mut self, user: Option<String>) -> Result<Files, ExecError> {
         Ok(Session::new(self.connect()?, SessionOptions::default()).files(user))
+    }
+
+    /// What it uses, as it sees it itself and as this machine does.
+    ///
+    /// # Errors
+    ///
+    /// If the sandbox has ended.
+    pub fn stats(&mut self) -> Result<Stats, ExecError> {
+        let session = Session::new(self.connect()?, SessionOptions::default());
+        Ok(Stats {
+            inside: Some(session.usage()?),
+            host: usage::on_this_machine(self.choice.tier, self.process_id()),
+        })
     }
 
     /// A stream to the agent, for one session.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  Greeting ──Hello──▶ Starting ──Started──▶ Running ──Exited──▶ Ended
-//!                         └───────── Error, Pong ───────────────▶ Ended
+//!                         └───────── Error, Pong, Usage ────────▶ Ended
 //! ```
 //!
 //! Its owner moves bytes: from [`outgoing`](Conversation::outgoing) to the stream, and from the
@@ -14,6 +14,7 @@ use agent_protocol::from_agent::AgentFrame;
 use agent_protocol::from_host::{HostFrame, OutputCredit};
 use agent_protocol::message::{AgentError, ExitReport, Hello, OutputStream, Request, TerminalSize};
 use agent_protocol::reader::FrameReader;
+use agent_protocol::usage::Usage;
 use agent_protocol::writer::FrameWriter;
 use serde::{Deserialize, Serialize};
 
@@ -83,6 +84,8 @@ pub enum Event<'a> {
     Refused(AgentError),
     /// The answer to a ping. The last event.
     Pong,
+    /// What the sandbox uses. The last event.
+    Usage(Usage),
 }
 
 impl Conversation {
@@ -95,7 +98,7 @@ impl Conversation {
         let takes_input = match &request {
             Request::Exec(exec) => exec.stdin,
             Request::Files(files) => files.operation.takes_input(),
-            Request::Ping | Request::PowerOff => false,
+            Request::Ping | Request::PowerOff | Request::Usage => false,
         };
         let mut writer = FrameWriter::new();
         writer.push_host(&HostFrame::Hello(hello))?;
@@ -207,6 +210,10 @@ impl Conversation {
             (Stage::Starting, AgentFrame::Pong) => {
                 self.stage = Stage::Ended;
                 Event::Pong
+            }
+            (Stage::Starting, AgentFrame::Usage(usage)) => {
+                self.stage = Stage::Ended;
+                Event::Usage(usage)
             }
             (Stage::Starting | Stage::Running, AgentFrame::Error(error)) => {
                 self.stage = Stage::Ended;

@@ -68,6 +68,8 @@ pub enum Kind {
     Error = 0x88,
     /// Agent: the answer to a ping. The last frame.
     Pong = 0x89,
+    /// Agent: what the sandbox uses. The last frame.
+    Usage = 0x8a,
 }
 
 impl Kind {
@@ -95,6 +97,7 @@ impl Kind {
             0x87 => Self::Exited,
             0x88 => Self::Error,
             0x89 => Self::Pong,
+            0x8a => Self::Usage,
             unknown => return Err(FrameError::UnknownKind(unknown)),
         })
     }

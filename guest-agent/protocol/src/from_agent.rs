@@ -4,6 +4,7 @@ use crate::frame::{
     FrameError, Kind, decode_data, decode_empty, decode_message, encode_bytes, encode_message,
 };
 use crate::message::{AgentError, ExitReport, Hello};
+use crate::usage::Usage;
 
 /// A frame from the agent to the host. Data is borrowed from the buffer it arrived in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub enum AgentFrame<'a> {
     Error(AgentError),
     /// The answer to a ping. The last frame.
     Pong,
+    /// What the sandbox uses. The last frame.
+    Usage(Usage),
 }
 
 impl<'a> AgentFrame<'a> {
@@ -48,6 +51,7 @@ impl<'a> AgentFrame<'a> {
             Self::Exited(report) => encode_message(Kind::Exited, report, out),
             Self::Error(error) => encode_message(Kind::Error, error, out),
             Self::Pong => encode_bytes(Kind::Pong, &[], out),
+            Self::Usage(usage) => encode_message(Kind::Usage, usage, out),
         }
     }
 
@@ -76,6 +80,7 @@ impl<'a> AgentFrame<'a> {
                 decode_empty(kind, payload)?;
                 Self::Pong
             }
+            Kind::Usage => Self::Usage(decode_message(kind, payload)?),
             Kind::HostHello
             | Kind::Request
             | Kind::Stdin
@@ -100,6 +105,7 @@ impl<'a> AgentFrame<'a> {
             Self::Exited(_) => Kind::Exited,
             Self::Error(_) => Kind::Error,
             Self::Pong => Kind::Pong,
+            Self::Usage(_) => Kind::Usage,
         }
     }
 }
@@ -111,6 +117,7 @@ mod tests {
     use super::*;
     use crate::frame::{HEADER_LEN, Header, MAX_DATA, PROTOCOL_VERSION};
     use crate::message::TracePoint;
+    use crate::usage::CountedBy;
     use proptest::prelude::*;
 
     fn text() -> impl Strategy<Value = String> {
@@ -141,6 +148,24 @@ mod tests {
         }
     }
 
+    prop_compose! {
+        fn usage()(
+            counted_by in prop::sample::select(&[
+                CountedBy::Kernel,
+                CountedBy::Cgroup,
+                CountedBy::Processes,
+            ]),
+            cpu in any::<Option<Duration>>(),
+            [memory_bytes, memory_limit_bytes, read_bytes, written_bytes] in
+                any::<[Option<u64>; 4]>(),
+            processes in any::<u64>(),
+        ) -> Usage {
+            Usage {
+                counted_by, cpu, memory_bytes, memory_limit_bytes, read_bytes, written_bytes, processes,
+            }
+        }
+    }
+
     fn error() -> impl Strategy<Value = AgentError> {
         prop_oneof![
             text().prop_map(AgentError::NotFound),
@@ -165,6 +190,7 @@ mod tests {
             report().prop_map(AgentFrame::Exited),
             error().prop_map(AgentFrame::Error),
             Just(AgentFrame::Pong),
+            usage().prop_map(AgentFrame::Usage),
         ]
     }
 

@@ -84,7 +84,8 @@ impl<'a> HostFrame<'a> {
             | Kind::StdinClosed
             | Kind::Exited
             | Kind::Error
-            | Kind::Pong => return Err(FrameError::Unexpected(kind)),
+            | Kind::Pong
+            | Kind::Usage => return Err(FrameError::Unexpected(kind)),
         })
     }
 

@@ -39,4 +39,5 @@ pub mod limits;
 pub mod local;
 pub mod message;
 pub mod reader;
+pub mod usage;
 pub mod writer;

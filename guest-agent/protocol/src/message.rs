@@ -81,6 +81,8 @@ pub enum Request {
     PowerOff,
     /// Do something with files.
     Files(FileRequest),
+    /// Say what the sandbox uses.
+    Usage,
 }
 
 /// A command to run. Bytes, not text: what POSIX allows is passed as it is.

@@ -29,6 +29,7 @@ mod reason;
 mod serve;
 mod session;
 mod sys;
+mod usage;
 
 /// Does what the role says. As init it does not return.
 pub(crate) fn run(role: Role) -> ExitCode {

@@ -14,6 +14,7 @@ use crate::linux::exec;
 use crate::linux::files;
 use crate::linux::init;
 use crate::linux::sys::SignalFd;
+use crate::linux::usage;
 
 /// How long a host may take to make its request, and to take the last frame.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -90,6 +91,11 @@ pub(crate) fn serve(stream: OwnedFd, signals: &SignalFd, agent: &Agent) -> Verdi
     match receive_request(&mut connection, agent) {
         Ok(Request::Ping) => {
             connection.push(&AgentFrame::Pong);
+            finish(connection);
+            Verdict::Done
+        }
+        Ok(Request::Usage) => {
+            connection.push(&AgentFrame::Usage(usage::measure(agent.is_init)));
             finish(connection);
             Verdict::Done
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use agent_client::{ClientError, Exec, Files, Session, SessionOptions};
 use agent_protocol::message::{ExecRequest, ExitReport, TerminalSize};
+use agent_protocol::usage::Usage;
 
 use self::conversation::is_readable;
 pub use self::error::DetachedError;
@@ -20,9 +21,13 @@ use crate::registry::{Entry, Name, Registry, RegistryError, State};
 use crate::supervisor::launch::{Owned, launch};
 use crate::supervisor::message::{Reply, Request, encode};
 use crate::supervisor::{About, Command, OwnCommand};
+use crate::usage::{self, Stats};
 
 /// How much longer than the grace that it was given a sandbox may take to end.
 const END_SLACK: Duration = Duration::from_secs(30);
+
+/// How long a sandbox may take to say what it uses.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a sandbox may take to say that it is ending, when a conversation with it broke off.
 const ENDING_NOW: Duration = Duration::from_secs(2);
@@ -147,6 +152,38 @@ impl Detached {
     /// If the sandbox does not run.
     pub fn files(&self, user: Option<String>) -> Result<Files, DetachedError> {
         Ok(self.session()?.files(user))
+    }
+
+    /// What it uses, as it sees it itself and as this machine does. It is not in use by being asked.
+    ///
+    /// # Errors
+    ///
+    /// If it does not run. What cannot be measured is left out.
+    pub fn stats(&self) -> Result<Stats, DetachedError> {
+        let record = self.entry.read()?;
+        let state = self.entry.state(&record);
+        let (Status::Running { process, .. }, State::Running) = (&record.status, state) else {
+            return Err(DetachedError::NotRunning {
+                name: record.name,
+                state,
+            });
+        };
+        let place = record.place.as_ref();
+        Ok(Stats {
+            inside: self.usage().ok(),
+            host: place.and_then(|place| usage::on_this_machine(place.tier, *process)),
+        })
+    }
+
+    /// What it uses, as it sees it itself.
+    fn usage(&self) -> Result<Usage, DetachedError> {
+        let (reply, descriptor, lease) = self.ask(Request::Look, None)?;
+        let stream = self.expect_descriptor(reply, descriptor)?;
+        let options = SessionOptions {
+            answer_timeout: LOOK_TIMEOUT,
+            ..SessionOptions::default()
+        };
+        Ok(Session::new(stream, options).with_lease(lease).usage()?)
     }
 
     /// A session, which the sandbox counts as somebody's use of it.
@@ -393,6 +430,12 @@ impl Detached {
             self.entry.registry().note(&event);
         }
         Ok(held.remove()?)
+    }
+}
+
+impl From<Entry> for Detached {
+    fn from(entry: Entry) -> Self {
+        Self { entry }
     }
 }
 

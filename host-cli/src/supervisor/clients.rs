@@ -29,6 +29,8 @@ pub(super) enum Wants {
     ToAsk,
     /// A session is open for as long as it is there.
     Session,
+    /// A session that keeps nobody from being idle is open for as long as it is there.
+    Look,
     /// To hear of the sandbox's end.
     End,
     /// To hear of a command's end.
@@ -78,14 +80,8 @@ impl Supervisor {
         descriptor: Option<OwnedFd>,
     ) -> Result<(), Problem> {
         match request {
-            Request::Connect => {
-                let stream = self
-                    .sandbox
-                    .connect()
-                    .map_err(|error| Problem::from(&error))?;
-                client.answer_with(&Reply::Descriptor, stream.as_fd());
-                client.wants = Wants::Session;
-            }
+            Request::Connect => self.connect(client, Wants::Session)?,
+            Request::Look => self.connect(client, Wants::Look)?,
             Request::TakeOver {
                 about,
                 handover,
@@ -142,6 +138,14 @@ impl Supervisor {
                 client.answer(&Reply::Done);
             }
         }
+        Ok(())
+    }
+
+    fn connect(&mut self, client: &mut Client, wants: Wants) -> Result<(), Problem> {
+        let stream = self.sandbox.connect();
+        let stream = stream.map_err(|error| Problem::from(&error))?;
+        client.answer_with(&Reply::Descriptor, stream.as_fd());
+        client.wants = wants;
         Ok(())
     }
 

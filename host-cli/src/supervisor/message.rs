@@ -40,6 +40,8 @@ pub(crate) struct Asked {
 pub(crate) enum Request {
     /// A stream to the agent.
     Connect,
+    /// A stream to the agent, for somebody who only looks: the sandbox is not in use by that.
+    Look,
     /// Go on with this command; the descriptor is its session's stream.
     TakeOver {
         about: About,

@@ -294,7 +294,7 @@ impl Supervisor {
                 Wants::End => client.answer(&Reply::Ended {
                     ending: ending.clone(),
                 }),
-                Wants::ToAsk | Wants::Session | Wants::CommandEnd(_) => {}
+                Wants::ToAsk | Wants::Session | Wants::Look | Wants::CommandEnd(_) => {}
             }
         }
     }

@@ -428,7 +428,11 @@ impl SoFar {
                 self.ended = Some(Instant::now());
             }
             Event::Refused(error) => return Err(ClientError::Refused(error)),
-            Event::Output(..) | Event::InputWanted | Event::StdinClosed | Event::Pong => {}
+            Event::Output(..)
+            | Event::InputWanted
+            | Event::StdinClosed
+            | Event::Pong
+            | Event::Usage(_) => {}
         }
         Ok(())
     }

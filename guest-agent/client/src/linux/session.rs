@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use agent_protocol::files::FileRequest;
 use agent_protocol::message::{ExecRequest, Hello, Request};
+use agent_protocol::usage::Usage;
 use rustix::io::Errno;
 use rustix::net::SendFlags;
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -115,6 +116,15 @@ impl Session {
     /// [`ClientError`] if it is not.
     pub fn ping(self) -> Result<Hello, ClientError> {
         Wait::new(Started::send(self, Request::Ping)?).pong()
+    }
+
+    /// Asks what the sandbox uses, and waits for the answer.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError`] if there is none.
+    pub fn usage(self) -> Result<Usage, ClientError> {
+        Wait::new(Started::send(self, Request::Usage)?).usage()
     }
 
     /// Tells the agent to end every process and switch the guest off, and waits until the stream

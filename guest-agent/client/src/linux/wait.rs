@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use agent_protocol::message::Hello;
+use agent_protocol::usage::Usage;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
@@ -40,6 +41,31 @@ impl Wait {
                     | Event::Output(..)
                     | Event::InputWanted
                     | Event::StdinClosed
+                    | Event::Usage(_)
+                    | Event::Exited(_) => {}
+                }
+            }
+            if !self.advance(WAITING)? {
+                return Err(ClientError::Disconnected(WAITING));
+            }
+        }
+    }
+
+    /// Waits for what the sandbox uses.
+    pub(crate) fn usage(mut self) -> Result<Usage, ClientError> {
+        const WAITING: &str = "measuring the sandbox";
+        loop {
+            while let Some(event) = self.started.conversation.next_event()? {
+                match event {
+                    Event::Usage(usage) => return Ok(usage),
+                    Event::Refused(error) => return Err(ClientError::Refused(error)),
+                    // The conversation lets no event of a running command through to here.
+                    Event::Hello(_)
+                    | Event::Started { .. }
+                    | Event::Output(..)
+                    | Event::InputWanted
+                    | Event::StdinClosed
+                    | Event::Pong
                     | Event::Exited(_) => {}
                 }
             }
@@ -64,6 +90,7 @@ impl Wait {
                     Event::Refused(error) => return Err(ClientError::Refused(error)),
                     // The conversation lets none of these through to here.
                     Event::Pong
+                    | Event::Usage(_)
                     | Event::Output(..)
                     | Event::InputWanted
                     | Event::StdinClosed

@@ -288,17 +288,39 @@ pub struct TopArgs {
     pub sandbox: String,
 }
 
-/// Show what sandboxes use of this machine.
+/// Show what sandboxes use.
 #[derive(Debug, Args)]
+#[command(after_long_help = STATS_COLUMNS)]
 pub struct StatsArgs {
     /// Show it once, and not every second
     #[arg(long)]
     pub no_stream: bool,
 
+    /// How to print it
+    #[arg(long, value_name = "HOW", value_enum, default_value = "table")]
+    pub format: ListFormat,
+
     /// Names or ids; all that run without them
     #[arg(value_name = "SANDBOX")]
     pub sandboxes: Vec<String>,
 }
+
+const STATS_COLUMNS: &str = "\
+Columns:
+  CPU       of one CPU, since the last look. microvm: the virtual CPUs' threads, without the virtual
+            devices; docker, podman: the container's cgroup; local: its processes
+  USED      memory in use inside. microvm: by the guest's kernel, without what it could free at once;
+            docker, podman: the cgroup's, without inactive file cache; local: the sum of its processes,
+            in which what they share is counted for each
+  LIMIT     the most that USED can be, and how much of that it is
+  ON HOST   memory taken from this machine. microvm: the monitor's resident memory (what a guest has
+            touched once stays resident); docker, podman: the whole cgroup; local: as USED
+  READ,     to and from disks so far. microvm: the guest's virtual disks; the others: this machine's
+  WRITTEN   disks
+  PIDS      processes inside, with the agent's own (one, and one more for each session)
+
+What nobody tells is `-`. With --json or --format json each look is an array: one object with these
+for each sandbox, on a line of its own, with `host` for what this machine sees.";
 
 const EXEC_EXAMPLES: &str = "\
 Examples:

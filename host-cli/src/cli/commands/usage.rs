@@ -1,61 +1,100 @@
 //! `sovereign stats` and `top`: what sandboxes use, and what runs in them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::fs;
+use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use agent_protocol::message::ExecRequest;
+use agent_protocol::usage::CountedBy;
 use indicatif::HumanBytes;
 use serde::Serialize;
 
-use crate::cli::args::{GlobalArgs, StatsArgs, TopArgs};
+use crate::cli::args::{GlobalArgs, ListFormat, StatsArgs, TopArgs};
 use crate::cli::report::sandbox::of_sandbox;
 use crate::cli::report::{print, print_json, print_json_line};
 use crate::cli::signals::Signals;
-use crate::detached::Detached;
+use crate::detached::{Detached, DetachedError};
 use crate::error::{ErrorKind, Problem};
-use crate::host::ProcessStat;
-use crate::registry::record::Status;
-use crate::registry::{Id, Name, Registry, State};
+use crate::registry::{Id, Name, Registry};
+use crate::tier::Tier;
+use crate::usage::{HostUsage, Stats};
 
 /// How often it is measured.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// What a CPU does takes two looks: how long after the first one the second comes.
+const FIRST_INTERVAL: Duration = Duration::from_millis(200);
+/// ECMA-48: to the first place, and clear from there on.
+const CLEAR: &str = "\x1b[H\x1b[J";
 
 /// How much of a list of processes is shown.
 const MOST: usize = 1 << 20;
 
-/// What a sandbox uses of this machine.
+/// What a sandbox uses. What nobody tells is null.
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-pub(in crate::cli) struct Usage {
+#[cfg_attr(test, schemars(rename = "Usage"))]
+pub(in crate::cli) struct Line {
     /// Its id.
     id: Id,
     /// Its name.
     name: Name,
+    /// Where it is.
+    tier: Option<Tier>,
     /// Of one CPU, since the last measurement.
-    cpu_percent: f64,
-    /// CPU time so far.
-    cpu_ms: u64,
-    /// Memory that is taken from this machine.
-    memory_bytes: u64,
+    cpu_percent: Option<f64>,
+    /// CPU time so far of what runs in it.
+    cpu_ms: Option<u64>,
+    /// Memory in use inside.
+    memory_bytes: Option<u64>,
+    /// The most that it could be.
+    memory_limit_bytes: Option<u64>,
     /// Read from disks so far.
-    read_bytes: u64,
+    read_bytes: Option<u64>,
     /// Written to disks so far.
-    written_bytes: u64,
-    /// Processes of this machine; those in a virtual machine are not among them.
-    processes: usize,
+    written_bytes: Option<u64>,
+    /// Processes inside.
+    processes: Option<u64>,
+    /// Who counts inside: its kernel, its cgroup, or nobody, so that it is the sum over its processes.
+    counted_by: Option<Counter>,
+    /// What it takes from this machine; null if it is not on this machine.
+    host: Option<HostLine>,
 }
 
-/// What processes have used so far.
-#[derive(Debug, Clone, Copy, Default)]
-struct Spent {
-    ticks: u64,
-    resident: u64,
-    read: u64,
-    written: u64,
-    processes: usize,
+/// Who counts what a sandbox uses inside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+enum Counter {
+    /// A kernel of its own.
+    Kernel,
+    /// Its cgroup.
+    Cgroup,
+    /// Nobody: it is the sum over its processes.
+    Processes,
 }
+
+/// What a sandbox takes from this machine.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, schemars(rename = "HostUsage"))]
+struct HostLine {
+    /// CPU time so far of what runs in it.
+    cpu_ms: u64,
+    /// CPU time so far of a virtual machine's devices.
+    overhead_cpu_ms: Option<u64>,
+    /// Memory that it takes.
+    memory_bytes: u64,
+    /// Read from this machine's disks so far.
+    read_bytes: Option<u64>,
+    /// Written to this machine's disks so far.
+    written_bytes: Option<u64>,
+    /// Processes of this machine.
+    processes: u64,
+}
+
+/// When a sandbox was looked at last, and the CPU time that it had used by then.
+type Looks = BTreeMap<Id, (Instant, Duration)>;
 
 /// Shows what sandboxes use, every second.
 ///
@@ -65,21 +104,28 @@ struct Spent {
 pub(in crate::cli) fn stats(args: &StatsArgs, global: GlobalArgs) -> Result<u8, Problem> {
     let signals = Signals::install()?;
     let registry = Registry::open_default()?;
-    let mut before: BTreeMap<Id, (Instant, u64)> = BTreeMap::new();
+    let as_json = global.json || args.format == ListFormat::Json;
+    let is_live = !as_json && !args.no_stream && std::io::stdout().is_terminal();
+    let mut looks = Looks::new();
+    let mut is_first = true;
     loop {
-        let first = before.is_empty();
-        let usages = measure(&registry, args, &mut before)?;
-        if first && !usages.is_empty() {
-            // What a CPU does takes two looks.
-            if signals.come_within(Duration::from_millis(200))? {
+        let lines = measure(&registry, args, &mut looks, is_first)?;
+        if is_first && !lines.is_empty() {
+            is_first = false;
+            if signals.come_within(FIRST_INTERVAL)? {
                 return Ok(0);
             }
             continue;
         }
-        if global.json {
-            print_json_line(&usages)?;
-        } else {
-            print(&table(&usages))?;
+        // Those that were named have ended.
+        if lines.is_empty() && !args.sandboxes.is_empty() {
+            return Ok(0);
+        }
+        is_first = false;
+        match (as_json, args.no_stream) {
+            (true, _) => print_json_line(&lines)?,
+            (false, _) if is_live => print(&format!("{CLEAR}{}", table(&lines)))?,
+            (false, _) => print(&table(&lines))?,
         }
         if args.no_stream || signals.come_within(INTERVAL)? {
             return Ok(0);
@@ -87,132 +133,136 @@ pub(in crate::cli) fn stats(args: &StatsArgs, global: GlobalArgs) -> Result<u8, 
     }
 }
 
+/// Looks at those that were named, or at all that run. One that was named has to run at first.
 fn measure(
     registry: &Registry,
     args: &StatsArgs,
-    before: &mut BTreeMap<Id, (Instant, u64)>,
-) -> Result<Vec<Usage>, Problem> {
-    let named = !args.sandboxes.is_empty();
-    let entries = if named {
-        let found = args.sandboxes.iter().map(|wanted| registry.find(wanted));
-        found.collect::<Result<Vec<_>, _>>()?
+    looks: &mut Looks,
+    is_first: bool,
+) -> Result<Vec<Line>, Problem> {
+    let is_named = !args.sandboxes.is_empty();
+    let sandboxes = if is_named {
+        let found = args
+            .sandboxes
+            .iter()
+            .map(|name| Detached::find(registry, name));
+        found
+            .filter(|found| is_first || found.is_ok())
+            .collect::<Result<Vec<_>, _>>()?
     } else {
-        registry.list()?
+        registry.list()?.into_iter().map(Detached::from).collect()
     };
-    let parents = parents();
-    let mut usages = Vec::new();
-    for entry in entries {
-        let Ok(record) = entry.read() else { continue };
-        let process = match record.status {
-            Status::Running { process, .. } if entry.state(&record) == State::Running => process,
-            _ if named => {
-                let text = format!("sandbox {} is not running", record.name);
-                return Err(Problem::new(ErrorKind::NotRunning, text));
-            }
-            _ => continue,
-        };
-        let spent =
-            tree(process, &parents)
-                .into_iter()
-                .map(spent_by)
-                .fold(Spent::default(), |sum, one| Spent {
-                    ticks: sum.ticks + one.ticks,
-                    resident: sum.resident + one.resident,
-                    read: sum.read + one.read,
-                    written: sum.written + one.written,
-                    processes: sum.processes + one.processes,
-                });
-        let now = Instant::now();
-        let ms = spent.ticks.saturating_mul(1000) / rustix::param::clock_ticks_per_second().max(1);
-        let last = before.insert(record.id.clone(), (now, ms));
-        let (since, used) = last.map_or((now, 0), |(then, used)| (then, ms.saturating_sub(used)));
-        let elapsed = now.duration_since(since).as_secs_f64();
-        let used = Duration::from_millis(used).as_secs_f64();
-        usages.push(Usage {
-            id: record.id,
-            name: record.name,
-            cpu_percent: if elapsed > 0.0 {
-                100.0 * used / elapsed
-            } else {
-                0.0
-            },
-            cpu_ms: ms,
-            memory_bytes: spent.resident,
-            read_bytes: spent.read,
-            written_bytes: spent.written,
-            processes: spent.processes,
-        });
+    let mut lines = Vec::new();
+    for sandbox in sandboxes {
+        match look(&sandbox, looks) {
+            Ok(line) => lines.push(line),
+            Err(error) if is_named && is_first => return Err(of_sandbox(error.into(), &sandbox)),
+            // It has ended meanwhile.
+            Err(_) => {}
+        }
     }
-    usages.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(usages)
+    lines.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(lines)
 }
 
-fn table(usages: &[Usage]) -> String {
+fn look(sandbox: &Detached, looks: &mut Looks) -> Result<Line, DetachedError> {
+    let record = sandbox.entry().read()?;
+    let stats = sandbox.stats()?;
+    let now = Instant::now();
+    let cpu = stats.cpu();
+    let last = cpu.and_then(|cpu| looks.insert(record.id.clone(), (now, cpu)));
+    let tier = record.place.map(|place| place.tier);
+    let percent = last.zip(cpu).and_then(|((then, before), cpu)| {
+        let elapsed = now.duration_since(then).as_secs_f64();
+        let used = cpu.saturating_sub(before).as_secs_f64();
+        (elapsed > 0.0).then(|| 100.0 * used / elapsed)
+    });
+    Ok(Line::new(record.id, record.name, tier, percent, &stats))
+}
+
+impl Line {
+    fn new(
+        id: Id,
+        name: Name,
+        tier: Option<Tier>,
+        cpu_percent: Option<f64>,
+        stats: &Stats,
+    ) -> Self {
+        Self {
+            id,
+            name,
+            tier,
+            cpu_percent,
+            cpu_ms: stats.cpu().map(milliseconds),
+            memory_bytes: stats.memory_bytes(),
+            memory_limit_bytes: stats.inside.and_then(|inside| inside.memory_limit_bytes),
+            read_bytes: stats.read_bytes(),
+            written_bytes: stats.written_bytes(),
+            processes: stats.processes(),
+            counted_by: stats.inside.map(|inside| inside.counted_by.into()),
+            host: stats.host.map(HostLine::from),
+        }
+    }
+}
+
+impl From<CountedBy> for Counter {
+    fn from(by: CountedBy) -> Self {
+        match by {
+            CountedBy::Kernel => Self::Kernel,
+            CountedBy::Cgroup => Self::Cgroup,
+            CountedBy::Processes => Self::Processes,
+        }
+    }
+}
+
+impl From<HostUsage> for HostLine {
+    fn from(usage: HostUsage) -> Self {
+        Self {
+            cpu_ms: milliseconds(usage.cpu),
+            overhead_cpu_ms: usage.overhead_cpu.map(milliseconds),
+            memory_bytes: usage.memory_bytes,
+            read_bytes: usage.read_bytes,
+            written_bytes: usage.written_bytes,
+            processes: usage.processes,
+        }
+    }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn table(lines: &[Line]) -> String {
     let mut text = format!(
-        "{:<12}  {:<20}  {:>7}  {:>12}  {:>12}  {:>12}  {:>5}\n",
-        "ID", "NAME", "CPU", "MEMORY", "READ", "WRITTEN", "PIDS"
+        "{:<12}  {:<20}  {:<7}  {:>7}  {:>10}  {:>10}  {:>5}  {:>10}  {:>10}  {:>10}  {:>5}\n",
+        "ID", "NAME", "TIER", "CPU", "USED", "LIMIT", "", "ON HOST", "READ", "WRITTEN", "PIDS"
     );
-    for usage in usages {
+    let bytes = |count: Option<u64>| shown(count.map(|count| HumanBytes(count).to_string()));
+    for line in lines {
+        let share = line.memory_bytes.zip(line.memory_limit_bytes);
+        let share = share.and_then(|(used, limit)| used.saturating_mul(100).checked_div(limit));
         // Writing to a string cannot fail.
         let _ = writeln!(
             text,
-            "{:<12}  {:<20}  {:>6.1}%  {:>12}  {:>12}  {:>12}  {:>5}",
-            usage.id,
-            usage.name,
-            usage.cpu_percent,
-            HumanBytes(usage.memory_bytes).to_string(),
-            HumanBytes(usage.read_bytes).to_string(),
-            HumanBytes(usage.written_bytes).to_string(),
-            usage.processes
+            "{:<12}  {:<20}  {:<7}  {:>7}  {:>10}  {:>10}  {:>5}  {:>10}  {:>10}  {:>10}  {:>5}",
+            line.id,
+            line.name,
+            shown(line.tier),
+            shown(line.cpu_percent.map(|percent| format!("{percent:.1}%"))),
+            bytes(line.memory_bytes),
+            bytes(line.memory_limit_bytes),
+            shown(share.map(|share| format!("{share}%"))),
+            bytes(line.host.as_ref().map(|host| host.memory_bytes)),
+            bytes(line.read_bytes),
+            bytes(line.written_bytes),
+            shown(line.processes),
         );
     }
     text
 }
 
-/// Every process of this machine and its parent.
-fn parents() -> Vec<(i32, i32)> {
-    let folders = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = folders.filter_map(|folder| folder.file_name().to_str()?.parse().ok());
-    let parent = |pid: i32| stat(pid)?.number(4)?.try_into().ok();
-    pids.filter_map(|pid| Some((pid, parent(pid)?))).collect()
-}
-
-/// A process and all that came of it.
-fn tree(root: i32, parents: &[(i32, i32)]) -> BTreeSet<i32> {
-    let mut tree = BTreeSet::from([root]);
-    loop {
-        let before = tree.len();
-        let children = parents.iter().filter(|(_, parent)| tree.contains(parent));
-        let children: Vec<_> = children.map(|(pid, _)| *pid).collect();
-        tree.extend(children);
-        if tree.len() == before {
-            return tree;
-        }
-    }
-}
-
-fn stat(pid: i32) -> Option<ProcessStat> {
-    ProcessStat::read(u32::try_from(pid).ok()?)
-}
-
-fn spent_by(pid: i32) -> Spent {
-    let Some(stat) = stat(pid) else {
-        return Spent::default();
-    };
-    let field = |number| stat.number(number).unwrap_or(0);
-    let io = fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
-    let counted = |name: &str| -> u64 {
-        let line = io.lines().find_map(|line| line.strip_prefix(name));
-        line.and_then(|text| text.trim().parse().ok()).unwrap_or(0)
-    };
-    let page = u64::try_from(rustix::param::page_size()).unwrap_or(4096);
-    Spent {
-        ticks: field(14) + field(15),
-        resident: field(24).saturating_mul(page),
-        read: counted("read_bytes:"),
-        written: counted("write_bytes:"),
-        processes: 1,
-    }
+fn shown(value: Option<impl ToString>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
 /// Shows what runs in a sandbox.
@@ -231,13 +281,24 @@ fn list_processes(sandbox: &Detached, global: GlobalArgs) -> Result<u8, Problem>
     let output = exec
         .output(b"", MOST)
         .map_err(|error| Problem::from(sandbox.explain(error)))?;
+    if output.report.exit_code() != 0 {
+        let said = String::from_utf8_lossy(&output.stderr);
+        let said = said.lines().next().unwrap_or_default();
+        return Err(Problem {
+            hint: Some("it needs the `ps` of procps in the sandbox".to_owned()),
+            ..Problem::new(
+                ErrorKind::GuestSystem,
+                format!("`ps` in the sandbox: {said}"),
+            )
+        });
+    }
     let text = String::from_utf8_lossy(&output.stdout);
     if global.json {
         print_json(&text.lines().filter_map(Process::of).collect::<Vec<_>>())?;
     } else {
         print(&text)?;
     }
-    Ok(output.report.exit_code())
+    Ok(0)
 }
 
 /// A process in a sandbox.
@@ -293,18 +354,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_and_its_children_are_counted_once() {
-        let parents = [(2, 1), (3, 2), (4, 3), (5, 1), (1, 0)];
-        assert_eq!(tree(2, &parents), BTreeSet::from([2, 3, 4]));
-    }
-
-    #[test]
-    fn this_process_has_memory() {
-        let pid = i32::try_from(std::process::id()).unwrap();
-        let spent = spent_by(pid);
-        assert!(spent.resident > 100_000, "{spent:?}");
-        assert!(parents().iter().any(|(known, _)| *known == pid));
-        assert_eq!(spent_by(-1).processes, 0);
+    fn what_nobody_tells_is_no_zero() {
+        let stats = Stats {
+            inside: None,
+            host: None,
+        };
+        let id: Id = "0123456789ab".parse().unwrap();
+        let name: Name = "a".parse().unwrap();
+        let line = Line::new(id, name, Some(Tier::Docker), None, &stats);
+        let json = serde_json::to_value(&line).unwrap();
+        assert!(
+            json["memory_bytes"].is_null() && json["host"].is_null(),
+            "{json}"
+        );
+        let text = table(&[line]);
+        assert_eq!(
+            text.lines().nth(1).unwrap().matches(" -").count(),
+            8,
+            "{text}"
+        );
     }
 
     #[test]

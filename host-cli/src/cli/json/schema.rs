@@ -74,7 +74,7 @@ fn all() -> Vec<Published> {
         published::<Vec<ls::Listed>>("ls", Document, &["ls"]),
         published::<Vec<Told<Inspected>>>("inspect", Document, &["inspect"]),
         published::<logs::LogLine<'_>>("logs", Lines, &["logs"]),
-        published::<Vec<usage::Usage>>("stats", Lines, &["stats"]),
+        published::<Vec<usage::Line>>("stats", Lines, &["stats"]),
         published::<Vec<usage::Process>>("top", Document, &["top"]),
         published::<Event>("events", Lines, &["events"]),
         published::<cp::Copied>("cp", Document, &["cp"]),

@@ -6,6 +6,7 @@ mod files;
 mod life;
 mod limits;
 mod records;
+mod usage;
 
 use crate::suite::{Suite, Test};
 use bulk::files_of_any_size_cost_no_memory;
@@ -22,6 +23,7 @@ use records::{
     events_tell_what_happened, full_state_folder_is_named_and_left_empty,
     misuse_is_told_with_the_remedy, name_belongs_to_one_of_many,
 };
+use usage::{looking_is_no_use, usage_is_measured};
 
 /// The tests, each on every tier.
 macro_rules! on_every_tier {
@@ -56,6 +58,8 @@ pub(crate) fn add(suite: &mut Suite) {
         files_of_any_size_cost_no_memory,
         limits_of_a_command_hold,
         pid_limit_holds_or_is_refused,
+        usage_is_measured,
+        looking_is_no_use,
     );
     suite.host(
         "detached",

@@ -1,0 +1,314 @@
+//! What the sandbox uses: by its own kernel if it has one, else by its cgroup, else by its processes.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::time::Duration;
+
+use agent_protocol::usage::{CountedBy, Usage};
+use rustix::param::{clock_ticks_per_second, page_size};
+use rustix::process::{Pid, getpid, getppid};
+
+/// Where a container sees its own cgroup.
+const CGROUP: &str = "/sys/fs/cgroup";
+/// PF_KTHREAD of linux/sched.h.
+const KERNEL_THREAD: u64 = 0x0020_0000;
+/// What diskstats count in, whatever the disk (Documentation/admin-guide/iostats.rst).
+const SECTOR: u64 = 512;
+
+/// Measures. `is_init` says that the whole system is the sandbox. It asks in a session of the agent.
+pub(crate) fn measure(is_init: bool) -> Usage {
+    let agent = getppid().unwrap_or_else(getpid);
+    let processes = processes(agent);
+    let count = u64::try_from(processes.len()).unwrap_or(u64::MAX);
+    // The root of all cgroups tells nothing of memory.
+    let is_container =
+        agent == Pid::INIT && fs::exists(format!("{CGROUP}/memory.current")).unwrap_or(false);
+    if is_init {
+        by_kernel(read, count)
+    } else if is_container {
+        by_cgroup(|file| read(&format!("{CGROUP}/{file}")), count)
+    } else {
+        by_processes(&processes, count)
+    }
+}
+
+fn read(path: &str) -> Option<String> {
+    fs::read_to_string(path).ok()
+}
+
+/// By what the sandbox's own kernel tells (proc_stat(5), proc_meminfo(5)).
+fn by_kernel(read: impl Fn(&str) -> Option<String>, processes: u64) -> Usage {
+    let stat = read("/proc/stat").unwrap_or_default();
+    let memory = read("/proc/meminfo").unwrap_or_default();
+    let kib = |name| field(&memory, name).map(|kib| kib.saturating_mul(1024));
+    let total = kib("MemTotal:");
+    let disks = read("/proc/diskstats");
+    Usage {
+        counted_by: CountedBy::Kernel,
+        cpu: busy_ticks(&stat).map(from_ticks),
+        memory_bytes: total
+            .zip(kib("MemAvailable:"))
+            .map(|(total, available)| total.saturating_sub(available)),
+        memory_limit_bytes: total,
+        read_bytes: disks.as_deref().map(|disks| moved(disks, 5)),
+        written_bytes: disks.as_deref().map(|disks| moved(disks, 9)),
+        processes,
+    }
+}
+
+/// By what the sandbox's cgroup tells (Documentation/admin-guide/cgroup-v2.rst).
+fn by_cgroup(read: impl Fn(&str) -> Option<String>, processes: u64) -> Usage {
+    let number = |file| read(file)?.trim().parse::<u64>().ok();
+    let cached = read("memory.stat").and_then(|text| field(&text, "inactive_file"));
+    let io = read("io.stat");
+    let moved = |name: &str| {
+        let words = io.as_deref()?.split_whitespace();
+        let counts = words.filter_map(|word| word.strip_prefix(name)?.parse::<u64>().ok());
+        Some(counts.fold(0, u64::saturating_add))
+    };
+    Usage {
+        counted_by: CountedBy::Cgroup,
+        cpu: read("cpu.stat")
+            .and_then(|text| field(&text, "usage_usec"))
+            .map(Duration::from_micros),
+        memory_bytes: number("memory.current")
+            .map(|bytes| bytes.saturating_sub(cached.unwrap_or_default())),
+        memory_limit_bytes: number("memory.max"),
+        read_bytes: moved("rbytes="),
+        written_bytes: moved("wbytes="),
+        processes,
+    }
+}
+
+/// By what each process has used, with those below it that it has seen ending.
+fn by_processes(processes: &[Process], count: u64) -> Usage {
+    let sum = |of: fn(&Process) -> u64| processes.iter().map(of).fold(0, u64::saturating_add);
+    let io = |name| {
+        let of_each = processes.iter().map(|process| process.moved(name));
+        of_each.flatten().reduce(u64::saturating_add)
+    };
+    let page = u64::try_from(page_size()).unwrap_or(4096);
+    Usage {
+        counted_by: CountedBy::Processes,
+        cpu: Some(from_ticks(sum(|process| process.ticks))),
+        memory_bytes: Some(sum(|process| process.resident_pages).saturating_mul(page)),
+        memory_limit_bytes: None,
+        read_bytes: io("read_bytes:"),
+        written_bytes: io("write_bytes:"),
+        processes: count,
+    }
+}
+
+/// A process, as proc_pid_stat(5) shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Process {
+    number: i32,
+    parent: i32,
+    /// Its own, and those of all below it that it has reaped.
+    ticks: u64,
+    resident_pages: u64,
+}
+
+impl Process {
+    fn parse(number: i32, stat: &str) -> Option<Self> {
+        // The name, the second field, may hold anything; what follows it begins with the third.
+        let (_, rest) = stat.rsplit_once(") ")?;
+        let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+        let of = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
+        let is_kernels = of(9)? & KERNEL_THREAD != 0;
+        let ticks = [14, 15, 16, 17].into_iter().filter_map(of);
+        (!is_kernels).then_some(Self {
+            number,
+            parent: fields.get(1)?.parse().ok()?,
+            ticks: ticks.fold(0, u64::saturating_add),
+            resident_pages: of(24)?,
+        })
+    }
+
+    /// A count of proc_pid_io(5), which is not everybody's to read.
+    fn moved(&self, name: &str) -> Option<u64> {
+        field(&read(&format!("/proc/{}/io", self.number))?, name)
+    }
+}
+
+/// The agent and all below it; as the first process it has all below it.
+fn processes(agent: Pid) -> Vec<Process> {
+    let folders = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let numbers = folders.filter_map(|folder| folder.file_name().to_str()?.parse().ok());
+    let all: Vec<_> = numbers
+        .filter_map(|number: i32| Process::parse(number, &read(&format!("/proc/{number}/stat"))?))
+        .collect();
+    match agent {
+        Pid::INIT => all,
+        agent => below(agent.as_raw_nonzero().get(), &all),
+    }
+}
+
+fn below(root: i32, all: &[Process]) -> Vec<Process> {
+    let mut tree = BTreeSet::from([root]);
+    loop {
+        let before = tree.len();
+        let children = all.iter().filter(|process| tree.contains(&process.parent));
+        let children: Vec<_> = children.map(|process| process.number).collect();
+        tree.extend(children);
+        if tree.len() == before {
+            break;
+        }
+    }
+    let inside = all.iter().filter(|process| tree.contains(&process.number));
+    inside.copied().collect()
+}
+
+fn from_ticks(ticks: u64) -> Duration {
+    Duration::from_millis(ticks.saturating_mul(1000) / clock_ticks_per_second().max(1))
+}
+
+/// The number behind a name, at the beginning of a line.
+fn field(text: &str, name: &str) -> Option<u64> {
+    let mut lines = text.lines().map(str::split_ascii_whitespace);
+    let mut line = lines.find_map(|mut line| (line.next()? == name).then_some(line))?;
+    line.next()?.parse().ok()
+}
+
+/// What all CPUs have spent on something: user, nice, system, interrupts; not idle, not stolen.
+fn busy_ticks(stat: &str) -> Option<u64> {
+    let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
+    let counts: Vec<u64> = line
+        .split_ascii_whitespace()
+        .map_while(|word| word.parse().ok())
+        .collect();
+    let busy = [0, 1, 2, 5, 6].map(|index| counts.get(index).copied());
+    busy.into_iter().flatten().reduce(u64::saturating_add)
+}
+
+/// Bytes that the virtual disks have moved, by the field (from 0) that counts their sectors.
+fn moved(disks: &str, sectors: usize) -> u64 {
+    let lines = disks.lines().map(str::split_ascii_whitespace);
+    let counts = lines.filter_map(|mut line| {
+        let name = line.clone().nth(2)?;
+        // Partitions are parts of what is counted already.
+        let is_disk = name
+            .strip_prefix("vd")?
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase());
+        line.nth(sectors).filter(|_| is_disk)?.parse::<u64>().ok()
+    });
+    counts.fold(0, u64::saturating_add).saturating_mul(SECTOR)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_counts_for_itself() {
+        let files = |path: &str| {
+            let text = match path {
+                "/proc/stat" => "cpu  100 20 30 9999 50 6 4 70 0 0\ncpu0 1 2 3 4\n",
+                "/proc/meminfo" => "MemTotal:  1000 kB\nMemFree: 1 kB\nMemAvailable:  400 kB\n",
+                "/proc/diskstats" => {
+                    " 254 0 vda 10 0 7 1 2 0 3 4 0 1 1\n 254 1 vda1 9 0 7 1 2 0 3\n"
+                }
+                _ => return None,
+            };
+            Some(text.to_owned())
+        };
+        let usage = by_kernel(files, 9);
+        assert_eq!(usage.cpu, Some(from_ticks(160)));
+        assert_eq!(usage.memory_bytes, Some(600 << 10));
+        assert_eq!(usage.memory_limit_bytes, Some(1000 << 10));
+        assert_eq!(
+            (usage.read_bytes, usage.written_bytes),
+            (Some(7 * 512), Some(3 * 512))
+        );
+        assert_eq!(usage.processes, 9);
+    }
+
+    #[test]
+    fn what_is_not_told_is_not_zero() {
+        let usage = by_kernel(|_| None, 1);
+        assert_eq!(
+            (usage.cpu, usage.memory_bytes, usage.read_bytes),
+            (None, None, None)
+        );
+        let usage = by_cgroup(|_| None, 1);
+        assert_eq!(
+            (usage.cpu, usage.memory_bytes, usage.read_bytes),
+            (None, None, None)
+        );
+    }
+
+    #[test]
+    fn a_cgroup_counts_for_its_members() {
+        let files = |file: &str| {
+            let text = match file {
+                "cpu.stat" => "usage_usec 1500\nuser_usec 1000\n",
+                "memory.current" => "5000\n",
+                "memory.max" => "max\n",
+                "memory.stat" => "anon 3000\ninactive_file 1200\n",
+                "io.stat" => "8:0 rbytes=100 wbytes=7 rios=1\n8:16 rbytes=5 wbytes=1\n",
+                _ => return None,
+            };
+            Some(text.to_owned())
+        };
+        let usage = by_cgroup(files, 3);
+        assert_eq!(usage.cpu, Some(Duration::from_micros(1500)));
+        assert_eq!(
+            (usage.memory_bytes, usage.memory_limit_bytes),
+            (Some(3800), None)
+        );
+        assert_eq!(
+            (usage.read_bytes, usage.written_bytes),
+            (Some(105), Some(8))
+        );
+    }
+
+    #[test]
+    fn kernel_threads_are_no_processes() {
+        let stat = |flags: u32| {
+            format!("7 (a) b) S 3 7 7 0 -1 {flags} 0 0 0 0 1 2 3 4 20 0 1 0 99 4096 12 0")
+        };
+        let process = Process::parse(7, &stat(0x40_0000)).unwrap();
+        let expected = Process {
+            number: 7,
+            parent: 3,
+            ticks: 10,
+            resident_pages: 12,
+        };
+        assert_eq!(process, expected);
+        assert_eq!(Process::parse(7, &stat(0x20_8040)), None);
+        assert_eq!(Process::parse(7, "7 (x) S"), None);
+    }
+
+    #[test]
+    fn a_tree_is_counted_once() {
+        let process = |number, parent| Process {
+            number,
+            parent,
+            ticks: 1,
+            resident_pages: 1,
+        };
+        let all = [
+            process(5, 4),
+            process(1, 0),
+            process(4, 3),
+            process(3, 1),
+            process(9, 1),
+        ];
+        let numbers: Vec<_> = below(3, &all)
+            .iter()
+            .map(|process| process.number)
+            .collect();
+        assert_eq!(numbers, [5, 4, 3]);
+    }
+
+    #[test]
+    fn this_process_uses_something() {
+        let usage = measure(false);
+        assert!(
+            usage.memory_bytes.is_some_and(|bytes| bytes > 100_000),
+            "{usage:?}"
+        );
+        assert!(usage.processes > 0, "{usage:?}");
+    }
+}
