@@ -162,12 +162,7 @@ fn exec_round_trips(results: &mut Results, runs: u32) -> Result<()> {
         ..SandboxSpec::default()
     };
     let policy = Policy::default();
-    let launch = Launch {
-        spec: &spec,
-        request: None,
-        cancel: None,
-        trace: false,
-    };
+    let launch = Launch::new(&spec);
     let (mut sandbox, _) = Engine::new().start(&policy, launch, &mut Timeline::default())?;
     once(&mut sandbox)?;
     let times: Result<_> = (0..runs).map(|_| once(&mut sandbox)).collect();

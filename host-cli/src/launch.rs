@@ -15,6 +15,9 @@ pub struct Launch<'a> {
     pub request: Option<&'a ExecRequest>,
     /// Becomes readable when the caller gives up.
     pub cancel: Option<BorrowedFd<'a>>,
+    /// The writing end of a pipe that does not block: what a guest writes to its console goes there.
+    /// Tiers without a guest have no console, and do not use it.
+    pub console: Option<BorrowedFd<'a>>,
     /// Have the guest tell the moments of its start.
     pub trace: bool,
 }
@@ -27,6 +30,7 @@ impl<'a> Launch<'a> {
             spec,
             request: None,
             cancel: None,
+            console: None,
             trace: false,
         }
     }

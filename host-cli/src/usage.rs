@@ -8,16 +8,17 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
+use agent_protocol::cgroup::CgroupUsage;
 use agent_protocol::usage::Usage;
 use serde::Serialize;
 
 use crate::host::ProcessStat;
 use crate::tier::Tier;
 
-/// What cgroups are below (cgroup v2).
+/// What cgroups are below.
 const CGROUPS: &str = "/sys/fs/cgroup";
 /// What the VMM calls the threads that run the guest's CPUs.
 const VCPU_THREADS: &str = "vcpu-";
@@ -92,8 +93,8 @@ pub(crate) fn on_this_machine(tier: Tier, process: i32) -> Option<HostUsage> {
     match tier {
         Tier::Microvm => of_machine(number),
         Tier::Docker | Tier::Podman => {
-            let of_cgroup = cgroup_of(number).and_then(|folder| of_cgroup(&folder));
-            of_cgroup.or_else(|| of_tree(number))
+            let by_processes = of_tree(number)?;
+            Some(of_cgroup(number, by_processes).unwrap_or(by_processes))
         }
         Tier::Local | Tier::AppContainer => of_tree(number),
     }
@@ -125,37 +126,38 @@ fn of_tree(process: u32) -> Option<HostUsage> {
     all.reduce(Spent::and).map(HostUsage::from)
 }
 
-/// Where the cgroup of a process is (proc_pid_cgroup(5)), if it is in one of version 2.
-fn cgroup_of(process: u32) -> Option<PathBuf> {
+/// The cgroup that a process is in.
+fn of_cgroup(process: u32, by_processes: HostUsage) -> Option<HostUsage> {
     let text = fs::read_to_string(format!("/proc/{process}/cgroup")).ok()?;
-    let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    // The root is everybody's.
-    (!path.is_empty()).then(|| Path::new(CGROUPS).join(path))
+    let read = |controller: &str, file: &str| {
+        let folder = Path::new(CGROUPS).join(controller);
+        fs::read_to_string(folder.join(path_in(&text, controller)?).join(file)).ok()
+    };
+    let usage = CgroupUsage::version_2(|file| read("", file));
+    let usage = usage.or_else(|| CgroupUsage::version_1(read))?;
+    Some(HostUsage {
+        cpu: usage.cpu?,
+        overhead_cpu: None,
+        memory_bytes: usage.memory_bytes?,
+        read_bytes: usage.read_bytes,
+        written_bytes: usage.written_bytes,
+        processes: by_processes.processes,
+    })
 }
 
-fn of_cgroup(folder: &Path) -> Option<HostUsage> {
-    let read = |file| fs::read_to_string(folder.join(file)).ok();
-    let number = |file| read(file)?.trim().parse::<u64>().ok();
-    let cpu = read("cpu.stat")?
-        .lines()
-        .find_map(|line| line.strip_prefix("usage_usec "))?
-        .parse()
-        .ok()?;
-    let io = read("io.stat");
-    let moved = |name: &str| {
-        let words = io.as_deref()?.split_whitespace();
-        let counts = words.filter_map(|word| word.strip_prefix(name)?.parse::<u64>().ok());
-        Some(counts.fold(0, u64::saturating_add))
-    };
-    let members = read("cgroup.procs").map_or(0, |text| text.lines().count());
-    Some(HostUsage {
-        cpu: Duration::from_micros(cpu),
-        overhead_cpu: None,
-        memory_bytes: number("memory.current")?,
-        read_bytes: moved("rbytes="),
-        written_bytes: moved("wbytes="),
-        processes: u64::try_from(members).unwrap_or(u64::MAX),
-    })
+/// Where a process is in the hierarchy of a controller, or in that of version 2, which has no name
+/// (cgroups(7), `/proc/PID/cgroup`). The root is everybody's.
+fn path_in<'a>(text: &'a str, controller: &str) -> Option<&'a str> {
+    let mut lines = text.lines().map(|line| line.splitn(3, ':').skip(1));
+    let mut found = lines.find_map(|mut line| {
+        let controllers = line.next()?;
+        controllers
+            .split(',')
+            .any(|name| name == controller)
+            .then_some(line)
+    })?;
+    let path = found.next()?.trim_start_matches('/');
+    (!path.is_empty()).then_some(path)
 }
 
 /// What processes have used so far (proc_pid_stat(5), proc_pid_io(5)).
@@ -282,25 +284,12 @@ mod tests {
     }
 
     #[test]
-    fn a_cgroup_is_read_by_its_files() {
-        let folder = tempfile::tempdir().unwrap();
-        let write = |file: &str, text: &str| fs::write(folder.path().join(file), text).unwrap();
-        assert_eq!(of_cgroup(folder.path()), None);
-        write("cpu.stat", "usage_usec 2500\nuser_usec 1\n");
-        write("memory.current", "4096\n");
-        write(
-            "io.stat",
-            "8:0 rbytes=10 wbytes=2 rios=1 wios=1\n8:1 rbytes=1 wbytes=1\n",
-        );
-        write("cgroup.procs", "7\n8\n");
-        let expected = HostUsage {
-            cpu: Duration::from_micros(2500),
-            overhead_cpu: None,
-            memory_bytes: 4096,
-            read_bytes: Some(11),
-            written_bytes: Some(3),
-            processes: 2,
-        };
-        assert_eq!(of_cgroup(folder.path()), Some(expected));
+    fn a_cgroup_is_found_by_its_controller() {
+        let text = "9:name=systemd:/s\n5:cpu,cpuacct:/a/b\n4:memory:/a:b\n0::/v2\n3:pids:/\n";
+        assert_eq!(path_in(text, "cpuacct"), Some("a/b"));
+        assert_eq!(path_in(text, "memory"), Some("a:b"));
+        assert_eq!(path_in(text, ""), Some("v2"));
+        assert_eq!(path_in(text, "pids"), None);
+        assert_eq!(path_in(text, "blkio"), None);
     }
 }

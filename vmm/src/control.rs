@@ -36,6 +36,10 @@ pub enum Command {
         /// The guest port to connect to.
         port: u32,
     },
+    /// The descriptor that comes with this message is the writing end of a pipe that never blocks:
+    /// what the guest writes to its console goes there as well, line by line. What the pipe does not
+    /// take is lost, and that is told in its place.
+    Console,
     /// Stop the vCPUs until [`Command::Resume`].
     Pause,
     /// Let the vCPUs go on.

@@ -30,6 +30,7 @@
 
 pub mod boot;
 pub mod bridge;
+pub mod cgroup;
 pub mod credit;
 pub mod files;
 pub mod frame;

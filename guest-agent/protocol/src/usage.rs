@@ -29,7 +29,7 @@ pub struct Usage {
 pub enum CountedBy {
     /// A kernel of the sandbox's own.
     Kernel,
-    /// Its cgroup (version 2).
+    /// Its cgroup.
     Cgroup,
     /// Nobody: it is the sum over its processes. Memory that several of them share is counted for
     /// each.

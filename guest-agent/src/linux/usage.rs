@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::time::Duration;
 
+use agent_protocol::cgroup::CgroupUsage;
 use agent_protocol::usage::{CountedBy, Usage};
 use rustix::param::{clock_ticks_per_second, page_size};
 use rustix::process::{Pid, getpid, getppid};
@@ -20,15 +21,14 @@ pub(crate) fn measure(is_init: bool) -> Usage {
     let agent = getppid().unwrap_or_else(getpid);
     let processes = processes(agent);
     let count = u64::try_from(processes.len()).unwrap_or(u64::MAX);
-    // The root of all cgroups tells nothing of memory.
-    let is_container =
-        agent == Pid::INIT && fs::exists(format!("{CGROUP}/memory.current")).unwrap_or(false);
     if is_init {
-        by_kernel(read, count)
-    } else if is_container {
-        by_cgroup(|file| read(&format!("{CGROUP}/{file}")), count)
-    } else {
-        by_processes(&processes, count)
+        return by_kernel(read, count);
+    }
+    // What an agent that is not first sees may be another's.
+    let cgroup = (agent == Pid::INIT).then(cgroup).flatten();
+    match cgroup {
+        Some(usage) => by_cgroup(&usage, count),
+        None => by_processes(&processes, count),
     }
 }
 
@@ -56,26 +56,22 @@ fn by_kernel(read: impl Fn(&str) -> Option<String>, processes: u64) -> Usage {
     }
 }
 
-/// By what the sandbox's cgroup tells (Documentation/admin-guide/cgroup-v2.rst).
-fn by_cgroup(read: impl Fn(&str) -> Option<String>, processes: u64) -> Usage {
-    let number = |file| read(file)?.trim().parse::<u64>().ok();
-    let cached = read("memory.stat").and_then(|text| field(&text, "inactive_file"));
-    let io = read("io.stat");
-    let moved = |name: &str| {
-        let words = io.as_deref()?.split_whitespace();
-        let counts = words.filter_map(|word| word.strip_prefix(name)?.parse::<u64>().ok());
-        Some(counts.fold(0, u64::saturating_add))
-    };
+/// What the container's cgroup tells, if it sees its own.
+fn cgroup() -> Option<CgroupUsage> {
+    let version_2 = CgroupUsage::version_2(|file| read(&format!("{CGROUP}/{file}")));
+    version_2.or_else(|| {
+        CgroupUsage::version_1(|controller, file| read(&format!("{CGROUP}/{controller}/{file}")))
+    })
+}
+
+fn by_cgroup(usage: &CgroupUsage, processes: u64) -> Usage {
     Usage {
         counted_by: CountedBy::Cgroup,
-        cpu: read("cpu.stat")
-            .and_then(|text| field(&text, "usage_usec"))
-            .map(Duration::from_micros),
-        memory_bytes: number("memory.current")
-            .map(|bytes| bytes.saturating_sub(cached.unwrap_or_default())),
-        memory_limit_bytes: number("memory.max"),
-        read_bytes: moved("rbytes="),
-        written_bytes: moved("wbytes="),
+        cpu: usage.cpu,
+        memory_bytes: usage.memory_in_use(),
+        memory_limit_bytes: usage.memory_limit_bytes,
+        read_bytes: usage.read_bytes,
+        written_bytes: usage.written_bytes,
         processes,
     }
 }
@@ -230,36 +226,6 @@ mod tests {
         assert_eq!(
             (usage.cpu, usage.memory_bytes, usage.read_bytes),
             (None, None, None)
-        );
-        let usage = by_cgroup(|_| None, 1);
-        assert_eq!(
-            (usage.cpu, usage.memory_bytes, usage.read_bytes),
-            (None, None, None)
-        );
-    }
-
-    #[test]
-    fn a_cgroup_counts_for_its_members() {
-        let files = |file: &str| {
-            let text = match file {
-                "cpu.stat" => "usage_usec 1500\nuser_usec 1000\n",
-                "memory.current" => "5000\n",
-                "memory.max" => "max\n",
-                "memory.stat" => "anon 3000\ninactive_file 1200\n",
-                "io.stat" => "8:0 rbytes=100 wbytes=7 rios=1\n8:16 rbytes=5 wbytes=1\n",
-                _ => return None,
-            };
-            Some(text.to_owned())
-        };
-        let usage = by_cgroup(files, 3);
-        assert_eq!(usage.cpu, Some(Duration::from_micros(1500)));
-        assert_eq!(
-            (usage.memory_bytes, usage.memory_limit_bytes),
-            (Some(3800), None)
-        );
-        assert_eq!(
-            (usage.read_bytes, usage.written_bytes),
-            (Some(105), Some(8))
         );
     }
 

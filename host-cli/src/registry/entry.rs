@@ -221,8 +221,14 @@ impl Entry {
         self.folder().join("door")
     }
 
-    pub(crate) fn console_path(&self) -> PathBuf {
+    /// What the supervisor had to say.
+    pub(crate) fn words_path(&self) -> PathBuf {
         self.folder().join("console.log")
+    }
+
+    /// What its guest wrote to its console.
+    pub(crate) fn console_path(&self) -> PathBuf {
+        self.folder().join("output").join("console")
     }
 
     pub(crate) fn output_path(&self, command: u32) -> PathBuf {

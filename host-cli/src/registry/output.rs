@@ -20,6 +20,8 @@ use agent_protocol::message::{ExitReport, OutputStream};
 
 /// A part that has grown to this is put aside, and the one that was put aside before is lost.
 const PART_BYTES: u64 = 8 << 20;
+/// The same for a console.
+const CONSOLE_PART_BYTES: u64 = 512 << 10;
 
 /// The largest piece: what one frame of the agent carries, and some room.
 const MAX_PIECE: usize = 1 << 20;
@@ -72,12 +74,21 @@ pub enum Piece {
 }
 
 impl OutputWriter {
-    /// Makes the file.
+    /// Makes the file for a command.
     pub(crate) fn create(path: &Path) -> io::Result<Self> {
+        Self::create_with(path, PART_BYTES)
+    }
+
+    /// Makes the file for a console.
+    pub(crate) fn create_console(path: &Path) -> io::Result<Self> {
+        Self::create_with(path, CONSOLE_PART_BYTES)
+    }
+
+    fn create_with(path: &Path, limit: u64) -> io::Result<Self> {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
         }
-        Self::create_part(path, 0, PART_BYTES)
+        Self::create_part(path, 0, limit)
     }
 
     fn create_part(path: &Path, part: u64, limit: u64) -> io::Result<Self> {

@@ -121,7 +121,7 @@ pub(crate) fn launch(
         .write(true)
         .truncate(true)
         .mode(0o600)
-        .open(entry.console_path())
+        .open(entry.words_path())
         .map_err(failed("has nowhere to write"))?;
     let mut first = Command::new(program)
         .arg(SUBCOMMAND)
@@ -186,7 +186,7 @@ fn wait(control: &OwnedFd, cancel: Option<BorrowedFd>, deadline: Instant) -> io:
 }
 
 fn last_words(entry: &Entry) -> String {
-    let text = fs::read(entry.console_path()).unwrap_or_default();
+    let text = fs::read(entry.words_path()).unwrap_or_default();
     let start = text.len().saturating_sub(LAST_WORDS);
     let text = String::from_utf8_lossy(text.get(start..).unwrap_or_default()).into_owned();
     let text = text.trim().replace('\n', "; ");

@@ -17,6 +17,7 @@
 
 mod clients;
 mod commands;
+mod console;
 pub(crate) mod door;
 pub(crate) mod launch;
 pub(crate) mod message;
@@ -31,6 +32,7 @@ use agent_client::ClientError;
 use rustix::process::setsid;
 
 use self::commands::Commands;
+use self::console::Console;
 use self::door::Door;
 pub use self::launch::{LaunchError, OwnCommand};
 pub use self::message::{About, Command};
@@ -74,10 +76,10 @@ pub fn run(root: &Path, id: &Id, own: OwnCommand, owner: OwnedFd) -> io::Result<
         }
     };
     match start(&mut record, &held, own, &owner) {
-        Ok((sandbox, commands, door)) => {
+        Ok(begun) => {
             note(&held, &record, Happening::Started);
             send(&owner, &Outcome::Running, None)?;
-            Supervisor::new(held, record, sandbox, commands, door, owner).serve();
+            Supervisor::new(held, record, begun, owner).serve();
             Ok(())
         }
         Err(failure) => {
@@ -99,22 +101,33 @@ pub fn run(root: &Path, id: &Id, own: OwnCommand, owner: OwnedFd) -> io::Result<
     }
 }
 
+/// A sandbox that has started, and what its supervisor has for it.
+struct Begun {
+    sandbox: Sandbox,
+    commands: Commands,
+    door: Door,
+    console: Console,
+}
+
 fn start(
     record: &mut Record,
     held: &Held,
     own: OwnCommand,
     owner: &OwnedFd,
-) -> Result<(Sandbox, Commands, Door), Failure> {
+) -> Result<Begun, Failure> {
     let failed = |error: io::Error| cannot_hold(held, &error);
+    let mut console = Console::new(held.entry().console_path()).map_err(failed)?;
     let policy = record.policy();
     let held_command = record.plan.command.as_ref();
     let held_command = held_command.filter(|_| own == OwnCommand::Held);
     let launch = Launch {
         request: held_command,
         cancel: Some(owner.as_fd()),
+        console: console.end(),
         ..Launch::new(&record.plan.spec)
     };
     let (mut sandbox, exec) = Engine::new().start(&policy, launch, &mut Timeline::default())?;
+    console.let_go();
     let mut commands = Commands::new(held.entry().clone()).map_err(failed)?;
     if let Some(request) = held_command {
         let exec = match exec {
@@ -136,7 +149,12 @@ fn start(
     };
     held.write(record)
         .map_err(|error| Problem::of(error.kind(), &error))?;
-    Ok((sandbox, commands, door))
+    Ok(Begun {
+        sandbox,
+        commands,
+        door,
+        console,
+    })
 }
 
 /// What a supervisor needs for itself, and cannot have.

@@ -11,9 +11,10 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::clients::{Client, Wants, command_end};
 use super::commands::{Commands, OWN};
+use super::console::Console;
 use super::door::Door;
 use super::message::{DETACH, Reply};
-use super::{close, note};
+use super::{Begun, close, note};
 use crate::error::{ErrorKind, Problem};
 use crate::registry::Held;
 use crate::registry::events::{Event, Happening};
@@ -30,6 +31,7 @@ pub(super) struct Supervisor {
     process: Option<OwnedFd>,
     pub(super) commands: Commands,
     door: Door,
+    console: Console,
     /// The one who started it, if it ends with him.
     owner: Option<OwnedFd>,
     clients: Vec<Client>,
@@ -54,14 +56,13 @@ struct Woken {
 }
 
 impl Supervisor {
-    pub(super) fn new(
-        held: Held,
-        record: Record,
-        sandbox: Sandbox,
-        commands: Commands,
-        door: Door,
-        owner: OwnedFd,
-    ) -> Self {
+    pub(super) fn new(held: Held, record: Record, begun: Begun, owner: OwnedFd) -> Self {
+        let Begun {
+            sandbox,
+            commands,
+            door,
+            console,
+        } = begun;
         let now = Instant::now();
         let process = Pid::from_raw(sandbox.process_id())
             .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
@@ -80,6 +81,7 @@ impl Supervisor {
             sandbox,
             commands,
             door,
+            console,
         }
     }
 
@@ -260,10 +262,13 @@ impl Supervisor {
             sandbox,
             commands,
             door,
+            console,
             clients,
             ..
         } = self;
         drop(sandbox);
+        // Nobody writes to it any more: what was written is kept.
+        drop(console);
         // Their sessions have ended, and so do their threads.
         drop(commands);
         let began = match &record.status {

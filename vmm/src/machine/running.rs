@@ -143,6 +143,16 @@ impl MachineHandle {
         }
     }
 
+    /// Has what the guest writes to its console from now on go into this pipe as well.
+    pub fn copy_console(&self, pipe: OwnedFd) {
+        self.console.copy_to(pipe);
+    }
+
+    /// Passes the rest of a line on that the guest has not ended.
+    pub fn finish_console(&self) {
+        self.console.finish();
+    }
+
     /// The newest `count` bytes of what the guest wrote to its console.
     #[must_use]
     pub fn console_tail(&self, count: usize) -> Vec<u8> {

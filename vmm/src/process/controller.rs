@@ -64,6 +64,7 @@ impl Controller {
         match (command, descriptor) {
             (Command::Accept { port }, Some(stream)) => self.machine.accept_stream(*port, stream),
             (Command::Connect { port }, Some(stream)) => self.machine.connect_stream(*port, stream),
+            (Command::Console, Some(pipe)) => self.machine.copy_console(pipe),
             (Command::Pause, None) => match self.machine.pause() {
                 Ok(()) => self.tell(&Event::Paused),
                 Err(_) => self.machine.stop(),
@@ -74,7 +75,7 @@ impl Controller {
             }
             (Command::Stop, None) => self.machine.stop(),
             (Command::Start { .. }, _)
-            | (Command::Accept { .. } | Command::Connect { .. }, None)
+            | (Command::Accept { .. } | Command::Connect { .. } | Command::Console, None)
             | (Command::Pause | Command::Resume | Command::Stop, Some(_)) => {
                 self.end(Ending::Broken(ChannelError::OutOfPlace));
             }

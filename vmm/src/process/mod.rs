@@ -133,6 +133,7 @@ fn run(prepared: Prepared, channel: Channel, trace: Trace) -> ExitCode {
         trace: trace.into_points(),
     });
     let outcome = running.wait();
+    running.handle().finish_console();
     let mut controller = lock();
     match (controller.ending.take(), outcome) {
         (Some(Ending::OwnerGone), _) => ExitCode::SUCCESS,

@@ -205,7 +205,10 @@ pub enum ListFormat {
 /// Show what a command wrote.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "The newest 8 to 16 MiB of each command's output are kept.\n\nExamples:\n  sovereign logs -f work\n  sovereign logs --since 10m -n 100 -t work"
+    after_help = "The newest 8 to 16 MiB of each command's output are kept, and the newest 512 KiB to \
+    1 MiB of a guest's console since its last start, also of one that has ended or died.\n\nExamples:\n  \
+    sovereign logs -f work\n  sovereign logs --since 10m -n 100 -t work\n  \
+    sovereign logs --console work"
 )]
 pub struct LogsArgs {
     /// Go on as it writes more, until it ends
@@ -224,9 +227,14 @@ pub struct LogsArgs {
     #[arg(short, long)]
     pub timestamps: bool,
 
-    /// What the supervisor said, instead of what a command wrote
-    #[arg(long, conflicts_with_all = ["follow", "since", "command"])]
+    /// What the guest's kernel and agent wrote to its console, instead of what a command wrote; tier
+    /// microvm only
+    #[arg(long, conflicts_with = "command")]
     pub console: bool,
+
+    /// What the supervisor said, instead of what a command wrote
+    #[arg(long, conflicts_with_all = ["follow", "since", "tail", "timestamps", "console", "command"])]
+    pub supervisor: bool,
 
     /// The sandbox's name or id
     #[arg(value_name = "SANDBOX")]

@@ -44,7 +44,15 @@ impl Follower {
     ///
     /// The system's.
     pub(super) fn new(sandbox: &Detached, command: u32) -> io::Result<Self> {
-        let path = sandbox.entry().output_path(command);
+        Self::at(sandbox, sandbox.entry().output_path(command))
+    }
+
+    /// Follows what is kept at this path of a sandbox's folder.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    pub(super) fn at(sandbox: &Detached, path: PathBuf) -> io::Result<Self> {
         let changes = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
         let folder = path.parent().unwrap_or(Path::new("/"));
         std::fs::create_dir_all(folder)?;

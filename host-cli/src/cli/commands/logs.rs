@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::time::SystemTime;
 
 use agent_protocol::message::OutputStream;
@@ -19,6 +20,8 @@ use crate::error::{ErrorKind, Problem};
 use crate::registry::output::Piece;
 use crate::registry::record::Timestamp;
 use crate::registry::{Registry, State};
+use crate::spec::Unsupported;
+use crate::tier::Tier;
 
 /// Shows what a command wrote.
 ///
@@ -28,12 +31,12 @@ use crate::registry::{Registry, State};
 pub(in crate::cli) fn logs(args: &LogsArgs, global: GlobalArgs) -> Result<u8, Problem> {
     let sandbox = Detached::find(&Registry::open_default()?, &args.sandbox)?;
     let entry = sandbox.entry();
-    if args.console {
-        let text = std::fs::read(entry.console_path()).unwrap_or_default();
+    if args.supervisor {
+        let text = std::fs::read(entry.words_path()).unwrap_or_default();
         if global.json {
             let mut told = Vec::new();
             for line in text.split_inclusive(|byte| *byte == b'\n') {
-                LogLine::of_console(line).write(&mut told)?;
+                LogLine::of_supervisor(line).write(&mut told)?;
             }
             return print(&String::from_utf8_lossy(&told)).map(|()| 0);
         }
@@ -41,14 +44,17 @@ pub(in crate::cli) fn logs(args: &LogsArgs, global: GlobalArgs) -> Result<u8, Pr
         return Ok(0);
     }
     let signals = Signals::install()?;
-    let mut follower = Follower::new(&sandbox, args.command)?;
+    let mut follower = match args.console {
+        true => Follower::at(&sandbox, console_of(&sandbox)?)?,
+        false => Follower::new(&sandbox, args.command)?,
+    };
     let mut shown = Shown::new(args, global);
     let mut ended = false;
     while let Some(piece) = follower.next_piece()? {
         ended |= matches!(piece, Piece::Ended(_));
         shown.take(piece);
     }
-    if !follower.is_kept() && !is_coming(&sandbox, args)? {
+    if !args.console && !follower.is_kept() && !is_coming(&sandbox, args)? {
         return Err(Problem {
             hint: Some(
                 "only what runs detached is kept: `run -d`, `exec -d`, or a command that was left"
@@ -76,6 +82,39 @@ pub(in crate::cli) fn logs(args: &LogsArgs, global: GlobalArgs) -> Result<u8, Pr
             }
         }
     }
+}
+
+/// Where the console of a sandbox is kept that has one.
+fn console_of(sandbox: &Detached) -> Result<PathBuf, Problem> {
+    let record = sandbox.entry().read()?;
+    let reason = match record.place.map(|place| place.tier) {
+        Some(Tier::Microvm) | None => return Ok(sandbox.entry().console_path()),
+        Some(tier @ (Tier::Docker | Tier::Podman)) => {
+            (tier, "a container has no kernel of its own")
+        }
+        Some(tier) => (tier, "a process has no kernel of its own"),
+    };
+    let (tier, reason) = reason;
+    let refusal = Unsupported {
+        tier,
+        flag: "--console",
+        reason,
+    };
+    Err(Problem {
+        hint: Some("without it, `sovereign logs` shows what commands wrote".to_owned()),
+        ..Problem::of(ErrorKind::UnsupportedFlag, &refusal)
+    })
+}
+
+/// A console's text, without what would command a terminal: the guest may have written anything.
+fn printable(bytes: &[u8]) -> Vec<u8> {
+    let text = String::from_utf8_lossy(bytes);
+    let visible = text.chars().filter(|c| *c != '\r').map(|c| match c {
+        '\n' | '\t' => c,
+        c if c.is_control() => char::REPLACEMENT_CHARACTER,
+        c => c,
+    });
+    visible.collect::<String>().into_bytes()
 }
 
 /// Whether the command may still write something.
@@ -124,29 +163,28 @@ enum Source {
     Stdout,
     /// The command's standard error.
     Stderr,
-    /// The console of the sandbox; of it no times are known.
+    /// The guest's console.
     Console,
+    /// The supervisor; of what it said no times are known.
+    Supervisor,
 }
 
 impl<'a> LogLine<'a> {
-    fn of(stream: OutputStream, time: SystemTime, line: &'a [u8]) -> Self {
+    fn of(stream: Source, time: SystemTime, line: &'a [u8]) -> Self {
         let told = Bytes::from(line);
         Self {
             time: Some(Timestamp(time)),
-            stream: match stream {
-                OutputStream::Stdout => Source::Stdout,
-                OutputStream::Stderr => Source::Stderr,
-            },
+            stream,
             text: told.text,
             encoding: told.encoding,
         }
     }
 
-    fn of_console(line: &'a [u8]) -> Self {
+    fn of_supervisor(line: &'a [u8]) -> Self {
         let told = Bytes::from(line);
         Self {
             time: None,
-            stream: Source::Console,
+            stream: Source::Supervisor,
             text: told.text,
             encoding: told.encoding,
         }
@@ -166,6 +204,8 @@ struct Shown {
     tail: Option<usize>,
     timestamps: bool,
     json: bool,
+    /// Whether it is a console's.
+    console: bool,
     /// The lines that are shown when all are known: the last so many, or all.
     lines: VecDeque<(OutputStream, SystemTime, Vec<u8>)>,
     /// Whether the last line of each stream is still open.
@@ -179,6 +219,7 @@ impl Shown {
             tail: args.tail,
             timestamps: args.timestamps,
             json: global.json,
+            console: args.console,
             lines: VecDeque::new(),
             open: [false; 2],
         }
@@ -229,10 +270,17 @@ impl Shown {
         let open = match (stream, &mut self.open) {
             (OutputStream::Stdout, [open, _]) | (OutputStream::Stderr, [_, open]) => open,
         };
+        let source = match stream {
+            _ if self.console => Source::Console,
+            OutputStream::Stdout => Source::Stdout,
+            OutputStream::Stderr => Source::Stderr,
+        };
+        let clean = (self.console && !self.json).then(|| printable(data));
+        let data = clean.as_deref().unwrap_or(data);
         let mut text = Vec::with_capacity(data.len());
         for line in data.split_inclusive(|byte| *byte == b'\n') {
             if self.json {
-                LogLine::of(stream, time, line).write(&mut text)?;
+                LogLine::of(source, time, line).write(&mut text)?;
                 continue;
             }
             if self.timestamps && !*open {
@@ -267,9 +315,16 @@ mod tests {
             tail,
             timestamps: false,
             json: false,
+            console: false,
             lines: VecDeque::new(),
             open: [false; 2],
         }
+    }
+
+    #[test]
+    fn a_console_cannot_command_a_terminal() {
+        let shown = printable(b"ok\r\n\x1b[2J\xff\ttab\xc2\x9b");
+        assert_eq!(shown, "ok\n\u{fffd}[2J\u{fffd}\ttab\u{fffd}".as_bytes());
     }
 
     fn output(data: &[u8]) -> Piece {

@@ -131,10 +131,10 @@ fn start(
 ) -> Result<(Sandbox, Exec), Problem> {
     let mut policy = plan.policy;
     let launch = Launch {
-        spec: &plan.spec,
         request: Some(&plan.request),
         cancel: Some(signals.as_fd()),
         trace: plan.trace,
+        ..Launch::new(&plan.spec)
     };
     loop {
         let error = match Engine::new().start(&policy, launch, timeline) {

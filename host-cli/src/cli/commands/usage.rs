@@ -276,8 +276,16 @@ pub(in crate::cli) fn top(args: &TopArgs, global: GlobalArgs) -> Result<u8, Prob
 }
 
 fn list_processes(sandbox: &Detached, global: GlobalArgs) -> Result<u8, Problem> {
-    let request = ExecRequest::new(["ps", "-eo", "pid,ppid,user,stat,pcpu,rss,etime,args"]);
-    let exec = sandbox.exec(request)?;
+    let place = sandbox.entry().read()?.place;
+    let is_machine = place.is_some_and(|place| place.tier == Tier::Microvm);
+    // Those of a kernel of its own are not what runs in it (kthreadd is the second process).
+    let which: &[&str] = match is_machine {
+        true => &["-N", "-p", "2", "--ppid", "2"],
+        false => &["-e"],
+    };
+    let columns = ["-o", "pid,ppid,user,stat,pcpu,rss,etime,args"];
+    let words = [&["ps"], which, &columns].concat();
+    let exec = sandbox.exec(ExecRequest::new(words))?;
     let output = exec
         .output(b"", MOST)
         .map_err(|error| Problem::from(sandbox.explain(error)))?;

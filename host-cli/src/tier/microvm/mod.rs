@@ -20,7 +20,7 @@ pub mod error;
 pub mod kvm;
 mod machine;
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -112,6 +112,7 @@ impl Microvm {
             spec,
             request,
             cancel,
+            console,
             trace,
         } = launch;
         let deadline = Instant::now() + spec.boot_timeout;
@@ -126,7 +127,7 @@ impl Microvm {
         })?;
         timeline.mark("VMM spawned");
         let mut owned = Owned { control, process };
-        let stream = owned.begin(config)?;
+        let stream = owned.begin(config, console)?;
         let watched = stream.try_clone().map_err(MicrovmError::Sockets)?;
         let (first, exec) = match request {
             Some(request) => {
@@ -184,14 +185,23 @@ impl Microvm {
 }
 
 impl Owned {
-    /// Tells the VMM what to run, and gives it our end of the connection that the agent will make.
-    fn begin(&mut self, config: Box<MachineConfig>) -> Result<UnixStream, MicrovmError> {
+    /// Tells the VMM what to run, and gives it our end of the connection that the agent will make, and
+    /// of a pipe for the console if somebody reads one.
+    fn begin(
+        &mut self,
+        config: Box<MachineConfig>,
+        console: Option<BorrowedFd>,
+    ) -> Result<UnixStream, MicrovmError> {
         let (stream, passed) = UnixStream::pair().map_err(MicrovmError::Sockets)?;
         let accept = Command::Accept { port: AGENT_PORT };
         let sent = self
             .control
             .send(&Command::Start { config }, None)
-            .and_then(|()| self.control.send(&accept, Some(passed.as_fd())));
+            .and_then(|()| self.control.send(&accept, Some(passed.as_fd())))
+            .and_then(|()| match console {
+                Some(pipe) => self.control.send(&Command::Console, Some(pipe)),
+                None => Ok(()),
+            });
         match sent {
             Ok(()) => Ok(stream),
             // A VMM that hangs up at once has a better reason than "broken pipe".

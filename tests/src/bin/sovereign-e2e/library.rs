@@ -98,12 +98,7 @@ fn start() -> Result<Sandbox> {
         memory_mib: Some(128),
         ..SandboxSpec::default()
     };
-    let launch = Launch {
-        spec: &spec,
-        request: None,
-        cancel: None,
-        trace: false,
-    };
+    let launch = Launch::new(&spec);
     let (sandbox, _) = Engine::new().start(&Policy::default(), launch, &mut Timeline::default())?;
     Ok(sandbox)
 }

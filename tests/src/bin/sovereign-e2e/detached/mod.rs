@@ -1,6 +1,7 @@
 //! Sandboxes that outlive their creator: the same tests on every tier.
 
 mod bulk;
+mod console;
 mod desk;
 mod files;
 mod life;
@@ -10,6 +11,7 @@ mod usage;
 
 use crate::suite::{Suite, Test};
 use bulk::files_of_any_size_cost_no_memory;
+use console::console_is_kept_or_told_to_be_none;
 pub(crate) use desk::{Desk, with};
 use files::files_go_in_out_and_between;
 use life::{
@@ -60,6 +62,7 @@ pub(crate) fn add(suite: &mut Suite) {
         pid_limit_holds_or_is_refused,
         usage_is_measured,
         looking_is_no_use,
+        console_is_kept_or_told_to_be_none,
     );
     suite.host(
         "detached",
