@@ -12,7 +12,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use agent_client::{Files, FilesError};
-use agent_protocol::files::{FaultKind, FileKind, Transfer};
+pub use agent_protocol::files::{
+    ChangeKind, FaultKind, FileChange, FileEntry, FileFault, FileKind, Transfer,
+};
 
 use crate::error::{ErrorKind, Problem};
 use crate::sandbox::client_kind;

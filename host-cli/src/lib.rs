@@ -70,7 +70,9 @@ pub use agent_client::{
     OutputTarget, PumpIo,
 };
 pub use agent_protocol::limits::{Resource, ResourceLimit};
-pub use agent_protocol::message::{AgentError, ExecRequest, ExitReport};
+pub use agent_protocol::message::{
+    AgentError, ExecRequest, ExitReport, OutputStream, TerminalSize,
+};
 pub use agent_protocol::usage::{CountedBy, Usage};
 
 #[cfg(target_os = "linux")]

@@ -19,12 +19,17 @@ pub const COLUMNS: [&str; 6] = [
 ];
 
 /// Groups of cases, and what they are about: the table's rows.
-const ROWS: [(&str, &str); 8] = [
+const ROWS: [(&str, &str); 13] = [
     ("exit", "exit codes, signals, time limits"),
     ("streams", "input and output"),
+    ("terminal", "terminals"),
     ("command", "arguments, environment, user"),
     ("processes", "many commands, no leftovers"),
-    ("files", "files"),
+    ("lives", "detached sandboxes: names, starts, ends"),
+    ("sessions", "commands left running and come back to"),
+    ("files", "files that commands see"),
+    ("operations", "operations on files"),
+    ("copies", "copies in, out and between"),
     ("limits", "limits of memory, CPU, processes, files"),
     ("isolation", "host and others out of reach"),
     ("kernel", "privileges, devices, kernel"),

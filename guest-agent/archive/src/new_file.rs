@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io::{self, Seek};
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
@@ -87,6 +88,7 @@ impl<'a> NewFile<'a> {
         self.file.rewind()?;
         io::copy(&mut self.file, &mut copy)?;
         let metadata = self.file.metadata()?;
+        std::os::unix::fs::fchown(&copy, Some(metadata.uid()), Some(metadata.gid()))?;
         copy.set_permissions(metadata.permissions())?;
         copy.set_modified(metadata.modified()?)?;
         copy.sync_all()?;

@@ -1,7 +1,7 @@
 //! Files that are not finished: nothing of them is left, and nobody waits for more of them.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::fd::AsFd;
 use std::thread;
 use std::time::Duration;
@@ -79,4 +79,16 @@ fn descriptors_are_read_to_their_ends() {
     let unreadable = File::options().write(true).open(&source).unwrap();
     let refused = files(&agent).write_from(bytes(&target), None, unreadable.as_fd());
     assert!(matches!(refused, Err(FilesError::Io { .. })), "{refused:?}");
+}
+
+#[test]
+fn list_that_nobody_wants_any_more_ends() {
+    let agent = Agent::start();
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("x"), "").unwrap();
+    // Also for a reason that writers are used to get over.
+    for kind in [ErrorKind::Other, ErrorKind::Interrupted] {
+        let ended = files(&agent).list(bytes(folder.path()), &mut |_| Err(kind.into()));
+        assert!(matches!(ended, Err(FilesError::Io { .. })), "{ended:?}");
+    }
 }

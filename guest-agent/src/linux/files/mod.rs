@@ -33,7 +33,10 @@ use agent_protocol::from_agent::AgentFrame;
 use agent_protocol::message::{AgentError, ExecRequest};
 use rustix::fs::Mode;
 use rustix::process::{Gid, Pid, Signal, Uid};
-use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set, set_capabilities,
+    set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+};
 
 use crate::linux::connection::Connection;
 use crate::linux::exec::account::Files;
@@ -113,6 +116,9 @@ fn become_operation(command: &Command, stdio: [std::os::fd::BorrowedFd<'_>; 3]) 
         set_thread_groups(&groups)?;
         set_thread_res_gid(gid, gid, gid)?;
         set_thread_res_uid(uid, uid, uid)?;
+        if uid.is_root() {
+            give_up_capabilities()?;
+        }
     }
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     rustix::process::umask(UMASK);
@@ -120,6 +126,26 @@ fn become_operation(command: &Command, stdio: [std::os::fd::BorrowedFd<'_>; 3]) 
     if rustix::process::chdir(command.directory.as_c_str()).is_err() {
         rustix::process::chdir("/")?;
     }
+    Ok(())
+}
+
+/// Gives up what root's commands do not have: executing a program takes from root what the bounding
+/// set lacks (capabilities(7)).
+fn give_up_capabilities() -> io::Result<()> {
+    let sets = capabilities(None)?;
+    let kept: CapabilitySet = sets
+        .permitted
+        .iter()
+        .filter(|one| capability_is_in_bounding_set(*one).unwrap_or(false))
+        .collect();
+    set_capabilities(
+        None,
+        CapabilitySets {
+            effective: kept,
+            permitted: kept,
+            inheritable: CapabilitySet::empty(),
+        },
+    )?;
     Ok(())
 }
 

@@ -186,6 +186,7 @@ impl Programs {
     fn arm<'a>(&self, command: &'a mut Command, store: &Path) -> &'a mut Command {
         command
             .env("SOVEREIGN_E2E_PROGRAM", self.sovereign())
+            .env("SOVEREIGN_PROGRAM", self.sovereign())
             .env("SOVEREIGN_VMM", self.bin.join("sovereign-vmm"))
             .env("SOVEREIGN_AGENT", self.agent())
             .env("SOVEREIGN_DATA_DIR", store)

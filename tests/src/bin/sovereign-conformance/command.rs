@@ -207,6 +207,8 @@ fn other_users(subject: &Subject) -> Result<()> {
         ("0", "0:0:0"),
         ("sandbox", "1000:1000:1000"),
         ("nobody", "65534:65534:65534"),
+        ("1000:65534", "1000:65534:65534"),
+        ("nobody:sandbox", "65534:1000:1000"),
     ] {
         let ended = subject.output(sh_as(user, ids), b"")?;
         ended

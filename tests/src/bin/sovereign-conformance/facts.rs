@@ -11,6 +11,8 @@ pub(crate) enum Need {
     OwnAccount,
     /// Commands as other users than the default one.
     OtherUsers,
+    /// Files that root can give to other users.
+    GivenFiles,
     /// A host name of the sandbox's own.
     HostName,
     /// A bound for what is written to files.
@@ -50,14 +52,14 @@ pub(crate) struct Facts {
 /// Why a tier does not have this, if it does not.
 pub(crate) const fn lack(facts: Facts, need: Need) -> Option<&'static str> {
     use Need::{
-        BoundedCpus, BoundedFileCount, BoundedFiles, BoundedMemory, BoundedProcesses, HostKernel,
-        HostName, OtherUsers, OwnAccount, ProcessLimit, SharedBound, Unbounded, Walls,
+        BoundedCpus, BoundedFileCount, BoundedFiles, BoundedMemory, BoundedProcesses, GivenFiles,
+        HostKernel, HostName, OtherUsers, OwnAccount, ProcessLimit, SharedBound, Unbounded, Walls,
     };
     match (facts.tier, facts.isolation, need) {
         (_, Isolation::None, Walls) => {
             Some("level `none` promises nothing: the command can do what its caller can")
         }
-        (_, Isolation::None, OwnAccount | OtherUsers) => {
+        (_, Isolation::None, OwnAccount | OtherUsers | GivenFiles) => {
             Some("at level `none` commands run as the user who asks for them")
         }
         (
@@ -79,8 +81,11 @@ pub(crate) const fn lack(facts: Facts, need: Need) -> Option<&'static str> {
         (Tier::Docker | Tier::Podman, _, SharedBound) => {
             Some("each place of a container that can be written to has the bound for itself")
         }
-        (Tier::Docker | Tier::Podman, _, OtherUsers) => {
+        (Tier::Docker | Tier::Podman, _, OtherUsers | GivenFiles) => {
             Some("all processes of a container are of user 1000, without any privilege")
+        }
+        (Tier::Local, _, GivenFiles) => {
+            Some("nobody has a capability in the local tier: root's files cannot be given away")
         }
         (Tier::Local, _, OtherUsers) if !facts.as_root => {
             Some("an ordinary user can map no user but one into a namespace")

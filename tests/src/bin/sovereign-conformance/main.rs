@@ -11,22 +11,36 @@
 //! promise, that commands of one sandbox do not harm each other. A case that uses a sandbox up, or
 //! needs one of its own making, starts its own.
 //!
+//! Those that are about detached sandboxes share one of these, in a registry of their own (`desk`). Where
+//! a program must die in the middle of something, this one is started again (`roles`).
+//!
 //! `SOVEREIGN_E2E_ONLY` chooses cases by their full names (`TIER::group::case`), with commas between.
 
 mod command;
+mod copies;
+mod desk;
 mod ended;
+mod escapes;
 mod exit;
 mod facts;
 mod files;
+mod forged;
 mod isolation;
 mod kernel;
 mod limits;
+mod lives;
+mod operations;
 mod probes;
 mod processes;
+mod roles;
+mod sessions;
 mod streams;
 mod subject;
 mod suite;
+mod terminals;
+mod unfinished;
 
+use std::env;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -34,6 +48,7 @@ use clap::Parser;
 use libtest_mimic::Arguments;
 use sovereign::Tier;
 
+use crate::roles::PLAY;
 use crate::suite::Suite;
 
 /// Run the conformance suite on one tier.
@@ -51,7 +66,13 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
-    match run(&Cli::parse()) {
+    let mut arguments = env::args_os().skip(1);
+    let outcome = if arguments.next().is_some_and(|first| first == PLAY) {
+        roles::play(arguments).map(|()| ExitCode::SUCCESS)
+    } else {
+        run(&Cli::parse())
+    };
+    match outcome {
         Ok(code) => code,
         Err(error) => {
             eprintln!("sovereign-conformance: {error:#}");
@@ -64,9 +85,16 @@ fn run(cli: &Cli) -> Result<ExitCode> {
     let mut suite = Suite::default();
     exit::add(&mut suite);
     streams::add(&mut suite);
+    terminals::add(&mut suite);
     command::add(&mut suite);
     processes::add(&mut suite);
+    lives::add(&mut suite);
+    sessions::add(&mut suite);
     files::add(&mut suite);
+    operations::add(&mut suite);
+    unfinished::add(&mut suite);
+    copies::add(&mut suite);
+    escapes::add(&mut suite);
     limits::add(&mut suite);
     isolation::add(&mut suite);
     kernel::add(&mut suite);

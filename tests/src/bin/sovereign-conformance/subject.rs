@@ -6,11 +6,13 @@ use std::io::Read;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+use sovereign::error::Problem;
 use sovereign::{
     AgentError, Child, ClientError, Engine, Exec, ExecError, ExecRequest, Launch, Policy, Sandbox,
     SandboxSpec, StartError, Tier, Timeline,
 };
 
+use crate::desk::Desk;
 use crate::ended::Ended;
 use crate::facts::{Facts, Need, lack};
 
@@ -26,6 +28,7 @@ pub(crate) struct Subject {
     pub(crate) facts: Facts,
     /// The sandbox that cases share; made anew when one has lost it.
     shared: RefCell<Option<Sandbox>>,
+    desk: OnceCell<Desk>,
     python: OnceCell<bool>,
     apts: OnceCell<bool>,
 }
@@ -45,6 +48,7 @@ impl Subject {
                 as_root: rustix::process::geteuid().is_root(),
             },
             shared: RefCell::new(Some(sandbox)),
+            desk: OnceCell::new(),
             python: OnceCell::new(),
             apts: OnceCell::new(),
         })
@@ -64,6 +68,34 @@ impl Subject {
             }
             need => lack(self.facts, need).map(str::to_owned),
         }
+    }
+
+    /// Its detached sandboxes.
+    pub(crate) fn desk(&self) -> Result<&Desk> {
+        if self.desk.get().is_none() {
+            let made = Desk::new(self.facts.tier)?;
+            return Ok(self.desk.get_or_init(|| made));
+        }
+        self.desk.get().context("no registry")
+    }
+
+    /// What became of the sandboxes that cases share, if one has ended under a case that failed.
+    pub(crate) fn last_words(&self) -> Option<String> {
+        let mut words = self.desk.get().and_then(Desk::last_words);
+        let mut shared = self.shared.borrow_mut();
+        if let Some(Err(error @ ExecError::Ended { .. })) = shared
+            .as_mut()
+            .map(|sandbox| sandbox.exec(request(["true"])))
+        {
+            let problem = Problem::from(&error);
+            words = Some(format!(
+                "{}\n{}",
+                problem.message,
+                problem.console.join("\n")
+            ));
+            *shared = None;
+        }
+        words
     }
 
     /// The name that a user types.
@@ -180,14 +212,14 @@ impl Runs for Own {
     }
 }
 
-fn policy(tier: Tier) -> Policy {
+pub(crate) fn policy(tier: Tier) -> Policy {
     Policy {
         tier: Some(tier),
         ..Policy::default()
     }
 }
 
-fn default_spec() -> SandboxSpec {
+pub(crate) fn default_spec() -> SandboxSpec {
     SandboxSpec {
         boot_timeout: BOOT_PATIENCE,
         ..SandboxSpec::default()

@@ -100,7 +100,10 @@ fn with_subject(
         Rc::clone(subject.get_or_insert_with(make))
     });
     match found.as_ref() {
-        Ok(subject) => check(subject),
+        Ok(subject) => check(subject).map_err(|error| match subject.last_words() {
+            Some(words) => error.context(words),
+            None => error,
+        }),
         Err(reason) if require => anyhow::bail!("no tier {tier} here: {reason}"),
         Err(reason) => Ok(Some(format!("no tier {tier} here: {reason}"))),
     }

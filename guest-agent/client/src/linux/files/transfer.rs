@@ -254,6 +254,14 @@ impl Read for WhileTaken<'_> {
     }
 }
 
+/// An error that nobody takes for a reason to try again.
+fn final_error(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::Interrupted => io::Error::other(error),
+        _ => error,
+    }
+}
+
 /// Cuts what comes into records.
 struct RecordWriter<'a, T> {
     waiting: Vec<u8>,
@@ -265,7 +273,7 @@ impl<T: DeserializeOwned> Write for RecordWriter<'_, T> {
         self.waiting.extend_from_slice(data);
         let mut rest = self.waiting.as_slice();
         while let Some(record) = decode_record(&mut rest).map_err(io::Error::other)? {
-            (self.each)(record)?;
+            (self.each)(record).map_err(final_error)?;
         }
         let taken = self.waiting.len() - rest.len();
         self.waiting.drain(..taken);

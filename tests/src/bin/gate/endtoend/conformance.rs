@@ -183,6 +183,7 @@ fn as_nobody(programs: &Programs) -> Result<(TempDir, Command)> {
         fs::copy(source, &target).with_context(|| format!("cannot copy {}", source.display()))?;
         Ok::<_, anyhow::Error>(target)
     };
+    let engine = copy(&programs.sovereign())?;
     let agent = copy(&programs.agent())?;
     let suite = copy(&programs.conformance)?;
     let data = copies.path().join("data");
@@ -194,6 +195,7 @@ fn as_nobody(programs: &Programs) -> Result<(TempDir, Command)> {
         .uid(NOBODY)
         .gid(NOBODY)
         .env("HOME", "/nonexistent")
+        .env("SOVEREIGN_PROGRAM", engine)
         .env("SOVEREIGN_AGENT", agent)
         .env("SOVEREIGN_DATA_DIR", data);
     Ok((copies, command))
