@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::cli::args::{GlobalArgs, KillArgs, RenameArgs, RmArgs, StopArgs, WaitArgs};
 use crate::cli::json::{Ended, Identity, Removed, Told};
+use crate::cli::report::sandbox::of_named;
 use crate::cli::report::{print, print_json, say, tell_person};
 use crate::cli::signals::Signals;
 use crate::detached::{Detached, DetachedError};
@@ -179,7 +180,7 @@ pub(super) fn each_told<T: Serialize>(
     for sandbox in sandboxes {
         let (done, error) = match act(sandbox) {
             Ok(done) => (Some(done), None),
-            Err(problem) => (None, Some(problem)),
+            Err(problem) => (None, Some(of_named(problem, sandbox))),
         };
         code = error.as_ref().map_or(code, |problem| problem.exit_code);
         let sandbox = sandbox.clone();

@@ -14,6 +14,7 @@ use super::follow::{Follower, News};
 use crate::cli::args::{GlobalArgs, LogsArgs};
 use crate::cli::json::{Bytes, Encoding};
 use crate::cli::report::print;
+use crate::cli::report::sandbox::of_sandbox;
 use crate::cli::signals::Signals;
 use crate::detached::Detached;
 use crate::error::{ErrorKind, Problem};
@@ -30,6 +31,10 @@ use crate::tier::Tier;
 /// If there is nothing to be shown, or it cannot be.
 pub(in crate::cli) fn logs(args: &LogsArgs, global: GlobalArgs) -> Result<u8, Problem> {
     let sandbox = Detached::find(&Registry::open_default()?, &args.sandbox)?;
+    show(&sandbox, args, global).map_err(|problem| of_sandbox(problem, &sandbox))
+}
+
+fn show(sandbox: &Detached, args: &LogsArgs, global: GlobalArgs) -> Result<u8, Problem> {
     let entry = sandbox.entry();
     if args.supervisor {
         let text = std::fs::read(entry.words_path()).unwrap_or_default();
@@ -45,8 +50,8 @@ pub(in crate::cli) fn logs(args: &LogsArgs, global: GlobalArgs) -> Result<u8, Pr
     }
     let signals = Signals::install()?;
     let mut follower = match args.console {
-        true => Follower::at(&sandbox, console_of(&sandbox)?)?,
-        false => Follower::new(&sandbox, args.command)?,
+        true => Follower::at(sandbox, console_of(sandbox)?)?,
+        false => Follower::new(sandbox, args.command)?,
     };
     let mut shown = Shown::new(args, global);
     let mut ended = false;
@@ -54,7 +59,7 @@ pub(in crate::cli) fn logs(args: &LogsArgs, global: GlobalArgs) -> Result<u8, Pr
         ended |= matches!(piece, Piece::Ended(_));
         shown.take(piece);
     }
-    if !args.console && !follower.is_kept() && !is_coming(&sandbox, args)? {
+    if !args.console && !follower.is_kept() && !is_coming(sandbox, args)? {
         return Err(Problem {
             hint: Some(
                 "only what runs detached is kept: `run -d`, `exec -d`, or a command that was left"

@@ -4,7 +4,7 @@ use crate::cli::plan::run::RunPlanError;
 use crate::detached::{Detached, DetachedError};
 use crate::engine::StartError;
 use crate::error::{ErrorKind, Problem};
-use crate::registry::RegistryError;
+use crate::registry::{Registry, RegistryError};
 use crate::sandbox::ExecError;
 use crate::tier::Isolation;
 use crate::tier::facts::Unavailable;
@@ -44,6 +44,15 @@ impl From<DetachedError> for Problem {
 pub(in crate::cli) fn of_sandbox(problem: Problem, sandbox: &Detached) -> Problem {
     let place = sandbox.entry().read().ok().and_then(|record| record.place);
     problem.in_tier(place.map(|place| place.tier))
+}
+
+/// The same of a sandbox that is named, if there is one.
+pub(in crate::cli) fn of_named(problem: Problem, sandbox: &str) -> Problem {
+    let registry = Registry::open_default().map_err(DetachedError::from);
+    match registry.and_then(|registry| Detached::find(&registry, sandbox)) {
+        Ok(sandbox) => of_sandbox(problem, &sandbox),
+        Err(_) => problem,
+    }
 }
 
 /// The line that names the tier, and why each stronger one was passed over.

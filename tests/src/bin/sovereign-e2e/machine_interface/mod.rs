@@ -159,6 +159,9 @@ fn commands(caller: &Caller<'_>) -> Result<()> {
     ensure!(none["error"]["tier"] == tier, "{none}");
     let none = caller.document("error", 125, &["logs", "a", "99"])?;
     ensure!(none["error"]["code"] == "no-output", "{none}");
+    ensure!(none["error"]["tier"] == tier, "{none}");
+    let again = caller.document("start", 125, &["start", "a"])?;
+    ensure!(again[0]["error"]["tier"] == tier, "{again}");
     Ok(())
 }
 
