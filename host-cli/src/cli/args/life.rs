@@ -314,6 +314,10 @@ pub struct StatsArgs {
 }
 
 const STATS_COLUMNS: &str = "\
+Examples:
+  sovereign stats
+  sovereign stats --no-stream --json work
+
 Columns:
   CPU       of one CPU, since the last look. microvm: the virtual CPUs' threads, without the virtual
             devices; docker, podman: the container's cgroup; local: its processes

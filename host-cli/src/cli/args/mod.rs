@@ -178,9 +178,6 @@ pub enum Command {
     )]
     Wait(WaitArgs),
     /// Show what sandboxes use of this machine
-    #[command(
-        after_help = "Examples:\n  sovereign stats\n  sovereign stats --no-stream --json work"
-    )]
     Stats(StatsArgs),
     /// Show what runs in a sandbox
     #[command(after_help = "Example:\n  sovereign top work")]
