@@ -87,6 +87,16 @@ struct Outputs<'a> {
     stalled: Option<Instant>,
 }
 
+/// What came of a turn.
+pub(crate) enum Turn {
+    /// There is more to come.
+    GoesOn,
+    /// The command has ended, and all its output is where it belongs.
+    Finished(Finished),
+    /// The user has typed the keys to leave.
+    Left,
+}
+
 /// Why there is no input to pass on now.
 enum NoInput {
     HeldBack,
@@ -149,34 +159,44 @@ impl<'a> Pump<'a> {
         // Another process may have read more than it passed on.
         self.take_events()?;
         loop {
-            // Input that never waits: as much as is wanted, and its end.
-            while self.input.poll_fd().is_none() && self.session.conversation.input_wanted() > 0 {
-                self.read_input()?;
-            }
-            self.open = self.open && self.session.send_outgoing();
-            if let Some(finished) = self.finished() {
-                return Ok(Pumped::Finished(finished));
-            }
-            if self.left {
-                return Ok(self.detach());
-            }
-            let ready = self.wait()?;
-            if ready.stdout {
-                self.flush(OutputStream::Stdout)?;
-            }
-            if ready.stderr {
-                self.flush(OutputStream::Stderr)?;
-            }
-            if ready.stream {
-                self.receive()?;
-            }
-            if ready.input {
-                self.read_input()?;
-            }
-            if ready.controls {
-                self.obey()?;
+            match self.turn()? {
+                Turn::GoesOn => {}
+                Turn::Finished(finished) => return Ok(Pumped::Finished(finished)),
+                Turn::Left => return Ok(self.detach()),
             }
         }
+    }
+
+    /// Waits until there is something to do, and does it; or tells that it is over, once.
+    pub(crate) fn turn(&mut self) -> Result<Turn, ClientError> {
+        // Input that never waits: as much as is wanted, and its end.
+        while self.input.poll_fd().is_none() && self.session.conversation.input_wanted() > 0 {
+            self.read_input()?;
+        }
+        self.open = self.open && self.session.send_outgoing();
+        if let Some(finished) = self.finished() {
+            return Ok(Turn::Finished(finished));
+        }
+        if self.left {
+            return Ok(Turn::Left);
+        }
+        let ready = self.wait()?;
+        if ready.stdout {
+            self.flush(OutputStream::Stdout)?;
+        }
+        if ready.stderr {
+            self.flush(OutputStream::Stderr)?;
+        }
+        if ready.stream {
+            self.receive()?;
+        }
+        if ready.input {
+            self.read_input()?;
+        }
+        if ready.controls {
+            self.obey()?;
+        }
+        Ok(Turn::GoesOn)
     }
 
     /// The result, once the report is there and all output has been written.

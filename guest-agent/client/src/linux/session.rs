@@ -263,7 +263,11 @@ impl Exec {
     ///
     /// [`ClientError`] if there is no exit status to report.
     pub fn pump_until_detached(self, io: PumpIo<'_>) -> Result<Pumped, ClientError> {
-        Pump::new(self.started, self.greeted, self.run_time, io).run()
+        self.into_pump(io).run()
+    }
+
+    pub(crate) fn into_pump(self, io: PumpIo<'_>) -> Pump<'_> {
+        Pump::new(self.started, self.greeted, self.run_time, io)
     }
 
     /// Runs the command with this input, and collects at most `limit` bytes of each output.

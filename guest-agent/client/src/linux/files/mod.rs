@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  reader ──digest behind it──▶ pipe ──pump──▶ agent         a thread of its own fills the pipe
-//!  agent ──pump──▶ digest ──▶ writer, or pipe ──▶ unpacked   a thread of its own empties it
+//!  agent ──pump──▶ digest ──▶ writer, or unpacked
 //! ```
 //!
 //! Data is never held: as much is read as the other side has taken. Both sides take the digest of what
@@ -10,19 +10,19 @@
 //! sandbox is hostile, and is unpacked so that nothing leaves its folder.
 
 mod error;
+mod incoming;
 mod transfer;
 
 use std::io::{self, Read, Write};
 use std::os::fd::BorrowedFd;
 use std::path::Path;
-use std::thread;
 
-use agent_archive::{ArchiveError, Links, UnpackOptions};
+use agent_archive::{Links, UnpackOptions};
 use agent_protocol::files::{FileChange, FileEntry, FileOperation, Transfer};
 use serde_bytes::ByteBuf;
 
 pub use self::error::FilesError;
-use self::transfer::{WhileTaken, copy, joined, new_pipe, shown, start};
+use self::transfer::{WhileTaken, copy, shown};
 use crate::linux::session::Session;
 use crate::linux::source::InputSource;
 
@@ -258,28 +258,14 @@ impl Files {
         name: &[u8],
         follow: bool,
     ) -> Result<Transfer, FilesError> {
-        let (read, write) = new_pipe()?;
         let options = UnpackOptions {
             root: (name != b".").then_some(name),
             links: Links::Refuse,
             modes: HOST_MODES,
             owners: self.owners,
         };
-        thread::scope(|scope| {
-            let unpacking = start(scope, "unpack", move || {
-                let mut read = read;
-                agent_archive::unpack(&mut read, folder, options)?;
-                io::copy(&mut read, &mut io::sink()).map_err(ArchiveError::Stream)
-            })?;
-            let mut write = write;
-            let received = self.receive(path, pack_as(name, follow), &mut write);
-            drop(write);
-            match (received, joined(unpacking)?) {
-                // A stream that ends early is what an error on the other side looks like here.
-                (Err(error), Ok(_) | Err(ArchiveError::Stream(_))) => Err(error),
-                (_, Err(error)) => Err(error.into()),
-                (Ok(transfer), Ok(_)) => Ok(transfer),
-            }
+        self.take(path, pack_as(name, follow), |incoming| {
+            agent_archive::unpack(incoming, folder, options).map(drop)
         })
     }
 

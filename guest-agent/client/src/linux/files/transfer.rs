@@ -6,6 +6,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::thread::{self, ScopedJoinHandle};
 
+use agent_archive::ArchiveError;
 use agent_archive::digest::{Digest, DigestWriter};
 use agent_protocol::files::{
     FileOperation, FileReport, FileRequest, MAX_RECORD, Transfer, decode_record,
@@ -16,8 +17,10 @@ use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 use serde::de::DeserializeOwned;
 use serde_bytes::ByteBuf;
 
+use super::incoming::{Basket, Incoming};
 use super::{Files, FilesError};
 use crate::linux::pump::PumpIo;
+use crate::linux::session::Exec;
 use crate::linux::sink::{OutputTarget, Taker};
 use crate::linux::source::InputSource;
 
@@ -69,6 +72,37 @@ impl Files {
         compare(path, transfer, got)
     }
 
+    /// Has `use_it` read what the sandbox sends, and compares digests.
+    pub(super) fn take(
+        self,
+        path: &[u8],
+        operation: FileOperation,
+        use_it: impl FnOnce(&mut dyn Read) -> Result<(), ArchiveError>,
+    ) -> Result<Transfer, FilesError> {
+        let mut report = Vec::new();
+        let basket = Basket::default();
+        let mut taker = basket.clone();
+        let exec = self.request(path, operation)?;
+        let pump = exec.into_pump(PumpIo {
+            stdout: OutputTarget::Taker(&mut taker),
+            stderr: into_report(&mut report),
+            ..PumpIo::default()
+        });
+        let mut incoming = Incoming::new(pump, basket);
+        let used = use_it(&mut incoming);
+        // A stream that ends early is what an error on the other side looks like here.
+        let early = match used {
+            Ok(()) => Ok(()),
+            Err(error @ ArchiveError::Stream(_)) => Err(error),
+            // Nobody reads on, and the sandbox learns that by the session's end.
+            Err(error) => return Err(error.into()),
+        };
+        let got = incoming.finish()?;
+        let transfer = read_report(path, &report)?;
+        early?;
+        compare(path, transfer, Some(got))
+    }
+
     /// Sends what `fill` writes, with its digest behind it, and compares digests. `fill` is told a
     /// descriptor, too, that has an error once nobody takes what it writes.
     pub(super) fn send(
@@ -110,31 +144,42 @@ impl Files {
         stdin: InputSource<'_>,
         stdout: Option<&mut dyn Taker>,
     ) -> Result<Transfer, FilesError> {
-        let request = FileRequest {
-            path: ByteBuf::from(path),
-            user: self.user,
-            operation,
-        };
         let stdout = match stdout {
             Some(taker) => OutputTarget::Taker(taker),
             None => OutputTarget::Discard,
         };
         let mut report = Vec::new();
-        let exec = self.session.request_files(request)?;
+        let exec = self.request(path, operation)?;
         exec.pump(PumpIo {
             stdin,
             stdout,
-            stderr: OutputTarget::Collect {
-                into: &mut report,
-                limit: MAX_RECORD,
-            },
+            stderr: into_report(&mut report),
             ..PumpIo::default()
         })?;
-        match decode_record(&mut report.as_slice()) {
-            Ok(Some(FileReport::Done(transfer))) => Ok(transfer),
-            Ok(Some(FileReport::Failed(fault))) => Err(fault.into()),
-            Ok(None) | Err(_) => Err(FilesError::Nonsense { path: shown(path) }),
-        }
+        read_report(path, &report)
+    }
+
+    fn request(self, path: &[u8], operation: FileOperation) -> Result<Exec, FilesError> {
+        Ok(self.session.request_files(FileRequest {
+            path: ByteBuf::from(path),
+            user: self.user,
+            operation,
+        })?)
+    }
+}
+
+fn into_report(report: &mut Vec<u8>) -> OutputTarget<'_> {
+    OutputTarget::Collect {
+        into: report,
+        limit: MAX_RECORD,
+    }
+}
+
+fn read_report(path: &[u8], mut report: &[u8]) -> Result<Transfer, FilesError> {
+    match decode_record(&mut report) {
+        Ok(Some(FileReport::Done(transfer))) => Ok(transfer),
+        Ok(Some(FileReport::Failed(fault))) => Err(fault.into()),
+        Ok(None) | Err(_) => Err(FilesError::Nonsense { path: shown(path) }),
     }
 }
 
@@ -162,7 +207,7 @@ pub(super) fn copy(input: &mut dyn Read, out: &mut dyn Write) -> io::Result<()> 
     }
 }
 
-pub(super) fn start<'scope, T: Send + 'scope>(
+fn start<'scope, T: Send + 'scope>(
     scope: &'scope thread::Scope<'scope, '_>,
     name: &str,
     work: impl FnOnce() -> T + Send + 'scope,
@@ -176,14 +221,14 @@ pub(super) fn start<'scope, T: Send + 'scope>(
         })
 }
 
-pub(super) fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> Result<T, FilesError> {
+fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> Result<T, FilesError> {
     thread.join().map_err(|_| FilesError::Io {
         doing: "moving files",
         source: io::Error::other("a thread gave up"),
     })
 }
 
-pub(super) fn new_pipe() -> Result<(File, File), FilesError> {
+fn new_pipe() -> Result<(File, File), FilesError> {
     let (read, write) = pipe_with(PipeFlags::CLOEXEC).map_err(|error| FilesError::Io {
         doing: "making a pipe",
         source: error.into(),
