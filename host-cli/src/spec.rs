@@ -31,7 +31,8 @@ pub struct SandboxSpec {
     pub overlay_mib: Option<u32>,
     /// What it can reach of a network; nothing without it.
     pub network: Option<Network>,
-    /// How many processes and threads it may have; 4096 without it.
+    /// How many processes and threads it may have; 4096 without it, in a container 2 per MiB of its
+    /// memory, 256 to 4096.
     pub processes: Option<u32>,
     /// How long it may take until it can run a command.
     pub boot_timeout: Duration,
@@ -208,7 +209,7 @@ impl SandboxSpec {
         self.network.unwrap_or_default()
     }
 
-    /// How many processes and threads it may have.
+    /// How many processes and threads it may have: what was asked for, or the most of any default.
     #[must_use]
     pub const fn processes(&self) -> u32 {
         match self.processes {

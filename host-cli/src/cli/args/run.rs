@@ -115,7 +115,8 @@ pub struct SandboxArgs {
     #[arg(long, value_name = "MODE", value_parser = network_parser())]
     pub network: Option<Network>,
 
-    /// How many processes and threads the sandbox may have, at least 8 [default: 4096]
+    /// How many processes and threads the sandbox may have, at least 8 [default: 4096; in a
+    /// container 2 per MiB of its memory, 256 to 4096]
     #[arg(long, value_name = "N", value_parser = parse_processes)]
     pub pids_limit: Option<u32>,
 
