@@ -7,8 +7,8 @@ set -euo pipefail
 build_packages=(gcc libc6-dev make flex bison bc libelf-dev libssl-dev erofs-utils mmdebstrap debian-archive-keyring xz-utils)
 # The engines that the tests with containers start for themselves (some 500 MB with what they pull in).
 container_packages=(docker.io podman uidmap iproute2)
-# What the KVM lab, the benches, the Python tests and those of terminals take.
-test_packages=(qemu-system-x86 e2fsprogs util-linux python3-pytest tmux vim-tiny less procps)
+# What the KVM lab, the benches, the Python tests and those of terminals and shells take.
+test_packages=(qemu-system-x86 e2fsprogs util-linux python3-pytest tmux vim-tiny less procps zsh fish)
 
 say() { printf '%s\n' "$*" >&2; }
 
