@@ -122,7 +122,9 @@ fn limits(machine: &Machine) {
     );
     assert_eq!(stdout(&fits).trim(), "9000000");
     let processes = "cat /sys/fs/cgroup/pids.max /sys/fs/cgroup/pids/pids.max 2>/dev/null; true";
-    assert_eq!(stdout(&machine.shell(&[], processes)).trim(), "4096");
+    // Two for each MiB of memory.
+    let allowed = machine.shell(&["-m", "512M"], processes);
+    assert_eq!(stdout(&allowed).trim(), "1024");
 }
 
 /// A shell whose background jobs all run at once, and tell how many there could be.

@@ -15,7 +15,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::bus::PortDevice;
 
-/// A longer line is passed on in parts. Less than PIPE_BUF.
+/// A longer line is passed on in parts. With the news of a loss it is less than PIPE_BUF.
 const MAX_LINE: usize = 1024;
 
 /// What the guest wrote to its console last.
@@ -117,37 +117,31 @@ enum Reader {
 }
 
 impl Tee {
-    /// Writes the line, after the news of what was lost before it.
+    /// Writes the line, after the news of what was lost before it. Both go as one, as a whole or not at
+    /// all (pipe(7): they are no longer than PIPE_BUF), so that news are told once.
     fn pass_on(&mut self) -> Reader {
         if self.line.is_empty() {
             return Reader::There;
         }
-        if self.lost > 0 {
-            let news = format!("[{} bytes of the console were lost]\n", self.lost);
-            match self.write(news.as_bytes()) {
-                Ok(()) => self.lost = 0,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return Reader::Gone,
-            }
-        }
         let line = std::mem::take(&mut self.line);
         let written = match self.lost {
-            0 => self.write(&line),
-            _ => Err(io::ErrorKind::WouldBlock.into()),
+            0 => self.pipe.write_all(&line),
+            lost => {
+                let news = format!("[{lost} bytes of the console were lost]\n");
+                self.pipe.write_all(&[news.as_bytes(), &line].concat())
+            }
         };
         match written {
-            Ok(()) => Reader::There,
+            Ok(()) => {
+                self.lost = 0;
+                Reader::There
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.lost = self.lost.saturating_add(line.len() as u64);
                 Reader::There
             }
             Err(_) => Reader::Gone,
         }
-    }
-
-    /// What is no longer than PIPE_BUF goes as a whole or not at all (pipe(7)).
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.pipe.write_all(bytes)
     }
 }
 
