@@ -23,25 +23,30 @@ const TERMINALS: &[&str] = &[
 /// Where Debian keeps descriptions of terminals.
 const TERMINFO: &[&str] = &["/usr/share/terminfo", "/lib/terminfo", "/etc/terminfo"];
 
-/// Starts a program with its own loader, libraries and terminals.
+/// The one locale that they need: tmux does not start without UTF-8.
+const LOCALE: &str = "/usr/lib/locale/C.utf8/LC_CTYPE";
+
+/// Starts a program with its own loader, libraries, terminals and locale.
 const COMMAND: &str = r#"#!/bin/sh
 here=${0%/*}
-export TERMINFO="$here/terminfo"
+export TERMINFO="$here/terminfo" LOCPATH="$here/locale"
 exec "$here/lib/ld.so" --library-path "$here/lib" "$here/bin/${0##*/}" "$@"
 "#;
 
 /// Packs them into `target`; `None` where one of them is not installed.
 pub(crate) fn pack(target: &Path) -> Result<Option<PathBuf>> {
     let installed: Option<Vec<PathBuf>> = PROGRAMS.iter().map(|name| find(name)).collect();
-    let Some(installed) = installed else {
+    let locale = Path::new(LOCALE);
+    let Some(installed) = installed.filter(|_| locale.is_file()) else {
         return Ok(None);
     };
     if target.exists() {
         fs::remove_dir_all(target).context("cannot remove the packed programs")?;
     }
-    for folder in ["bin", "lib", "terminfo"] {
+    for folder in ["bin", "lib", "terminfo", "locale/C.utf8"] {
         fs::create_dir_all(target.join(folder)).context("cannot make a folder")?;
     }
+    copy(locale, &target.join("locale/C.utf8/LC_CTYPE"))?;
     for (name, program) in PROGRAMS.iter().zip(&installed) {
         copy(program, &target.join("bin").join(name))?;
         let command = target.join(name);
