@@ -31,7 +31,7 @@ pub(super) fn console_is_kept_or_told_to_be_none(desk: &Desk) -> Outcome {
     say("third\\n")?;
     // A flood stalls nobody, and its end is kept.
     let flood =
-        "yes 0123456789012345678901234567890123456789012345678901234567890123 | head -c 50000";
+        "yes 0123456789012345678901234567890123456789012345678901234567890123 | head -n 700";
     let flood = format!("{flood} > /dev/console; echo last > /dev/console");
     desk.says(&["exec", "-u", "root", "a", "--", "sh", "-c", &flood])?;
     desk.eventually("the end of a flood is there", || {
