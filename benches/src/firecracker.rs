@@ -161,7 +161,7 @@ fn prepare(program: &Path, image: &Image, memory_mib: u32) -> Result<Prepared> {
 
 fn machine(image: &Image, socket: &Path, memory_mib: u32) -> serde_json::Value {
     let parameters = format!(
-        "sovereign.root=/dev/vda sovereign.rootfstype=erofs sovereign.overlay_mib={}",
+        "-- sovereign.root=/dev/vda sovereign.rootfstype=erofs sovereign.overlay_mib={}",
         memory_mib / 2
     );
     json!({

@@ -52,6 +52,8 @@ enum Command {
     /// Measure the tiers that share this machine's kernel, beside a bare process and Docker's own
     /// commands.
     Tiers(MeasureArgs),
+    /// Measure of that only how files go into a container and out of it, beside `docker cp`.
+    DockerCp(MeasureArgs),
     /// Measure the local tier alone, as far confined as it is here.
     #[command(hide = true)]
     Local(MeasureArgs),
@@ -108,6 +110,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Some(Command::Here(args)) => publish(&inside::measure(&args)?, &args),
         Some(Command::Copies(args)) => publish(&inside::copies(&args)?, &args),
         Some(Command::Tiers(args)) => publish(&tiers::measure(&args)?, &args),
+        Some(Command::DockerCp(args)) => publish(&tiers::copies(&args)?, &args),
         Some(Command::Local(args)) => publish(&tiers::local(&args)?, &args),
         None => outside::run(&cli.outside),
     }

@@ -60,6 +60,25 @@ pub(crate) fn measure(args: &MeasureArgs) -> Result<Results> {
     Ok(results)
 }
 
+/// Measures the copies of the tier `docker` alone.
+///
+/// # Errors
+///
+/// If there is no Docker daemon, or a copy fails.
+pub(crate) fn copies(args: &MeasureArgs) -> Result<Results> {
+    let mut results = Results {
+        clock: "wall".to_owned(),
+        machine: machine(),
+        ..Results::default()
+    };
+    // This has the daemon load the image, which the peer is made of.
+    let run = ["run", "-q", "--tier", "docker", "--", TRUE];
+    Sovereign::find()?.call(run).output()?;
+    let peer = Peer::start()?;
+    docker_cp::measure(&mut results, "docker", args.file_mib, Some(&peer))?;
+    Ok(results)
+}
+
 /// Measures the local tier, with the confinement that it reaches where this process is.
 ///
 /// # Errors

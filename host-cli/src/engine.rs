@@ -147,7 +147,7 @@ impl Engine {
         let mut probed = Probed::default();
         let mut failed = None;
         loop {
-            probed.look_until_one_passes(policy, spec, timeline);
+            probed.look_until_one_passes(policy, &launch, timeline);
             let choice = match (choose(policy, &probed.facts), failed) {
                 (Ok(choice), _) => choice,
                 (Err(_), Some(failed)) => return Err(failed),

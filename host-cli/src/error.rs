@@ -4,6 +4,7 @@ mod kind;
 
 use std::error::Error;
 use std::fmt::Write;
+use std::io;
 
 use serde::{Deserialize, Serialize};
 
@@ -59,6 +60,19 @@ impl Problem {
         Self::new(code, chain(error))
     }
 
+    /// An error with its causes, of something that keeps files in the folder that `variable` names.
+    #[must_use]
+    pub fn of_keeping(
+        code: ErrorKind,
+        error: &(dyn Error + 'static),
+        variable: &'static str,
+    ) -> Self {
+        Self {
+            hint: has_no_place(error).then(|| elsewhere(variable)),
+            ..Self::of(code, error)
+        }
+    }
+
     /// The same, of this tier, unless it knows better.
     #[must_use]
     pub fn in_tier(self, tier: Option<Tier>) -> Self {
@@ -67,6 +81,30 @@ impl Problem {
             ..self
         }
     }
+}
+
+/// What to do about a folder in which nothing can be kept; `variable` names another.
+#[must_use]
+pub fn elsewhere(variable: &str) -> String {
+    format!("see that there is room and that you may write there, or set {variable}")
+}
+
+/// Whether an error's cause is that nothing can be kept in some folder.
+fn has_no_place(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return matches!(
+                error.kind(),
+                io::ErrorKind::PermissionDenied
+                    | io::ErrorKind::ReadOnlyFilesystem
+                    | io::ErrorKind::StorageFull
+                    | io::ErrorKind::QuotaExceeded
+            );
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// An error and its causes in one line.
@@ -90,16 +128,27 @@ mod tests {
     #[error("cannot open {name}")]
     struct CannotOpen {
         name: &'static str,
-        source: std::io::Error,
+        source: io::Error,
     }
 
     #[test]
     fn causes_follow_in_one_line() {
         let error = CannotOpen {
             name: "x",
-            source: std::io::Error::other("disk on fire"),
+            source: io::Error::other("disk on fire"),
         };
         assert_eq!(chain(&error), "cannot open x: disk on fire");
+    }
+
+    #[test]
+    fn the_cause_tells_whether_there_is_no_place() {
+        let caused = |kind: io::ErrorKind| CannotOpen {
+            name: "x",
+            source: kind.into(),
+        };
+        assert!(has_no_place(&caused(io::ErrorKind::PermissionDenied)));
+        assert!(has_no_place(&caused(io::ErrorKind::StorageFull)));
+        assert!(!has_no_place(&caused(io::ErrorKind::NotFound)));
     }
 
     #[test]

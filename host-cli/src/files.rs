@@ -5,8 +5,9 @@
 //! [`Files`], which [`Sandbox::files`](crate::Sandbox::files) and
 //! [`Detached::files`](crate::detached::Detached::files) give: one operation each.
 
+use std::error::Error;
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -16,8 +17,12 @@ pub use agent_protocol::files::{
     ChangeKind, FaultKind, FileChange, FileEntry, FileFault, FileKind, Transfer,
 };
 
-use crate::error::{ErrorKind, Problem};
+use crate::error::{ErrorKind, Problem, chain};
 use crate::sandbox::client_kind;
+
+/// What to do about a sandbox that has no room.
+const SANDBOX_FULL: &str = "what a sandbox may write is bounded: remove something in it, or make one with a \
+                            larger `--disk` or `--overlay-size`";
 
 /// Where sessions for files come from.
 pub trait FileSource: Sync {
@@ -40,13 +45,78 @@ impl From<FilesError> for Problem {
         let code = match &error {
             FilesError::Client(error) => client_kind(error),
             FilesError::Fault(fault) => fault_kind(fault.kind),
-            FilesError::Archive(_) => ErrorKind::Archive,
+            FilesError::Archive(_) => system_kind(&error).unwrap_or(ErrorKind::Archive),
             FilesError::Corrupt { .. } => ErrorKind::Corrupt,
             FilesError::Nonsense { .. } => ErrorKind::Protocol,
-            FilesError::Io { .. } => ErrorKind::System,
+            FilesError::Io { .. } => system_kind(&error).unwrap_or(ErrorKind::System),
         };
-        Self::of(code, &error)
+        let is_full =
+            matches!(&error, FilesError::Fault(fault) if fault.kind == FaultKind::NoSpace);
+        Self {
+            hint: is_full.then(|| SANDBOX_FULL.to_owned()),
+            ..Self::of(code, &error)
+        }
     }
+}
+
+/// What the system's reason is for programs, if it is one that they may act on.
+fn system_kind(error: &FilesError) -> Option<ErrorKind> {
+    let cause = error.source()?.downcast_ref::<io::Error>()?;
+    match cause.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Some(ErrorKind::NoSpace),
+        io::ErrorKind::ReadOnlyFilesystem => Some(ErrorKind::ReadOnly),
+        io::ErrorKind::PermissionDenied => Some(ErrorKind::PermissionDenied),
+        _ => None,
+    }
+}
+
+/// The same error of a copy into a folder of a sandbox. The archive's names become the user's.
+fn into_sandbox(error: FilesError, source: &Path, place: &Place) -> Problem {
+    let is_part = |path: &str| {
+        let below = path.as_bytes().strip_prefix(place.name.as_slice());
+        below.is_some_and(|below| below.is_empty() || below.starts_with(b"/"))
+    };
+    match error {
+        FilesError::Fault(fault) if is_part(&fault.path) => FilesError::Fault(FileFault {
+            path: place.below(&fault.path),
+            ..fault
+        })
+        .into(),
+        error => match error.file() {
+            Some((path, _)) if is_part(path) => {
+                let below = path.get(place.name.len()..).unwrap_or_default();
+                let asked = format!("{}{below}", source.display());
+                named(&error, path, &asked)
+            }
+            _ => error.into(),
+        },
+    }
+}
+
+/// The same error of a copy into a folder of this machine. The archive's names become the user's.
+fn onto_host(error: FilesError, place: &Place) -> Problem {
+    let problem = match error.file() {
+        Some((path, _)) => named(&error, path, &place.below(path)),
+        None => return error.into(),
+    };
+    if problem.code != ErrorKind::NoSpace {
+        return problem;
+    }
+    let folder = String::from_utf8_lossy(&place.folder);
+    Problem {
+        hint: Some(format!(
+            "make room on the file system of {folder}, or copy to another one"
+        )),
+        ..problem
+    }
+}
+
+/// An error whose text begins with a path, with another path.
+fn named(error: &FilesError, path: &str, asked: &str) -> Problem {
+    let code = system_kind(error).unwrap_or(ErrorKind::Archive);
+    let text = chain(error);
+    let rest = text.strip_prefix(path).unwrap_or(&text);
+    Problem::new(code, format!("{asked}{rest}"))
 }
 
 /// A word for programs.
@@ -87,7 +157,9 @@ pub fn copy_in(
     let origin = Origin::new(source.as_os_str().as_bytes(), metadata.is_dir());
     let place = origin.place(path, sandbox_kind(sandbox, path)?)?;
     let files = sandbox.files()?;
-    Ok(files.copy_in(source, &place.folder, &place.name, follow)?)
+    files
+        .copy_in(source, &place.folder, &place.name, follow)
+        .map_err(|error| into_sandbox(error, source, &place))
 }
 
 /// Copies a file or folder of a sandbox to this machine. With `follow`, what a link leads to. Whatever
@@ -108,14 +180,16 @@ pub fn copy_out(
     let origin = Origin::new(path, entry.kind == FileKind::Directory);
     let kind = match target.metadata() {
         Ok(metadata) => Some(metadata.is_dir()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(here(target, &error)),
     };
     let place = origin.place(target.as_os_str().as_bytes(), kind)?;
     let folder = PathBuf::from(std::ffi::OsStr::from_bytes(&place.folder));
     let opened = File::open(&folder).map_err(|error| here(&folder, &error))?;
     let files = sandbox.files()?;
-    Ok(files.copy_out(path, opened.as_fd(), &place.name, follow)?)
+    files
+        .copy_out(path, opened.as_fd(), &place.name, follow)
+        .map_err(|error| onto_host(error, &place))
 }
 
 /// Copies a file or folder of one sandbox into another, or into the same.
@@ -198,10 +272,10 @@ fn sandbox_kind(sandbox: &dyn FileSource, path: &[u8]) -> Result<Option<bool>, P
     }
 }
 
-fn here(path: &Path, error: &std::io::Error) -> Problem {
+fn here(path: &Path, error: &io::Error) -> Problem {
     let code = match error.kind() {
-        std::io::ErrorKind::NotFound => ErrorKind::NoSuchFile,
-        std::io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
+        io::ErrorKind::NotFound => ErrorKind::NoSuchFile,
+        io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
         _ => ErrorKind::FileSystem,
     };
     Problem::new(code, format!("{}: {error}", path.display()))
@@ -220,6 +294,17 @@ struct Origin {
 struct Place {
     folder: Vec<u8>,
     name: Vec<u8>,
+}
+
+impl Place {
+    /// The path of what an archive calls this.
+    fn below(&self, path: &str) -> String {
+        let folder = String::from_utf8_lossy(&self.folder);
+        match folder.as_ref() {
+            "." => path.to_owned(),
+            folder => format!("{}/{path}", folder.trim_end_matches('/')),
+        }
+    }
 }
 
 impl Origin {
@@ -297,6 +382,28 @@ mod tests {
             }
             Err(problem) => problem.code.to_string(),
         }
+    }
+
+    #[test]
+    fn full_sandbox_is_named_with_its_file_and_the_remedy() {
+        let place = Place {
+            folder: b"/tmp".to_vec(),
+            name: b"new".to_vec(),
+        };
+        let fault = |path: &str| {
+            FilesError::Fault(FileFault {
+                path: path.to_owned(),
+                kind: FaultKind::NoSpace,
+                reason: "No space left on device".to_owned(),
+            })
+        };
+        let full = into_sandbox(fault("new/sub/a"), Path::new("src"), &place);
+        assert_eq!(full.code, ErrorKind::NoSpace);
+        assert_eq!(full.message, "/tmp/new/sub/a: No space left on device");
+        assert!(full.hint.unwrap().contains("--overlay-size"));
+        // Not one of the archive's.
+        let other = into_sandbox(fault("newer"), Path::new("src"), &place);
+        assert_eq!(other.message, "newer: No space left on device");
     }
 
     #[test]

@@ -43,6 +43,8 @@ pub mod host;
 pub mod installation;
 #[cfg(target_os = "linux")]
 pub mod launch;
+#[cfg(target_os = "linux")]
+mod lock;
 pub mod name;
 #[cfg(target_os = "linux")]
 mod orphans;

@@ -65,6 +65,14 @@ pub(crate) fn boot() -> Option<String> {
     Some(id.trim().to_owned())
 }
 
+/// Where the paths of this machine mean what they mean here, as far as can be told: this machine, and
+/// the container of which this process is.
+pub(crate) fn here() -> Option<String> {
+    let machine = fs::read_to_string("/etc/machine-id").ok()?;
+    let machine = machine.trim();
+    (!machine.is_empty()).then_some(format!("{machine}-{}", own_space()?))
+}
+
 fn own_space() -> Option<u64> {
     Some(fs::metadata("/proc/self/ns/pid").ok()?.ino())
 }

@@ -12,6 +12,7 @@ use sandbox_image::{Store, StoreError};
 use serde::Serialize;
 
 use crate::error::ErrorKind;
+use crate::registry::Registry;
 use crate::tier::facts::Unavailable;
 use crate::tier::{Tier, docker, local};
 
@@ -46,11 +47,14 @@ pub struct Leftover {
 pub enum Kind {
     /// A container of a container engine.
     Container,
+    /// What a container kept, of a sandbox that was removed.
+    Volume,
     /// The folder in which a container's agent was to meet its engine.
     MeetingFolder,
     /// The folder of the commands of an unconfined sandbox.
     HomeFolder,
-    /// A file or folder of the image store that was not finished.
+    /// What was not finished, or not wholly removed: a file or folder of the image store, or of what is
+    /// known of sandboxes.
     Unfinished,
 }
 
@@ -60,6 +64,7 @@ impl Kind {
     pub const fn words(self) -> &'static str {
         match self {
             Self::Container => "container",
+            Self::Volume => "volume",
             Self::MeetingFolder | Self::HomeFolder => "folder",
             Self::Unfinished => "unfinished",
         }
@@ -77,12 +82,17 @@ pub struct Unseen {
     pub reason: Unavailable,
 }
 
-/// Removes what was left behind, or just looks for it.
+/// Removes what was left behind, or just looks for it: in the image store, in what is known of
+/// sandboxes if there is a place for that, and wherever tiers put things.
 ///
 /// # Errors
 ///
 /// If the image store cannot be read.
-pub fn prune(store: &Store, dry_run: bool) -> Result<Pruned, StoreError> {
+pub fn prune(
+    store: &Store,
+    registry: Option<&Registry>,
+    dry_run: bool,
+) -> Result<Pruned, StoreError> {
     let mut pruned = Pruned::default();
     for tier in [Tier::Docker, Tier::Podman] {
         pruned.containers(tier, dry_run);
@@ -95,6 +105,9 @@ pub fn prune(store: &Store, dry_run: bool) -> Result<Pruned, StoreError> {
         let path = home.path.clone();
         let removed = unless(dry_run, || home.remove());
         pruned.note(Kind::HomeFolder, &path, removed);
+    }
+    for (path, removed) in registry.into_iter().flat_map(|it| it.sweep(dry_run)) {
+        pruned.note(Kind::Unfinished, &path, removed);
     }
     for left in store.remove_unfinished(dry_run)? {
         let removed = left.problem.map_or(Ok(()), Err);
@@ -111,10 +124,15 @@ impl Pruned {
     }
 
     fn containers(&mut self, tier: Tier, dry_run: bool) {
-        match docker::prune::containers(tier, dry_run) {
+        let found = docker::prune::containers(tier, dry_run).and_then(|containers| {
+            let volumes = docker::prune::volumes(tier, dry_run)?.into_iter();
+            let containers = containers.into_iter().map(|found| (Kind::Container, found));
+            Ok(containers.chain(volumes.map(|found| (Kind::Volume, found))))
+        });
+        match found {
             Ok(found) => {
-                let leftovers = found.into_iter().map(|(name, is_gone)| Leftover {
-                    kind: Kind::Container,
+                let leftovers = found.map(|(kind, (name, is_gone))| Leftover {
+                    kind,
                     name,
                     tier: Some(tier),
                     problem: (!is_gone).then(|| "its engine did not remove it".to_owned()),
@@ -130,7 +148,7 @@ impl Pruned {
     fn note(&mut self, kind: Kind, path: &Path, removed: io::Result<()>) {
         let tier = match kind {
             Kind::HomeFolder => Some(Tier::Local),
-            Kind::Container | Kind::MeetingFolder | Kind::Unfinished => None,
+            Kind::Container | Kind::Volume | Kind::MeetingFolder | Kind::Unfinished => None,
         };
         self.leftovers.push(Leftover {
             kind,

@@ -161,7 +161,8 @@ impl Sandbox {
     ///
     /// If the sandbox has ended.
     pub fn files(&mut self, user: Option<String>) -> Result<Files, ExecError> {
-        Ok(Session::new(self.connect()?, SessionOptions::default()).files(user))
+        let session = Session::new(self.connect()?, SessionOptions::default());
+        Ok(session.with_lanes(self.choice.tier.has_lanes()).files(user))
     }
 
     /// What it uses, as it sees it itself and as this machine does.
@@ -182,6 +183,12 @@ impl Sandbox {
         self.started
             .connect()
             .map_err(|source| ExecError::Ended { source })
+    }
+
+    /// Has what is kept beyond its end written down, where it is not anyway. It runs nothing any more
+    /// then.
+    pub(crate) fn settle(&mut self, patience: Duration) {
+        self.started.settle(patience);
     }
 
     /// Moves data between a command and the caller's descriptors, live, until it has ended.
@@ -218,8 +225,8 @@ impl Sandbox {
     /// sandbox that isolates nothing, which has files to remove. Dropping a sandbox always waits and
     /// reaps.
     pub fn abandon(mut self) {
-        self.started.begin_end();
         if self.choice.isolation != Isolation::None && orphans::are_reaped() {
+            self.started.begin_end();
             std::mem::forget(self);
         }
     }

@@ -15,6 +15,10 @@ pub const MIN_MEMORY_MIB: u32 = 32;
 pub const MIN_PROCESSES: u32 = 8;
 /// As many as 64-bit Linux can number (proc(5), `pid_max`).
 pub const MAX_PROCESSES: u32 = 1 << 22;
+/// A file system with a journal, and room for something.
+pub const MIN_DISK_MIB: u32 = 32;
+/// 1 TiB.
+pub const MAX_DISK_MIB: u32 = 1 << 20;
 
 /// What a sandbox is to be made of. A tier that cannot honour what was asked for refuses to start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,8 +31,12 @@ pub struct SandboxSpec {
     pub memory_mib: Option<u32>,
     /// The name that it has for itself; `sandbox` without it.
     pub hostname: Option<String>,
-    /// How much may be written to its root file system, in MiB; half of its memory without it.
+    /// How much may be written to its root file system, in MiB, where that lives in its memory; half
+    /// of that without it. With it, nothing that is written is kept.
     pub overlay_mib: Option<u32>,
+    /// How much may be written to its root file system, in MiB, where that is kept beyond its end; 8192
+    /// without it.
+    pub disk_mib: Option<u32>,
     /// What it can reach of a network; nothing without it.
     pub network: Option<Network>,
     /// How many processes and threads it may have; 4096 without it, in a container 2 per MiB of its
@@ -46,6 +54,7 @@ impl Default for SandboxSpec {
             memory_mib: None,
             hostname: None,
             overlay_mib: None,
+            disk_mib: None,
             network: None,
             processes: None,
             boot_timeout: Duration::from_secs(30),
@@ -141,6 +150,18 @@ pub enum SpecError {
         /// The memory that there is.
         memory_mib: u64,
     },
+    /// A disk that is too small or too large.
+    #[error("a disk of {mib} MiB: a sandbox has {MIN_DISK_MIB} to {MAX_DISK_MIB} MiB")]
+    Disk {
+        /// What was asked for.
+        mib: u64,
+    },
+    /// What is written cannot be in memory and on a disk.
+    #[error(
+        "--disk is what is kept, and --overlay-size what lives in memory and is not: a sandbox has one \
+         of them"
+    )]
+    TwoLayers,
     /// Too few processes, or more than a kernel can number.
     #[error("{processes} processes: a sandbox may have {MIN_PROCESSES} to {MAX_PROCESSES}")]
     Processes {
@@ -203,6 +224,15 @@ impl SandboxSpec {
         }
     }
 
+    /// How much may be written to its root file system, in MiB, where that is kept.
+    #[must_use]
+    pub const fn disk_mib(&self) -> u32 {
+        match self.disk_mib {
+            Some(mib) => mib,
+            None => 8192,
+        }
+    }
+
     /// What it can reach of a network.
     #[must_use]
     pub fn network(&self) -> Network {
@@ -243,6 +273,14 @@ impl SandboxSpec {
                 overlay_mib,
                 memory_mib: host_memory_mib,
             });
+        }
+        if let Some(mib) = self.disk_mib {
+            if !(MIN_DISK_MIB..=MAX_DISK_MIB).contains(&mib) {
+                return Err(SpecError::Disk { mib: mib.into() });
+            }
+            if self.overlay_mib.is_some() {
+                return Err(SpecError::TwoLayers);
+            }
         }
         if let Some(processes) = self
             .processes
@@ -362,6 +400,23 @@ mod tests {
         assert!(spec.check_as_machine(4096).is_err());
         assert!(SandboxSpec::default().check_as_machine(511).is_err());
         assert_eq!(SandboxSpec::default().check(511), Ok(()));
+    }
+
+    #[test]
+    fn a_disk_has_limits() {
+        assert_eq!(SandboxSpec::default().disk_mib(), 8192);
+        for mib in [MIN_DISK_MIB, MAX_DISK_MIB] {
+            assert_eq!(check(|spec| spec.disk_mib = Some(mib)), Ok(()));
+        }
+        for mib in [0, MIN_DISK_MIB - 1, MAX_DISK_MIB + 1] {
+            let error = check(|spec| spec.disk_mib = Some(mib)).unwrap_err();
+            assert!(error.to_string().contains("32 to 1048576 MiB"), "{error}");
+        }
+        let both = |spec: &mut SandboxSpec| {
+            spec.disk_mib = Some(64);
+            spec.overlay_mib = Some(64);
+        };
+        assert_eq!(check(both), Err(SpecError::TwoLayers));
     }
 
     #[test]

@@ -9,10 +9,11 @@
 //!                                   └── dropped ──▶ Finished(Failed)
 //! ```
 
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Receives what builders report. Called from the thread that does the work.
-pub trait Progress: Send + Sync {
+pub trait Progress: fmt::Debug + Send + Sync {
     /// Takes note of an event. Must return soon: the work waits for it.
     fn report(&self, event: &Event<'_>);
 }
@@ -147,7 +148,7 @@ mod tests {
 
     use super::*;
 
-    #[derive(Default)]
+    #[derive(Default, Debug)]
     struct Recorder(Mutex<Vec<String>>);
 
     impl Progress for Recorder {

@@ -1,6 +1,6 @@
 //! The results of the conformance suite, and the table of them in the README.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
@@ -83,9 +83,20 @@ impl Results {
         fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// Puts a column in the place of what was known of it.
-    pub fn set(&mut self, column: &str, cases: BTreeMap<String, Outcome>) {
-        self.columns.insert(column.to_owned(), cases);
+    /// Puts what cases of a column ended with in the place of what was known of these. What is known of
+    /// others stays: a run need not be of all.
+    pub fn merge(&mut self, column: &str, ran: BTreeMap<String, Outcome>) {
+        self.columns
+            .entry(column.to_owned())
+            .or_default()
+            .extend(ran);
+    }
+
+    /// Forgets the cases that the suite does not have.
+    pub fn retain(&mut self, cases: &BTreeSet<String>) {
+        for known in self.columns.values_mut() {
+            known.retain(|name, _| cases.contains(name));
+        }
     }
 
     /// The cases of a column.
@@ -191,7 +202,7 @@ mod tests {
         ];
         let mut results = Results::default();
         let cases = cases.map(|(name, outcome)| (name.to_owned(), outcome));
-        results.set("docker", cases.into());
+        results.merge("docker", cases.into());
         results
     }
 
@@ -205,6 +216,29 @@ mod tests {
         let limits = "| 0 passed, **1 failed**, 1 skipped <sup>1</sup> |";
         assert!(table.contains(limits), "{table}");
         assert!(table.ends_with("\n1. why\n"), "{table}");
+    }
+
+    #[test]
+    fn what_did_not_run_stays_and_what_is_no_more_goes() {
+        let mut results = results();
+        let again = [
+            ("limits::b".to_owned(), Outcome::Passed),
+            ("limits::c".to_owned(), Outcome::Failed),
+        ];
+        results.merge("docker", again.into());
+        results.merge("podman", [("exit::a".to_owned(), Outcome::Passed)].into());
+        let cases = ["exit::a", "limits::a", "limits::b", "limits::c"].map(str::to_owned);
+        results.retain(&cases.into());
+        let known = |column: &str| results.column(column).unwrap().clone();
+        let expected = [
+            ("exit::a", Outcome::Passed),
+            ("limits::a", Outcome::Skipped("why".to_owned())),
+            ("limits::b", Outcome::Passed),
+            ("limits::c", Outcome::Failed),
+        ]
+        .map(|(name, outcome)| (name.to_owned(), outcome));
+        assert_eq!(known("docker"), expected.into());
+        assert_eq!(known("podman").len(), 1);
     }
 
     #[test]

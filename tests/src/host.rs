@@ -2,18 +2,33 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
 
 /// The name of a VMM's process.
 const VMM_NAME: &str = "sovereign-vmm";
 
 /// The start of the names of all our processes.
 const OUR_NAMES: &str = "sovereign";
+
+/// Whether we were started with this signal ignored, as a shell's background jobs are with SIGINT, and
+/// what is behind `nohup` with SIGHUP (proc(5), `SigIgn`): then what we start ignores it as well.
+///
+/// # Errors
+///
+/// If `/proc` cannot be read.
+pub fn is_ignored(signal: Signal) -> Result<bool> {
+    let status = fs::read_to_string("/proc/self/status").context("cannot read our own status")?;
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = u64::from_str_radix(mask.unwrap_or_default().trim(), 16)?;
+    Ok(mask >> (signal.as_raw() - 1) & 1 == 1)
+}
 
 /// A process on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -199,10 +214,20 @@ pub fn resident_kib(pid: u32) -> Result<u64> {
 ///
 /// If the process is gone or not ours.
 pub fn open_descriptors(pid: u32) -> Result<usize> {
+    Ok(descriptors(pid)?.len())
+}
+
+/// Returns what a process has open, each by what `/proc` calls it. Of one that was closed meanwhile the
+/// name is empty.
+///
+/// # Errors
+///
+/// If the process is gone or not ours.
+pub fn descriptors(pid: u32) -> Result<Vec<PathBuf>> {
     let folder = format!("/proc/{pid}/fd");
-    Ok(fs::read_dir(&folder)
-        .with_context(|| format!("cannot list {folder}"))?
-        .count())
+    let open = fs::read_dir(&folder).with_context(|| format!("cannot list {folder}"))?;
+    let named = open.map(|entry| Ok(fs::read_link(entry?.path()).unwrap_or_default()));
+    named.collect::<io::Result<_>>().with_context(|| folder)
 }
 
 /// Returns the private memory of a VMM in KiB, guest memory left out.

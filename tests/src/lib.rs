@@ -2,6 +2,7 @@
 //! what a sandbox leaves on its host.
 
 pub mod arguments;
+pub mod bare_fs;
 pub mod call;
 pub mod conformance;
 pub mod host;

@@ -70,6 +70,10 @@ pub struct DiskConfig {
 pub struct VsockConfig {
     /// The guest's context identifier, 3 or greater.
     pub guest_cid: u32,
+    /// Whether bulk data may take lanes beside connections: then the guest's second virtio-mmio
+    /// device, right behind this one, is an empty window at first, and a disk once a stream has brought
+    /// the first descriptor (`crate::devices::virtio::block::lanes`).
+    pub lanes: bool,
     /// Where the host side listens, if it is to be reached by path: connect there and send
     /// `CONNECT <port>\n`, the answer is `OK <port>\n`. A connection that the guest makes to port
     /// `P` goes to the socket `<path>_P`. Without a path, streams are passed over the control

@@ -8,16 +8,18 @@
 //! is the side that tells the digest. So it is one that costs next to nothing.
 
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Write};
+use std::sync::Arc;
 
 use twox_hash::XxHash3_128;
+
+use crate::buffered::read_buffered;
+use crate::room::Room;
 
 /// An XXH3 digest of 128 bits, in its canonical form: big-endian.
 pub type Digest = [u8; DIGEST_LEN];
 /// Its size in bytes.
 pub const DIGEST_LEN: usize = 16;
-/// How much is read at a time.
-const CHUNK: usize = 64 * 1024;
 
 /// The digest of what has passed so far.
 struct Hash(XxHash3_128);
@@ -42,12 +44,43 @@ impl fmt::Debug for Hash {
     }
 }
 
+/// Is told how many bytes have passed, each time that some have.
+#[derive(Clone)]
+pub struct Meter(Arc<dyn Fn(u64) + Send + Sync>);
+
+impl Meter {
+    /// One that tells `each`, which must return soon: the data waits for it.
+    pub fn new(each: impl Fn(u64) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(each))
+    }
+
+    /// So many more have passed.
+    pub fn count(&self, bytes: u64) {
+        (self.0)(bytes);
+    }
+}
+
+impl fmt::Debug for Meter {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("Meter").finish_non_exhaustive()
+    }
+}
+
+/// So many bytes more have passed.
+fn note(bytes: &mut u64, meter: Option<&Meter>, count: usize) {
+    *bytes = bytes.saturating_add(count as u64);
+    if let Some(meter) = meter {
+        meter.count(count as u64);
+    }
+}
+
 /// Passes data on, and knows how much it was and what its digest is.
 #[derive(Debug)]
 pub struct DigestWriter<W> {
     inner: W,
     hash: Hash,
     bytes: u64,
+    meter: Option<Meter>,
 }
 
 impl<W: Write> DigestWriter<W> {
@@ -57,7 +90,14 @@ impl<W: Write> DigestWriter<W> {
             inner,
             hash: Hash::new(),
             bytes: 0,
+            meter: None,
         }
+    }
+
+    /// The same, told to a meter as it passes.
+    #[must_use]
+    pub fn counted(self, meter: Option<Meter>) -> Self {
+        Self { meter, ..self }
     }
 
     /// How much was written, its digest, and where it was written to.
@@ -82,12 +122,80 @@ impl<W: Write> Write for DigestWriter<W> {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         let count = self.inner.write(data)?;
         self.hash.update(data.get(..count).unwrap_or(data));
-        self.bytes = self.bytes.saturating_add(count as u64);
+        note(&mut self.bytes, self.meter.as_ref(), count);
         Ok(count)
     }
 
     fn flush(&mut self) -> io::Result<()> {
         self.inner.flush()
+    }
+}
+
+impl<W: Room> Room for DigestWriter<W> {
+    fn lend(&mut self, most: usize, fill: &mut dyn FnMut(&mut [u8]) -> usize) -> io::Result<usize> {
+        let hash = &mut self.hash;
+        let count = self.inner.lend(most, &mut |room| {
+            let count = fill(room);
+            hash.update(room.get(..count).unwrap_or_default());
+            count
+        })?;
+        note(&mut self.bytes, self.meter.as_ref(), count);
+        Ok(count)
+    }
+}
+
+/// Reads data, and knows how much it was and what its digest is.
+#[derive(Debug)]
+pub struct DigestReader<R> {
+    inner: R,
+    hash: Hash,
+    bytes: u64,
+    meter: Option<Meter>,
+}
+
+impl<R: BufRead> DigestReader<R> {
+    /// Nothing has been read yet.
+    pub fn new(inner: R) -> Self {
+        Self {
+            inner,
+            hash: Hash::new(),
+            bytes: 0,
+            meter: None,
+        }
+    }
+
+    /// The same, told to a meter as it passes.
+    #[must_use]
+    pub fn counted(self, meter: Option<Meter>) -> Self {
+        Self { meter, ..self }
+    }
+
+    /// How much was read, its digest, and where it was read from.
+    pub fn finish(self) -> (u64, Digest, R) {
+        (self.bytes, self.hash.digest(), self.inner)
+    }
+}
+
+impl<R: BufRead> BufRead for DigestReader<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.inner.fill_buf()
+    }
+
+    fn consume(&mut self, count: usize) {
+        if count == 0 {
+            return;
+        }
+        // What was shown is still there; were it not, the digests would differ.
+        let shown = self.inner.fill_buf().unwrap_or_default();
+        self.hash.update(shown.get(..count).unwrap_or(shown));
+        self.inner.consume(count);
+        note(&mut self.bytes, self.meter.as_ref(), count);
+    }
+}
+
+impl<R: BufRead> Read for DigestReader<R> {
+    fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
+        read_buffered(self, space)
     }
 }
 
@@ -97,25 +205,22 @@ pub struct TrailedReader<R> {
     inner: R,
     hash: Hash,
     bytes: u64,
-    /// Invariant: `start <= end <= buffer.len()`; what is between them has not been handed out, and
-    /// its last [`DIGEST_LEN`] bytes may be the trailer.
-    buffer: Vec<u8>,
-    start: usize,
-    end: usize,
-    ended: bool,
+    /// What was taken out of `inner` and not handed out: the newest bytes, which may be the trailer, and
+    /// before them, while more than those are there, some that are none of it.
+    tail: Vec<u8>,
+    /// How many of `tail` are data for certain, and come next.
+    open: usize,
 }
 
-impl<R: Read> TrailedReader<R> {
+impl<R: BufRead> TrailedReader<R> {
     /// Nothing has been read yet.
     pub fn new(inner: R) -> Self {
         Self {
             inner,
             hash: Hash::new(),
             bytes: 0,
-            buffer: vec![0; CHUNK],
-            start: 0,
-            end: 0,
-            ended: false,
+            tail: Vec::with_capacity(2 * DIGEST_LEN),
+            open: 0,
         }
     }
 
@@ -125,9 +230,19 @@ impl<R: Read> TrailedReader<R> {
     ///
     /// `UnexpectedEof` if there is no such trailer: the stream was cut off or changed on its way.
     pub fn finish(mut self) -> io::Result<(u64, Digest)> {
-        io::copy(&mut self, &mut io::sink())?;
+        loop {
+            match self.fill_buf() {
+                Ok([]) => break,
+                Ok(data) => {
+                    let count = data.len();
+                    self.consume(count);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
         let digest: Digest = self.hash.digest();
-        if self.buffer.get(self.start..self.end) == Some(&digest[..]) {
+        if self.tail == digest {
             Ok((self.bytes, digest))
         } else {
             Err(io::Error::new(
@@ -136,40 +251,75 @@ impl<R: Read> TrailedReader<R> {
             ))
         }
     }
-}
 
-impl<R: Read> Read for TrailedReader<R> {
-    fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
-        while !self.ended && self.end - self.start <= DIGEST_LEN {
-            self.buffer.copy_within(self.start..self.end, 0);
-            self.end -= self.start;
-            self.start = 0;
-            let free = self.buffer.get_mut(self.end..).unwrap_or_default();
-            match self.inner.read(free) {
-                Ok(0) => self.ended = true,
-                Ok(count) => self.end += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+    /// Takes more out of `inner`, until some of it can be shown. Returns how much of what `inner` shows
+    /// is data; nothing, if it is in `tail`, or there is no more.
+    fn look(&mut self) -> io::Result<usize> {
+        while self.open == 0 {
+            let shown = self.inner.fill_buf()?;
+            if self.tail.is_empty() && shown.len() > DIGEST_LEN {
+                return Ok(shown.len() - DIGEST_LEN);
+            }
+            if shown.is_empty() {
+                break;
+            }
+            let few = shown.get(..DIGEST_LEN).unwrap_or(shown);
+            if few.len() == DIGEST_LEN && !self.tail.is_empty() {
+                // So much more has come that none of these is the trailer.
+                self.open = self.tail.len();
+            } else {
+                let count = few.len();
+                self.tail.extend_from_slice(few);
+                self.inner.consume(count);
+                self.open = self.tail.len().saturating_sub(DIGEST_LEN);
             }
         }
-        let count = (self.end - self.start)
-            .saturating_sub(DIGEST_LEN)
-            .min(space.len());
-        let data = self.buffer.get(self.start..self.start + count);
-        if let (Some(data), Some(space)) = (data, space.get_mut(..count)) {
-            space.copy_from_slice(data);
-            self.hash.update(data);
-            self.start += count;
-            self.bytes = self.bytes.saturating_add(count as u64);
+        Ok(0)
+    }
+}
+
+impl<R: BufRead> BufRead for TrailedReader<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        let count = self.look()?;
+        let shown = match count {
+            0 => self.tail.get(..self.open),
+            _ => self.inner.fill_buf()?.get(..count),
+        };
+        Ok(shown.unwrap_or_default())
+    }
+
+    fn consume(&mut self, count: usize) {
+        if count == 0 {
+            return;
         }
-        Ok(count)
+        if self.open > 0 {
+            let count = count.min(self.open);
+            self.hash.update(self.tail.get(..count).unwrap_or_default());
+            self.tail.drain(..count);
+            self.open -= count;
+        } else {
+            // What was shown is still there; were it not, the digests would differ.
+            let shown = self.inner.fill_buf().unwrap_or_default();
+            self.hash.update(shown.get(..count).unwrap_or(shown));
+            self.inner.consume(count);
+        }
+        note(&mut self.bytes, None, count);
+    }
+}
+
+impl<R: BufRead> Read for TrailedReader<R> {
+    fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
+        read_buffered(self, space)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::io::BufReader;
+
     use proptest::prelude::*;
+
+    use super::*;
 
     fn trailed(data: &[u8]) -> Vec<u8> {
         let mut wire = Vec::new();
@@ -197,11 +347,19 @@ mod tests {
         fn data_comes_out_whatever_the_reads_were(
             data in prop::collection::vec(any::<u8>(), 0..2000),
             step in 1usize..100,
+            space in 1usize..200,
+            buffered in 1usize..100,
         ) {
             let wire = trailed(&data);
-            let mut reader = TrailedReader::new(Slow(&wire, step));
+            let mut reader = TrailedReader::new(BufReader::with_capacity(buffered, Slow(&wire, step)));
             let mut out = Vec::new();
-            reader.read_to_end(&mut out).unwrap();
+            let mut space = vec![0; space];
+            loop {
+                match reader.read(&mut space).unwrap() {
+                    0 => break,
+                    count => out.extend_from_slice(&space[..count]),
+                }
+            }
             prop_assert_eq!(&out, &data);
             prop_assert_eq!(reader.finish().unwrap().0, data.len() as u64);
         }

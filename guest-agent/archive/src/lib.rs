@@ -1,8 +1,9 @@
-//! Trees of files as tar streams, and what proves that a stream came whole.
+//! Trees of files as tar streams, what proves that a stream came whole, and the lane that it takes.
 //!
 //! ```text
-//!  path ──pack──▶ tar stream ──unpack──▶ folder        nothing is ever written outside the folder
+//!  path ──pack──▶ tar stream ──────────▶ unpack──▶ folder   nothing is ever written outside the folder
 //!            DigestWriter      TrailedReader
+//!              LaneWriter ────▶ LaneReader
 //! ```
 //!
 //! Both sides of a sandbox's wall use this: the agent packs what the host asks for and unpacks what it
@@ -12,11 +13,13 @@
 
 #![forbid(unsafe_code)]
 
+pub mod buffered;
 pub mod digest;
 #[cfg(target_os = "linux")]
 mod error;
 #[cfg(target_os = "linux")]
 mod header;
+pub mod lane;
 #[cfg(target_os = "linux")]
 mod new_file;
 #[cfg(target_os = "linux")]
@@ -25,6 +28,9 @@ mod pack;
 mod place;
 #[cfg(target_os = "linux")]
 mod read;
+pub mod room;
+#[cfg(target_os = "linux")]
+mod temporary;
 #[cfg(target_os = "linux")]
 mod unpack;
 

@@ -2,19 +2,18 @@
 //!
 //! While it is written it has no name (`O_TMPFILE`): whatever kills this process, the old file stays
 //! as it is, and nothing else is left. File systems that cannot do that get a name of ours in the
-//! same folder, which is removed when this is dropped.
+//! same folder, which is removed when this is dropped, and by the next one in that folder if this
+//! process is killed before (`temporary`).
 
 use std::fs::File;
 use std::io::{self, Seek};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, OFlags};
 use rustix::io::Errno;
-use rustix::rand::{GetRandomFlags, getrandom};
 
-/// Nobody else's until it is in its place.
-const OWN_MODE: Mode = Mode::from_raw_mode(0o600);
+use crate::temporary::{self, OWN_MODE};
 
 /// A file on its way to its place in a folder.
 #[derive(Debug)]
@@ -36,7 +35,7 @@ impl<'a> NewFile<'a> {
         let (file, name) = match rustix::fs::openat(folder, ".", flags, OWN_MODE) {
             Ok(file) => (file.into(), None),
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOENT) => {
-                let (file, name) = create_named(folder)?;
+                let (file, name) = temporary::create(folder)?;
                 (file, Some(name))
             }
             Err(error) => return Err(error.into()),
@@ -60,7 +59,9 @@ impl<'a> NewFile<'a> {
                 Ok(()) => return Ok(()),
                 // link(2) replaces nothing, and rename(2) can.
                 Err(Errno::EXIST) => {
-                    let own = temporary_name()?;
+                    let own = temporary::name()?;
+                    // Whoever needs names here must not take it for left behind.
+                    temporary::hold(&self.file);
                     self.link(&own)?;
                     self.name = Some(own);
                 }
@@ -83,7 +84,7 @@ impl<'a> NewFile<'a> {
 
     /// Becomes a copy that has a name, with the same mode, owner and times.
     fn copy(&mut self) -> io::Result<()> {
-        let (mut copy, name) = create_named(self.folder)?;
+        let (mut copy, name) = temporary::create(self.folder)?;
         self.name = Some(name);
         self.file.rewind()?;
         io::copy(&mut self.file, &mut copy)?;
@@ -106,26 +107,14 @@ impl Drop for NewFile<'_> {
     }
 }
 
-fn create_named(folder: BorrowedFd<'_>) -> io::Result<(File, Vec<u8>)> {
-    let name = temporary_name()?;
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(folder, name.as_slice(), flags, OWN_MODE)?;
-    Ok((file.into(), name))
-}
-
-/// A name that nothing else has.
-fn temporary_name() -> rustix::io::Result<Vec<u8>> {
-    let mut random = [0; 8];
-    getrandom(&mut random, GetRandomFlags::empty())?;
-    Ok(format!(".sovereign-{:016x}", u64::from_ne_bytes(random)).into_bytes())
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
     use std::io::Write;
     use std::os::fd::AsFd;
     use std::os::unix::fs::PermissionsExt;
+
+    use rustix::fs::Mode;
 
     use super::*;
 
@@ -140,7 +129,7 @@ mod tests {
 
     /// One that has a name while it is written, as on a file system that wants it so.
     fn named(folder: BorrowedFd<'_>) -> NewFile<'_> {
-        let (file, name) = create_named(folder).unwrap();
+        let (file, name) = temporary::create(folder).unwrap();
         NewFile {
             file,
             folder,

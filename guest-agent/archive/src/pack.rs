@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -13,9 +13,10 @@ use tar::{EntryType, GnuExtSparseHeader, GnuSparseHeader, Header};
 
 use crate::error::ArchiveError;
 use crate::header::{self, BLOCK, Moment, pad};
+use crate::room::{CopyError, Room, read_into};
 
 /// How much is copied at a time.
-const CHUNK: usize = 64 * 1024;
+const CHUNK: usize = 128 * 1024;
 /// Deeper trees are refused: each level costs a descriptor.
 const MAX_DEPTH: usize = 512;
 /// The bits of a mode that an archive has.
@@ -42,7 +43,7 @@ pub fn pack(
     source: &Path,
     name: &[u8],
     follow: bool,
-    out: &mut dyn Write,
+    out: &mut dyn Room,
 ) -> Result<Packed, ArchiveError> {
     let shown = source.as_os_str().as_bytes();
     let failed = |error: io::Error| ArchiveError::file(shown, error);
@@ -55,7 +56,6 @@ pub fn pack(
         out,
         links: HashMap::new(),
         packed: Packed::default(),
-        buffer: vec![0; CHUNK],
     };
     packing.add(CWD, real.as_os_str().as_bytes(), name, 0)?;
     let end = packing.out.write_all(&[0; 2 * BLOCK]);
@@ -65,11 +65,10 @@ pub fn pack(
 }
 
 struct Packing<'a> {
-    out: &'a mut dyn Write,
+    out: &'a mut dyn Room,
     /// Files of more than one name, by device and number, and the name that they were packed under.
     links: HashMap<(u64, u64), Vec<u8>>,
     packed: Packed,
-    buffer: Vec<u8>,
 }
 
 /// Where a file's data is.
@@ -188,18 +187,15 @@ impl Packing<'_> {
     fn copy(&mut self, file: &mut File, length: u64, name: &[u8]) -> Result<(), ArchiveError> {
         let mut left = length;
         while left > 0 {
-            let limit = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
-            let space = self.buffer.get_mut(..limit).unwrap_or_default();
-            let count = match file.read(space) {
-                Ok(0) => {
-                    let problem = io::Error::other("it became shorter while it was read");
-                    return Err(ArchiveError::file(name, problem));
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                read => read.map_err(|error| ArchiveError::file(name, error))?,
-            };
-            let data = self.buffer.get(..count).unwrap_or_default();
-            self.out.write_all(data).map_err(ArchiveError::Stream)?;
+            let most = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
+            let count = read_into(self.out, most, file).map_err(|error| match error {
+                CopyError::Reading(error) => ArchiveError::file(name, error),
+                CopyError::Writing(error) => ArchiveError::Stream(error),
+            })?;
+            if count == 0 {
+                let problem = io::Error::other("it became shorter while it was read");
+                return Err(ArchiveError::file(name, problem));
+            }
             left -= count as u64;
         }
         Ok(())

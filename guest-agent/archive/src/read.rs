@@ -1,15 +1,14 @@
 //! The entries of a tar stream, one after the other, nothing trusted and nothing unbounded.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, Seek, SeekFrom, Write};
 
 use tar::{EntryType, GnuExtSparseHeader, GnuSparseHeader, Header};
 
 use crate::error::ArchiveError;
 use crate::header::{BLOCK, MAX_EXTENSION, Moment, Records, padding};
+use crate::room::CopyError;
 
-/// How much is copied at a time.
-const CHUNK: usize = 64 * 1024;
 /// A sparse file of more pieces is not believed.
 const MAX_PIECES: usize = 1 << 20;
 
@@ -63,16 +62,11 @@ pub(crate) struct Entries<R> {
     input: R,
     /// Data and padding of the entry that has been told last and was not read yet.
     unread: u64,
-    buffer: Vec<u8>,
 }
 
-impl<R: Read> Entries<R> {
+impl<R: BufRead> Entries<R> {
     pub(crate) fn new(input: R) -> Self {
-        Self {
-            input,
-            unread: 0,
-            buffer: vec![0; CHUNK],
-        }
+        Self { input, unread: 0 }
     }
 
     /// The next entry; `None` at the archive's end.
@@ -107,10 +101,10 @@ impl<R: Read> Entries<R> {
         match &entry.pieces {
             None => self.copy_exactly(entry.size, file)?,
             Some(pieces) => {
-                file.set_len(entry.size).map_err(CopyError::File)?;
+                file.set_len(entry.size).map_err(CopyError::Writing)?;
                 for piece in pieces.iter().filter(|piece| piece.length > 0) {
                     let to = SeekFrom::Start(piece.offset);
-                    file.seek(to).map_err(CopyError::File)?;
+                    file.seek(to).map_err(CopyError::Writing)?;
                     self.copy_exactly(piece.length, file)?;
                 }
             }
@@ -121,11 +115,10 @@ impl<R: Read> Entries<R> {
     fn copy_exactly(&mut self, length: u64, file: &mut File) -> Result<(), CopyError> {
         let mut left = length;
         while left > 0 {
-            let limit = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
-            let space = self.buffer.get_mut(..limit).unwrap_or_default();
-            let count = read_some(&mut self.input, space).map_err(CopyError::Stream)?;
-            let data = self.buffer.get(..count).unwrap_or_default();
-            file.write_all(data).map_err(CopyError::File)?;
+            let data = some(&mut self.input, left).map_err(CopyError::Reading)?;
+            file.write_all(data).map_err(CopyError::Writing)?;
+            let count = data.len();
+            self.input.consume(count);
             left -= count as u64;
             self.unread = self.unread.saturating_sub(count as u64);
         }
@@ -135,9 +128,10 @@ impl<R: Read> Entries<R> {
     /// Passes over what is left of the last entry.
     fn skip(&mut self) -> Result<(), ArchiveError> {
         while self.unread > 0 {
-            let limit = usize::try_from(self.unread).unwrap_or(CHUNK).min(CHUNK);
-            let space = self.buffer.get_mut(..limit).unwrap_or_default();
-            let count = read_some(&mut self.input, space).map_err(ArchiveError::Stream)?;
+            let count = some(&mut self.input, self.unread)
+                .map_err(ArchiveError::Stream)?
+                .len();
+            self.input.consume(count);
             self.unread -= count as u64;
         }
         Ok(())
@@ -269,13 +263,6 @@ impl<R: Read> Entries<R> {
     }
 }
 
-/// Which side of a copy failed.
-#[derive(Debug)]
-pub(crate) enum CopyError {
-    Stream(io::Error),
-    File(io::Error),
-}
-
 /// A sparse file's map, as far as it is known.
 struct Map {
     pieces: Vec<Piece>,
@@ -302,13 +289,19 @@ impl Map {
     }
 }
 
-fn read_some(input: &mut impl Read, space: &mut [u8]) -> io::Result<usize> {
-    loop {
-        match input.read(space) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            other => return other,
+/// Some of what comes next: at most `most` bytes, and at least one.
+fn some(input: &mut impl BufRead, most: u64) -> io::Result<&[u8]> {
+    // Asked again, as borrows want it: what is there stays there.
+    while let Err(error) = input.fill_buf() {
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
         }
+    }
+    let data = input.fill_buf()?;
+    let most = usize::try_from(most).unwrap_or(usize::MAX);
+    match data.get(..most).unwrap_or(data) {
+        [] => Err(io::ErrorKind::UnexpectedEof.into()),
+        data => Ok(data),
     }
 }
 

@@ -1,6 +1,6 @@
 //! From a tar stream to files.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead};
 use std::os::fd::BorrowedFd;
 
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
@@ -11,7 +11,8 @@ use crate::error::ArchiveError;
 use crate::header::Moment;
 use crate::new_file::NewFile;
 use crate::place::{Links, Place};
-use crate::read::{CopyError, Entries, Entry, Owner};
+use crate::read::{Entries, Entry, Owner};
+use crate::room::CopyError;
 
 /// An archive with more folders than this is not believed.
 const MAX_FOLDERS: usize = 1 << 20;
@@ -48,7 +49,7 @@ pub struct Unpacked {
 /// [`ArchiveError`]: the stream is no archive, an entry would leave the folder or is neither a file
 /// nor a folder nor a link, or the system said no.
 pub fn unpack(
-    stream: &mut dyn Read,
+    stream: &mut dyn BufRead,
     folder: BorrowedFd<'_>,
     options: UnpackOptions<'_>,
 ) -> Result<Unpacked, ArchiveError> {
@@ -67,7 +68,7 @@ pub fn unpack(
 }
 
 struct Unpacking<'a> {
-    entries: Entries<&'a mut dyn Read>,
+    entries: Entries<&'a mut dyn BufRead>,
     place: Place<'a>,
     modes: u32,
     owners: bool,
@@ -194,8 +195,8 @@ impl Unpacking<'_> {
         let mut new = NewFile::create(parent).map_err(failed)?;
         let copied = self.entries.copy(entry, new.file());
         copied.map_err(|error| match error {
-            CopyError::Stream(error) => ArchiveError::Stream(error),
-            CopyError::File(error) => failed(error),
+            CopyError::Reading(error) => ArchiveError::Stream(error),
+            CopyError::Writing(error) => failed(error),
         })?;
         if let Some(owner) = owner {
             let (uid, gid) = owner.ids();

@@ -97,7 +97,7 @@ impl Conversation {
     pub fn new(hello: Hello, request: Request) -> Result<Self, ClientError> {
         let takes_input = match &request {
             Request::Exec(exec) => exec.stdin,
-            Request::Files(files) => files.operation.takes_input(),
+            Request::Files(files) => files.operation.takes_input() || files.lane,
             Request::Ping | Request::PowerOff | Request::Usage => false,
         };
         let mut writer = FrameWriter::new();

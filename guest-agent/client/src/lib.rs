@@ -19,6 +19,8 @@ pub mod error;
 #[cfg(target_os = "linux")]
 pub mod linux;
 
+#[cfg(target_os = "linux")]
+pub use agent_archive::lane::LANE_LEN;
 pub use conversation::Handover;
 pub use error::ClientError;
 #[cfg(target_os = "linux")]
@@ -26,7 +28,7 @@ pub use linux::{
     child::{Child, ChildStdin},
     control::{Control, ControlReceiver, ControlSender, control_channel},
     detach::DetachKeys,
-    files::{Files, FilesError},
+    files::{Files, FilesError, Meter},
     output::Output,
     pump::{Finished, Moments, PumpIo},
     session::{Exec, Pumped, Session, SessionOptions},

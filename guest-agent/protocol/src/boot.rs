@@ -1,13 +1,18 @@
 //! What the host tells a guest's init: parameters on the kernel command line.
 //!
-//! All begin with `sovereign.`; Linux leaves parameters with a dot that no module claims alone. A
-//! value is printable ASCII without blanks and quotes, so that the kernel's quoting never matters.
+//! All begin with `sovereign.`; Linux leaves parameters with a dot that no module claims alone. They
+//! go behind `--`, where the arguments of init are: every word before it is compared with the names of
+//! all the kernel's parameters, several times. A value is printable ASCII without blanks and quotes,
+//! so that the kernel's quoting never matters.
 
 use std::fmt;
 
 use crate::frame::AGENT_PORT;
 
 const PREFIX: &str = "sovereign.";
+
+/// Linux, Documentation/admin-guide/kernel-parameters.rst: what follows goes to init.
+const INIT_ARGUMENTS: &str = " -- ";
 
 /// What init shall do before it serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +23,9 @@ pub struct BootParameters {
     /// `sovereign.overlay_mib=N`: the size bound of the writable layer (a tmpfs) over the root, in
     /// MiB. Without it the root stays read-only.
     pub overlay_mib: Option<u32>,
+    /// `sovereign.upper=DEVICE`: a disk with an ext4 file system, on which the writable layer is instead;
+    /// what is volatile stays in the tmpfs.
+    pub upper: Option<String>,
     /// `sovereign.hostname=NAME`: the guest's host name.
     pub hostname: Option<String>,
     /// `sovereign.ready_port=N`: the host's vsock port to which the agent connects when it is ready,
@@ -26,6 +34,9 @@ pub struct BootParameters {
     /// `sovereign.modules=DIRECTORY`: a folder of the initramfs with kernel modules, for kernels that
     /// have drivers as modules. Its file `order` names those to load, one in a line.
     pub modules: Option<String>,
+    /// `sovereign.lanes=DEVICE`: the virtio-mmio window, as Linux calls it on its platform bus, of a disk
+    /// of lanes for bulk data.
+    pub lanes: Option<String>,
     /// `sovereign.trace`: report the moments of the start in [`Hello`](crate::message::Hello).
     pub trace: bool,
 }
@@ -54,6 +65,9 @@ impl BootParameters {
         if let Some(mib) = self.overlay_mib {
             line.push("overlay_mib", &mib.to_string())?;
         }
+        if let Some(upper) = &self.upper {
+            line.push("upper", upper)?;
+        }
         if let Some(hostname) = &self.hostname {
             line.push("hostname", hostname)?;
         }
@@ -63,10 +77,28 @@ impl BootParameters {
         if let Some(modules) = &self.modules {
             line.push("modules", modules)?;
         }
+        if let Some(lanes) = &self.lanes {
+            line.push("lanes", lanes)?;
+        }
         if self.trace {
             line.push_flag("trace");
         }
         Ok(line.0)
+    }
+
+    /// The parameters behind what else a kernel is told.
+    ///
+    /// # Errors
+    ///
+    /// [`BootError::BadValue`] if a value cannot be said there.
+    pub fn behind(&self, command_line: &str) -> Result<String, BootError> {
+        let parameters = self.encode()?;
+        let has_arguments = format!("{command_line} ").contains(INIT_ARGUMENTS);
+        let separator = if has_arguments { " " } else { INIT_ARGUMENTS };
+        Ok(match parameters.as_str() {
+            "" => command_line.to_owned(),
+            _ => format!("{command_line}{separator}{parameters}"),
+        })
     }
 
     /// Finds the parameters in a kernel command line. Others' are passed over.
@@ -87,9 +119,11 @@ impl BootParameters {
                 "root" => device = Some(checked(key, value)?),
                 "rootfstype" => fstype = Some(checked(key, value)?),
                 "overlay_mib" => parameters.overlay_mib = Some(number(key, value)?),
+                "upper" => parameters.upper = Some(checked(key, value)?),
                 "hostname" => parameters.hostname = Some(checked(key, value)?),
                 "ready_port" => parameters.ready_port = number(key, value)?,
                 "modules" => parameters.modules = Some(checked(key, value)?),
+                "lanes" => parameters.lanes = Some(checked(key, value)?),
                 "trace" if value.is_empty() => parameters.trace = true,
                 _ => return Err(BootError::Unknown(word.to_owned())),
             }
@@ -109,9 +143,11 @@ impl Default for BootParameters {
         Self {
             root: None,
             overlay_mib: None,
+            upper: None,
             hostname: None,
             ready_port: AGENT_PORT,
             modules: None,
+            lanes: None,
             trace: false,
         }
     }
@@ -191,13 +227,15 @@ mod tests {
         fn parameters()(
             root in prop::option::of(("/dev/[a-z0-9]{1,8}", "[a-z0-9]{1,8}")),
             overlay_mib in any::<Option<u32>>(),
+            upper in prop::option::of("/dev/[a-z0-9]{1,8}"),
             hostname in prop::option::of("[a-zA-Z0-9.=-]{1,64}"),
             ready_port in any::<u32>(),
             modules in prop::option::of("/[a-z/]{0,20}"),
+            lanes in prop::option::of("[a-z.0-9-]{1,20}"),
             trace in any::<bool>(),
         ) -> BootParameters {
             let root = root.map(|(device, fstype)| RootDisk { device, fstype });
-            BootParameters { root, overlay_mib, hostname, ready_port, modules, trace }
+            BootParameters { root, overlay_mib, upper, hostname, ready_port, modules, lanes, trace }
         }
     }
 
@@ -219,6 +257,24 @@ mod tests {
              sovereign.hostname=box sovereign.trace"
         );
         assert_eq!(BootParameters::default().encode().unwrap(), "");
+    }
+
+    #[test]
+    fn parameters_are_arguments_of_init() {
+        let parameters = BootParameters {
+            overlay_mib: Some(64),
+            ..BootParameters::default()
+        };
+        let rows = [
+            ("quiet", "quiet -- sovereign.overlay_mib=64"),
+            ("quiet -- debug", "quiet -- debug sovereign.overlay_mib=64"),
+            ("quiet --", "quiet -- sovereign.overlay_mib=64"),
+        ];
+        for (line, expected) in rows {
+            assert_eq!(parameters.behind(line).unwrap(), expected);
+            assert_eq!(BootParameters::decode(expected).unwrap(), parameters);
+        }
+        assert_eq!(BootParameters::default().behind("quiet").unwrap(), "quiet");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Such a session goes as a command's does: `Started`, data with credit in both directions, `Exited`.
 //! What the operation reads comes as standard input, with its XXH3 digest behind it; what it gives goes
-//! as standard output; and standard error is one [`FileReport`], at the end. Entries are sent as
+//! as standard output (or both through a lane: `agent_archive::lane`); and standard error is one [`FileReport`], at the end. Entries are sent as
 //! records: a length of 4 bytes, little-endian, and a message.
 
 use serde::de::DeserializeOwned;
@@ -21,6 +21,9 @@ pub struct FileRequest {
     pub path: ByteBuf,
     /// Whose rights count, as in an exec request.
     pub user: Option<String>,
+    /// Data is to take the lane that came with this session's stream, if the agent can use it: it says
+    /// so by the first byte of standard output.
+    pub lane: bool,
     /// What to do.
     pub operation: FileOperation,
 }
@@ -94,6 +97,12 @@ pub enum FileOperation {
 }
 
 impl FileOperation {
+    /// Whether it moves data, which may be much.
+    #[must_use]
+    pub const fn is_bulk(&self) -> bool {
+        self.takes_input() || matches!(self, Self::Read { .. } | Self::Pack { .. })
+    }
+
     /// Whether it reads what the host sends.
     #[must_use]
     pub const fn takes_input(&self) -> bool {

@@ -12,14 +12,18 @@
 //! The header, and the kind and first field of `Hello`, are the same in every protocol version, so
 //! that two versions can tell each other apart.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// Grows with every change that an older peer would misunderstand.
-pub const PROTOCOL_VERSION: u16 = 2;
+pub const PROTOCOL_VERSION: u16 = 3;
 /// The vsock port on which the agent listens; and the host port to which it connects once, when it
 /// is ready, for the first session.
 pub const AGENT_PORT: u32 = 1024;
+/// How long the agent waits for a request on a stream, before it closes it.
+pub const REQUEST_PATIENCE: Duration = Duration::from_secs(30);
 /// The size of a frame's header.
 pub const HEADER_LEN: usize = 8;
 /// The most data bytes in one frame: with its header it is 64 KiB, the most that one vsock packet of

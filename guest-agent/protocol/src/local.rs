@@ -27,6 +27,9 @@ pub const STREAM: u8 = b's';
 pub struct Setup {
     /// How much the commands may write to files, all together, in MiB.
     pub writable_mib: u32,
+    /// A folder in which what they write is kept, of this user alone; then nothing but this machine's
+    /// disk bounds it.
+    pub keep: Option<Vec<u8>>,
     /// The name that the sandbox has for itself.
     pub hostname: String,
     /// A folder of Python modules that the commands shall find.
@@ -132,6 +135,7 @@ mod tests {
     fn messages_read_back() {
         let setup = Setup {
             writable_mib: 256,
+            keep: None,
             hostname: "sandbox".to_owned(),
             modules: Some(b"/home/me/m".to_vec()),
             processes: 4096,
@@ -157,6 +161,7 @@ mod tests {
     fn a_message_that_is_too_large_is_none() {
         let setup = Setup {
             writable_mib: 1,
+            keep: None,
             hostname: "x".repeat(MAX_MESSAGE),
             modules: None,
             processes: 4096,

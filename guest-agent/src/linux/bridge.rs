@@ -5,16 +5,25 @@
 //!  host ──exec: stdin, stdout──▶ agent --join ──socket──▶    serves a session
 //! ```
 //!
+//! `--join` leaves last, when the host has no more to say: an engine that has something on its way to a
+//! program which is gone drops what that program has said. Podman's monitor closes a socket with
+//! unread bytes in it, so the next read at its other end fails with `ECONNRESET` before it has got
+//! everything (conmon 2.1.6, `close_all_readers`); what then closes a TCP connection with unread
+//! bytes in it resets that as well.
+//!
 //! The socket has a name that is in no file system, only in the sandbox's own network namespace. A
 //! command could connect to it too, so the agent takes only those whom somebody outside has started.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::process::ExitCode;
+use std::sync::mpsc::channel;
 use std::thread;
+use std::time::Duration;
 
 use agent_protocol::bridge::{READY, SOCKET};
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
@@ -29,6 +38,9 @@ use crate::linux::serve::{report, serve_control};
 
 /// How much `--join` moves at a time.
 const PIECE: usize = 64 * 1024;
+
+/// How long `--join` waits for the host to end as well, which an engine may not pass on.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What is waited for, by the numbers that epoll gives back.
 const INPUT: u64 = 0;
@@ -117,15 +129,36 @@ fn pass_on() -> io::Result<()> {
     let stream = UnixStream::connect_addr(&SocketAddr::from_abstract_name(SOCKET)?)?;
     let input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
     let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    relay(input, &output, &stream, PATIENCE)
+}
+
+/// Passes input and output on, until the agent and then the host have said all that they have to say;
+/// for the host this is waited no longer than so long.
+fn relay(
+    mut input: impl Read + Send + 'static,
+    output: impl Write,
+    stream: &UnixStream,
+    patience: Duration,
+) -> io::Result<()> {
     let there = stream.try_clone()?;
-    // It ends with this process, whose work is done when the agent has said its last word.
+    let (ended, end) = channel::<()>();
+    // It ends with this process at the latest.
     thread::Builder::new()
         .name("join-in".to_owned())
         .spawn(move || {
-            let _ = copy(&input, &there);
-            let _ = there.shutdown(std::net::Shutdown::Write);
+            let _ended = ended;
+            let _ = copy(&mut input, &there);
+            let _ = there.shutdown(Shutdown::Write);
+            // The agent takes no more, but the engine is to have nothing left.
+            let _ = copy(&mut input, io::sink());
         })?;
-    copy(&stream, &output)
+    let said = copy(stream, output);
+    let _ = end.recv_timeout(patience);
+    match said {
+        // All has come, and the agent has left something of the host's unread.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(()),
+        said => said,
+    }
 }
 
 /// Moves bytes until there are no more; each at once, for somebody waits for it.
@@ -159,6 +192,8 @@ fn parent_of(stat: &str) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::Receiver;
+
     use super::*;
 
     #[test]
@@ -172,6 +207,44 @@ mod tests {
     fn who_has_a_parent_here_is_not_from_outside() {
         let (near, _far) = UnixStream::pair().unwrap();
         assert!(!is_from_outside(&near.into()));
+    }
+
+    /// What relays ends, as a host, an agent, and a thread that says when it has returned.
+    fn relayed(patience: Duration) -> (UnixStream, UnixStream, Receiver<io::Result<()>>) {
+        let (host, ours) = UnixStream::pair().unwrap();
+        let (agent, stream) = UnixStream::pair().unwrap();
+        let (tell, returned) = channel();
+        thread::spawn(move || {
+            let input = ours.try_clone().unwrap();
+            tell.send(relay(input, &ours, &stream, patience)).unwrap();
+        });
+        (host, agent, returned)
+    }
+
+    #[test]
+    fn it_leaves_after_the_host_and_leaves_nothing_unread() {
+        let (mut host, mut agent, returned) = relayed(Duration::MAX);
+        host.write_all(b"credit").unwrap();
+        agent.write_all(b"exited").unwrap();
+        // With the credit unread.
+        drop(agent);
+        let mut said = [0; 6];
+        host.read_exact(&mut said).unwrap();
+        assert_eq!(&said, b"exited");
+        // The agent has gone, and the host, which may not know it, goes on for more than a socket holds.
+        host.write_all(&vec![0; 2 << 20]).unwrap();
+        assert!(returned.recv_timeout(Duration::from_millis(50)).is_err());
+        host.shutdown(Shutdown::Write).unwrap();
+        returned.recv().unwrap().unwrap();
+        // Had it left something, this would be an error.
+        assert_eq!(host.read(&mut said).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_host_whose_end_does_not_come_is_not_waited_for_forever() {
+        let (_host, agent, returned) = relayed(Duration::from_millis(10));
+        drop(agent);
+        returned.recv().unwrap().unwrap();
     }
 
     #[test]

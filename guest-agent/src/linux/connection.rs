@@ -1,6 +1,7 @@
 //! A stream with frames on it.
 
-use std::io;
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use agent_protocol::reader::FrameReader;
 use agent_protocol::writer::FrameWriter;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg};
 
 /// How long a frame that nobody acts on may wait for company. Each packet wakes a chain of processes
 /// on the host; most commands have ended, or said something, before this is over.
@@ -25,6 +26,8 @@ pub(crate) struct Connection {
     reader: FrameReader,
     writer: FrameWriter,
     held: Option<Held>,
+    /// What came with the request.
+    descriptor: Option<OwnedFd>,
 }
 
 /// Frames that wait for company.
@@ -46,6 +49,7 @@ impl Connection {
             reader: FrameReader::new(),
             writer: FrameWriter::new(),
             held: None,
+            descriptor: None,
         }
     }
 
@@ -103,15 +107,40 @@ impl Connection {
         Ok(())
     }
 
-    /// Reads once what is there.
+    /// Reads once what is there. A descriptor that comes with it is closed.
     pub(crate) fn receive(&mut self) -> Result<(), Gone> {
-        match rustix::net::recv(&self.stream, self.reader.space(), RecvFlags::DONTWAIT) {
-            Ok((1.., count)) => {
+        let received = rustix::net::recv(&self.stream, self.reader.space(), RecvFlags::DONTWAIT);
+        self.received(received.map(|(_, count)| count))
+    }
+
+    /// The same, and keeps the first descriptor that comes.
+    pub(crate) fn receive_with_descriptor(&mut self) -> Result<(), Gone> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+        let mut place = [IoSliceMut::new(self.reader.space())];
+        let received = recvmsg(&self.stream, &mut place, &mut ancillary, flags);
+        let descriptor = ancillary.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+            _ => None,
+        });
+        self.descriptor = self.descriptor.take().or(descriptor);
+        self.received(received.map(|message| message.bytes))
+    }
+
+    /// What came with the request, once.
+    pub(crate) fn take_descriptor(&mut self) -> Option<OwnedFd> {
+        self.descriptor.take()
+    }
+
+    fn received(&mut self, received: Result<usize, Errno>) -> Result<(), Gone> {
+        match received {
+            Ok(count @ 1..) => {
                 self.reader.filled(count);
                 Ok(())
             }
             Err(Errno::AGAIN | Errno::INTR) => Ok(()),
-            Ok((0, _)) | Err(_) => Err(Gone),
+            Ok(0) | Err(_) => Err(Gone),
         }
     }
 

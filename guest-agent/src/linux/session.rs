@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use agent_protocol::frame::FrameError;
+use agent_protocol::frame::{FrameError, REQUEST_PATIENCE};
 use agent_protocol::from_agent::AgentFrame;
 use agent_protocol::from_host::HostFrame;
 use agent_protocol::message::{AgentError, ExecRequest, Hello, Request, TracePoint};
@@ -16,7 +16,7 @@ use crate::linux::init;
 use crate::linux::sys::SignalFd;
 use crate::linux::usage;
 
-/// How long a host may take to make its request, and to take the last frame.
+/// How long a host may take to take the last frame.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a session needs to know of the agent.
@@ -28,6 +28,8 @@ pub(crate) struct Agent {
     pub(crate) trace: Vec<TracePoint>,
     /// What commands get that do not say otherwise.
     pub(crate) defaults: Defaults,
+    /// The virtio-mmio window of the lane disk, if the machine has one.
+    pub(crate) lanes: Option<String>,
 }
 
 /// What a command gets that does not say otherwise.
@@ -111,9 +113,11 @@ pub(crate) fn serve(stream: OwnedFd, signals: &SignalFd, agent: &Agent) -> Verdi
         Ok(Request::Files(mut request)) => {
             let mut identity = ExecRequest::new(["files"]);
             identity.user = request.user.take();
-            identity.stdin = request.operation.takes_input();
+            // A lane's reader says by the other stream what it has taken.
+            identity.stdin = request.operation.takes_input() || request.lane;
             agent.defaults.apply(&mut identity);
-            files::serve(connection, &identity, &request, signals);
+            let lanes = agent.lanes.as_deref();
+            files::serve(connection, &identity, &request, signals, lanes);
             Verdict::Done
         }
         Err(refusal) => {
@@ -135,10 +139,10 @@ fn receive_request(
     connection: &mut Connection,
     agent: &Agent,
 ) -> Result<Request, Option<AgentError>> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + REQUEST_PATIENCE;
     let mut greeted = false;
     loop {
-        connection.receive().map_err(|_| None)?;
+        connection.receive_with_descriptor().map_err(|_| None)?;
         while let Some(frame) = connection
             .next_frame()
             .map_err(|error| Some(violation(error)))?

@@ -1,6 +1,7 @@
 //! What the agent asks of the kernel that no safe wrapper offers.
 
-// UNSAFETY: signalfd, signal dispositions, signals by number and three ioctls have no safe binding.
+// UNSAFETY: signalfd, signal dispositions, signals by number, advice on memory and three ioctls have no
+// safe binding.
 #![expect(
     unsafe_code,
     reason = "thin doors to system calls, each behind a safe function"
@@ -21,6 +22,20 @@ const RNDADDENTROPY: Opcode = opcode::write::<[libc::c_int; 2]>(b'R', 0x03);
 /// in this process and in those that it forks, which can read their own from the same descriptor.
 #[derive(Debug)]
 pub(crate) struct SignalFd(OwnedFd);
+
+/// Asks for huge pages where `memory` is, if there can be any.
+pub(crate) fn prefer_huge_pages(memory: &mut [u8]) {
+    // SAFETY: the memory is borrowed for us alone, and what is in it stays as it is. Where it does not
+    // begin or end with a page, and where there are no huge pages, the kernel refuses, and nothing is
+    // lost.
+    let _ = unsafe {
+        libc::madvise(
+            memory.as_mut_ptr().cast(),
+            memory.len(),
+            libc::MADV_HUGEPAGE,
+        )
+    };
+}
 
 /// Signals that have come.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

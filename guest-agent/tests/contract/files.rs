@@ -124,6 +124,7 @@ fn interrupted_write_leaves_the_old_file_alone() {
         let request = FileRequest {
             path: ByteBuf::from(bytes(&path)),
             user: Some(own()),
+            lane: false,
             operation: FileOperation::Write { mode: None },
         };
         let mut wire = Vec::new();

@@ -10,6 +10,7 @@ mod endings;
 mod exit;
 mod files;
 mod handover;
+mod lanes;
 mod load;
 mod protocol;
 mod refusals;

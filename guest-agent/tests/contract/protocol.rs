@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use agent_client::{ClientError, Session, SessionOptions};
-use agent_protocol::frame::{FrameError, PROTOCOL_VERSION};
+use agent_protocol::frame::{FrameError, Kind, PROTOCOL_VERSION};
 use agent_protocol::from_agent::AgentFrame;
 use agent_protocol::from_host::{HostFrame, OutputCredit};
 use agent_protocol::message::{
@@ -209,4 +209,28 @@ fn agent_serves_one_session_on_a_stream_it_is_given() {
         (Some(0), b"hi\n".to_vec())
     );
     assert!(process.wait().unwrap().success());
+}
+
+/// A relay that is not told so would be woken by the closed pipe again and again.
+#[test]
+fn command_that_closes_its_input_is_told_of_at_once() {
+    let agent = Agent::start();
+    let mut stream = agent.connect();
+    let patience = Some(Duration::from_secs(20));
+    stream.set_read_timeout(patience).unwrap();
+    let command = ExecRequest {
+        stdin: true,
+        ..request(&["sh", "-c", "exec <&-; sleep 60"])
+    };
+    stream.write_all(&bytes(&[hello(), exec(command)])).unwrap();
+    let mut reader = FrameReader::new();
+    let mut is_told = false;
+    while !is_told {
+        let count = stream.read(reader.space()).unwrap();
+        assert!(count > 0, "the session goes on");
+        reader.filled(count);
+        while let Some((kind, _)) = reader.next_frame().unwrap() {
+            is_told |= kind == Kind::StdinClosed;
+        }
+    }
 }

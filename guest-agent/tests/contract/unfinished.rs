@@ -24,6 +24,7 @@ fn archive_that_breaks_off_leaves_the_old_file_alone() {
     let request = FileRequest {
         path: ByteBuf::from(bytes(folder.path())),
         user: Some(own()),
+        lane: false,
         operation: FileOperation::Unpack {
             root: None,
             owners: false,

@@ -2,23 +2,32 @@
 //!
 //! ```text
 //!  `sovereign completions bash` ─▶ a script that asks this program at each Tab, by a variable
-//!  SOVEREIGN_COMPLETE=bash sovereign -- WORDS ─▶ the candidates: from the definition of the command
-//!                                               line, the registry's records, the image store
+//!  SOVEREIGN_COMPLETE=fish sovereign -- WORDS ─▶ the candidates: from the definition of the command
+//!                                               line, the registry's records, the image store, and
+//!                                               a sandbox's agent for the paths in it
 //! ```
 //!
-//! Nothing is probed and nobody is asked on the way: a Tab must not wait. What cannot be read has no
-//! candidates.
+//! Nothing is probed on the way, and an agent has a second to answer: a Tab must not wait. What cannot
+//! be read has no candidates.
+
+mod paths;
+mod shells;
+mod words;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use clap::{Command, CommandFactory};
-use clap_complete::engine::{
-    ArgValueCandidates, ArgValueCompleter, CompletionCandidate, PathCompleter, ValueCompleter,
-};
+use clap_complete::engine::{ArgValueCandidates, ArgValueCompleter, CompletionCandidate, complete};
 use clap_complete::env::{EnvCompleter, Shells};
 
+pub(super) use self::paths::Found;
+use self::paths::Place;
+use self::shells::Asked;
+
 use super::args::Cli;
+use super::report::Stdout;
 use super::system;
 
 /// The variable by which a shell's script asks.
@@ -47,6 +56,9 @@ pub(super) type Named = (String, String);
 ///
 /// If there is no script for this shell, or it cannot be written.
 pub(super) fn write_script(shell: &str, to: &mut dyn Write) -> io::Result<()> {
+    if let Some(script) = shells::script(shell) {
+        return to.write_all(script.as_bytes());
+    }
     let shells = Shells::builtins();
     let shell = shells
         .completer(shell)
@@ -57,29 +69,43 @@ pub(super) fn write_script(shell: &str, to: &mut dyn Write) -> io::Result<()> {
 /// Answers a shell, if it is one that asks. Returns what this program exits with.
 pub(super) fn answer(args: &[OsString]) -> Option<u8> {
     let shell = std::env::var_os(ASKED)?;
-    let shells = Shells::builtins();
-    let shell = shells.completer(shell.to_str()?)?;
-    Some(u8::from(write_answer(shell, args).is_err()))
+    let shell = shell.to_str()?;
+    let answered = match Asked::by(shell, args) {
+        Some(asked) => write_answer(&asked),
+        None => write_by_library(Shells::builtins().completer(shell)?, args),
+    };
+    Some(u8::from(answered.is_err()))
 }
 
-fn write_answer(shell: &dyn EnvCompleter, args: &[OsString]) -> io::Result<()> {
+fn write_answer(asked: &Asked) -> io::Result<()> {
+    let words = asked.words.clone();
+    let last = words.len().saturating_sub(1);
+    let here = std::env::current_dir().ok();
+    let candidates = complete(&mut command(&words), words, last, here.as_deref())?;
+    Stdout.write_all(asked.tell(&candidates).as_bytes())?;
+    Stdout.flush()
+}
+
+/// Answers a shell of which only the library knows how it asks.
+fn write_by_library(shell: &dyn EnvCompleter, args: &[OsString]) -> io::Result<()> {
     let words = args.iter().skip(1).skip_while(|word| *word != "--").skip(1);
+    let words: Vec<_> = words.cloned().collect();
     let mut text = Vec::new();
     let here = std::env::current_dir().ok();
-    let words = words.cloned().collect();
-    shell.write_complete(&mut command(), words, here.as_deref(), &mut text)?;
-    io::stdout().write_all(&text)
+    shell.write_complete(&mut command(&words), words, here.as_deref(), &mut text)?;
+    Stdout.write_all(&text)?;
+    Stdout.flush()
 }
 
-/// The definition of the command line, with what is known of names.
-fn command() -> Command {
+/// The definition of the command line, with what is known of names where these words were typed.
+fn command(words: &[OsString]) -> Command {
     let mut command = Cli::command();
     command.build();
-    named(command)
+    named(command, &Arc::new(Place::of(words)))
 }
 
 /// Gives every argument that is a name its candidates.
-fn named(command: Command) -> Command {
+fn named(command: Command, place: &Arc<Place>) -> Command {
     let wanted = match command.get_name() {
         "start" => Wanted::Idle,
         "rm" | "inspect" | "logs" | "wait" | "rename" => Wanted::Any,
@@ -96,31 +122,28 @@ fn named(command: Command) -> Command {
                 (_, "image") | (Some("NAME"), "names") => {
                     arg.add(ArgValueCandidates::new(|| candidates(system::images())))
                 }
-                (Some("SRC" | "DST"), _) => arg.add(ArgValueCompleter::new(places)),
-                (Some("FILE" | "PATH"), id) if id != "path" && id != "paths" => {
-                    arg.value_hint(clap::ValueHint::FilePath)
+                (Some("SRC" | "DST"), _) => {
+                    let place = Arc::clone(place);
+                    arg.add(ArgValueCompleter::new(move |typed: &OsStr| {
+                        place.sides(typed)
+                    }))
                 }
+                (Some("PATH"), "path" | "paths") | (Some("NEW"), "to") => {
+                    let place = Arc::clone(place);
+                    arg.add(ArgValueCompleter::new(move |typed: &OsStr| {
+                        place.paths(typed)
+                    }))
+                }
+                (Some("FILE" | "PATH"), _) => arg.value_hint(clap::ValueHint::FilePath),
                 _ => arg,
             }
         })
-        .mut_subcommands(named)
+        .mut_subcommands(|command| named(command, place))
 }
 
 fn candidates(names: Vec<Named>) -> Vec<CompletionCandidate> {
     let candidate = |(name, about): Named| CompletionCandidate::new(name).help(Some(about.into()));
     names.into_iter().map(candidate).collect()
-}
-
-/// One side of a copy: a path here, or a sandbox and a colon.
-fn places(typed: &OsStr) -> Vec<CompletionCandidate> {
-    let start = typed.to_string_lossy();
-    let mut all = PathCompleter::any().complete(typed);
-    let sandboxes = system::sandboxes(Wanted::Running).into_iter();
-    let fitting = sandboxes.filter(|(name, _)| name.starts_with(start.as_ref()));
-    all.extend(candidates(
-        fitting.map(|(name, about)| (name + ":", about)).collect(),
-    ));
-    all
 }
 
 #[cfg(test)]
@@ -134,7 +157,7 @@ mod tests {
             .map(OsString::from)
             .collect();
         let last = words.len() - 1;
-        let found = clap_complete::engine::complete(&mut command(), words, last, None).unwrap();
+        let found = complete(&mut command(&words), words, last, None).unwrap();
         let text = |it: &CompletionCandidate| it.get_value().to_string_lossy().into_owned();
         found.iter().map(text).collect()
     }

@@ -24,7 +24,10 @@ pub(super) enum EnvironmentError {
         source: io::Error,
     },
     /// A line that sets no variable.
-    #[error("--env-file {}, line {line}: a variable needs a name before the `=`", path.display())]
+    #[error(
+        "--env-file {}, line {line}: a variable needs a name before the `=`, without blanks",
+        path.display()
+    )]
     BadLine {
         /// The file.
         path: PathBuf,
@@ -71,12 +74,20 @@ fn add_file(
     text: &[u8],
     here: &impl Fn(&OsStr) -> Option<OsString>,
 ) -> Result<(), EnvironmentError> {
+    // Some editors write it, and it is nobody's name.
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
         let line = line.strip_suffix(b"\r").unwrap_or(line).trim_ascii_start();
         if line.is_empty() || line.starts_with(b"#") {
             continue;
         }
-        add(variables, line, here).ok_or_else(|| EnvironmentError::BadLine {
+        let name = line.split(|byte| *byte == b'=').next().unwrap_or_default();
+        // As in Docker: a blank in a name is a mistake, and quotes are part of a value.
+        let added = match name.iter().any(u8::is_ascii_whitespace) {
+            true => None,
+            false => add(variables, line, here),
+        };
+        added.ok_or_else(|| EnvironmentError::BadLine {
             path: path.to_owned(),
             line: index + 1,
         })?;
@@ -154,7 +165,7 @@ mod tests {
 
     #[test]
     fn words_replace_files_and_later_ones_earlier_ones() {
-        let first = file("# comment\n\nA=file\r\n  B=indented\nHERE\n");
+        let first = file("\u{feff}# comment\n\nA=file\r\n  B=indented\nHERE\n");
         let second = file("B=second");
         let files = [first.path().to_owned(), second.path().to_owned()];
         assert_eq!(
@@ -175,11 +186,13 @@ mod tests {
                 .to_string()
                 .contains("\"=x\"")
         );
-        let bad = file("A=1\n=2\n");
-        let error = pairs(&[bad.path().to_owned()], &[])
-            .unwrap_err()
-            .to_string();
-        assert!(error.contains("line 2"), "{error}");
+        for text in ["A=1\n=2\n", "# c\nexport A=1\n", "\n  A =1"] {
+            let bad = file(text);
+            let error = pairs(&[bad.path().to_owned()], &[])
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains("line 2"), "{error}");
+        }
         let error = pairs(&[PathBuf::from("/nowhere/env")], &[])
             .unwrap_err()
             .to_string();

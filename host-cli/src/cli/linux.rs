@@ -1,12 +1,20 @@
 //! The commands of a system that has sandboxes.
 
 use std::ffi::OsString;
+use std::io;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
+use agent_protocol::files::FileKind;
+use nix::sys::signal::Signal;
 use sandbox_image::{Store, Summary};
 
 use super::args::{Cli, Command};
 use super::commands;
-use super::complete::{self, Named, Wanted};
+use super::complete::{self, Found, Named, Wanted};
+use super::signals;
+use crate::detached::{Detached, DetachedError};
 use crate::engine::Engine;
 use crate::error::Problem;
 use crate::registry::{Registry, State};
@@ -20,6 +28,11 @@ pub(super) fn main(args: &[OsString]) -> u8 {
     }
     let timeline = Timeline::of_this_process();
     super::with(args, |cli| act(cli, timeline))
+}
+
+/// Nobody reads standard output any more: ends as whoever knows nothing of that.
+pub(super) fn end_unread() {
+    signals::die_of(Signal::SIGPIPE);
 }
 
 /// The sandboxes that a command may be for, by name: what the registry's records say.
@@ -58,6 +71,66 @@ pub(super) fn images() -> Vec<Named> {
 /// What this machine has for an image.
 pub(super) fn facts(image: &str) -> Facts {
     Engine::new().probe(image)
+}
+
+/// How long a sandbox has to tell what is in a folder, and how much of it is wanted.
+const LOOK_PATIENCE: Duration = Duration::from_secs(1);
+const MAX_FOUND: usize = 4096;
+
+/// The files of a sandbox's folder whose names begin so, if it tells them soon. It is not in use by that.
+pub(super) fn files(sandbox: &str, user: Option<&str>, folder: &str, start: &str) -> Vec<Found> {
+    let (sandbox, user) = (sandbox.to_owned(), user.map(str::to_owned));
+    let (folder, start) = (folder.to_owned(), start.to_owned());
+    let (tell, told) = mpsc::channel();
+    let look = move || {
+        // Nobody waits any more, or there is nothing.
+        let _ = look(&sandbox, user.as_deref(), &folder, &start).map(|found| tell.send(found));
+    };
+    let thread = thread::Builder::new().name("look-at-files".to_owned());
+    // This program ends when it has answered, and the thread with it.
+    match thread.spawn(look) {
+        Ok(_) => told.recv_timeout(LOOK_PATIENCE).unwrap_or_default(),
+        Err(_) => Vec::new(),
+    }
+}
+
+fn look(
+    sandbox: &str,
+    user: Option<&str>,
+    folder: &str,
+    start: &str,
+) -> Result<Vec<Found>, Problem> {
+    let sandbox = Detached::find(&Registry::open_default()?, sandbox)?;
+    let files = || -> Result<_, DetachedError> {
+        sandbox.look_at_files(user.map(str::to_owned), LOOK_PATIENCE)
+    };
+    let mut found = Vec::new();
+    let listed = files()?.list(folder.as_bytes(), &mut |entry| {
+        let name = String::from_utf8(entry.path.into_vec());
+        if let Ok(name) = name
+            && name.starts_with(start)
+        {
+            found.push((name, entry.kind));
+        }
+        match found.len() {
+            MAX_FOUND.. => Err(io::ErrorKind::FileTooLarge.into()),
+            _ => Ok(()),
+        }
+    });
+    if found.len() < MAX_FOUND {
+        listed?;
+    }
+    // Where a link leads is only looked at if there is no doubt which.
+    if let [(name, kind @ FileKind::Symlink)] = found.as_mut_slice() {
+        let path = format!("{folder}/{name}");
+        let target = files()?.stat(path.as_bytes(), true);
+        *kind = target.map_or(FileKind::Symlink, |target| target.kind);
+    }
+    let found = found.into_iter().map(|(name, kind)| Found {
+        name,
+        is_folder: kind == FileKind::Directory,
+    });
+    Ok(found.collect())
 }
 
 fn act(cli: Cli, timeline: Timeline) -> Result<u8, Problem> {

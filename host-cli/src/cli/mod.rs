@@ -35,6 +35,8 @@ mod system;
 mod terminal;
 #[cfg(target_os = "linux")]
 mod trace;
+#[cfg(target_os = "linux")]
+mod waiting;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -42,7 +44,7 @@ use std::io::Write;
 use clap::error::ErrorKind as Misuse;
 
 use self::args::Cli;
-use self::report::{Failed, print_json, tell_person};
+use self::report::{Failed, Stdout, print_json, tell_person};
 use self::style::Style;
 use crate::error::{ENGINE_FAILURE, ErrorKind, Problem};
 
@@ -85,7 +87,7 @@ fn misunderstood(error: &clap::Error, args: &[OsString]) -> u8 {
     }
     let choice = args::asked_colors(args);
     let (style, to): (_, &mut dyn Write) = match is_help {
-        true => (Style::for_stdout(choice), &mut std::io::stdout()),
+        true => (Style::for_stdout(choice), &mut Stdout),
         false => (Style::for_stderr(choice), &mut std::io::stderr()),
     };
     let text = error.render();

@@ -1,6 +1,7 @@
 //! How the steps of a long command look: bars on a terminal, plain lines elsewhere, or nothing.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::io::{IsTerminal, Write};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,11 +10,10 @@ use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressStyle as BarS
 use sandbox_image::progress::{Event, Outcome, Progress, Silent, StepId, Unit};
 
 use super::args::{GlobalArgs, ProgressStyle};
-use super::report::say;
 use super::style::Style;
 
 /// How often a bar that has no news shows that it is alive.
-const TICK: Duration = Duration::from_millis(100);
+pub(super) const TICK: Duration = Duration::from_millis(100);
 
 /// Shows progress as the user wants it, on standard error.
 pub(super) fn for_user(global: GlobalArgs) -> Box<dyn Progress> {
@@ -24,46 +24,6 @@ pub(super) fn for_user(global: GlobalArgs) -> Box<dyn Progress> {
         ProgressStyle::Auto if bars => Box::new(Bars::new(Style::for_stderr(global.color))),
         ProgressStyle::Auto | ProgressStyle::Plain => {
             Box::new(Lines::new(std::io::stderr(), global.verbose))
-        }
-    }
-}
-
-/// Something that takes its time and cannot say how much: a spinner on a terminal while this lives, or
-/// lines if those are asked for.
-#[derive(Debug)]
-pub(super) struct Waiting {
-    spinner: Option<ProgressBar>,
-    line: Option<(String, Instant)>,
-}
-
-impl Waiting {
-    pub(super) fn begin(global: GlobalArgs, what: &str) -> Self {
-        let told = !global.quiet;
-        let is_plain = told && global.progress == ProgressStyle::Plain;
-        if is_plain {
-            say(&format!("{what} ...\n"));
-        }
-        let spins = told && global.progress == ProgressStyle::Auto;
-        let spinner = (spins && std::io::stderr().is_terminal()).then(|| {
-            let spinner = ProgressBar::new_spinner();
-            spinner.set_style(style("{spinner} {prefix}  {elapsed}"));
-            spinner.set_prefix(printable(what));
-            spinner.enable_steady_tick(TICK);
-            spinner
-        });
-        Self {
-            spinner,
-            line: is_plain.then(|| (what.to_owned(), Instant::now())),
-        }
-    }
-
-    /// It has ended well, or not.
-    pub(super) fn end(self, outcome: Outcome) {
-        if let Some(spinner) = self.spinner {
-            spinner.finish_and_clear();
-        }
-        if let Some((what, began)) = self.line {
-            say(&(ending(&what, outcome, began.elapsed()) + "\n"));
         }
     }
 }
@@ -168,7 +128,7 @@ fn show_advance(
     bar.set_position(current);
 }
 
-fn style(template: &str) -> BarStyle {
+pub(super) fn style(template: &str) -> BarStyle {
     BarStyle::with_template(template).unwrap_or_else(|_| BarStyle::default_spinner())
 }
 
@@ -197,7 +157,7 @@ impl<W> Lines<W> {
     }
 }
 
-impl<W: Write + Send> Progress for Lines<W> {
+impl<W: Write + Send + fmt::Debug> Progress for Lines<W> {
     fn report(&self, event: &Event<'_>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let line = match event {
@@ -219,7 +179,7 @@ impl<W: Write + Send> Progress for Lines<W> {
     }
 }
 
-fn ending(name: &str, outcome: Outcome, took: Duration) -> String {
+pub(super) fn ending(name: &str, outcome: Outcome, took: Duration) -> String {
     match outcome {
         Outcome::Done => format!("{name}: done in {}", HumanDuration(took)),
         Outcome::UpToDate => format!("{name}: up to date"),
@@ -228,7 +188,7 @@ fn ending(name: &str, outcome: Outcome, took: Duration) -> String {
 }
 
 /// A tool's line, without what could move the cursor.
-fn printable(line: &str) -> String {
+pub(super) fn printable(line: &str) -> String {
     line.chars().filter(|c| !c.is_control()).collect()
 }
 

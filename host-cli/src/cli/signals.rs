@@ -8,17 +8,17 @@
 //! SIGUSR2 are the command's too, and mean nothing to us. SIGWINCH becomes a new size of the command's
 //! terminal. SIGTSTP stops this program with the terminal as it was, and so does what ends it without
 //! asking, SIGKILL excepted.
+//!
+//! A command of ours that only shows something, or waits, has no handlers: it dies of the signal.
 
 use std::ffi::c_int;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
-use std::time::Duration;
 
 use agent_client::{Control, ControlReceiver, ControlSender, control_channel};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::terminal;
 use crate::timeline::monotonic_ns;
@@ -108,17 +108,6 @@ impl Signals {
         &self.receiver
     }
 
-    /// Waits for this time, or for a signal. Returns whether there was one.
-    ///
-    /// # Errors
-    ///
-    /// The system's.
-    pub(super) fn come_within(&self, time: Duration) -> io::Result<bool> {
-        let timeout = Timespec::try_from(time).map_err(io::Error::other)?;
-        let mut fds = [PollFd::new(&self.receiver, PollFlags::IN)];
-        Ok(rustix::io::retry_on_intr(|| poll(&mut fds, Some(&timeout)))? > 0)
-    }
-
     /// The last signal that asked for an end.
     pub(super) fn last() -> Option<u8> {
         u8::try_from(LAST.load(Ordering::SeqCst))
@@ -131,6 +120,14 @@ impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.receiver.as_fd()
     }
+}
+
+/// Ends this program as a signal does that nobody handles, with the terminal as it was.
+pub(super) fn die_of(signal: Signal) -> ! {
+    // If it cannot be, the exit code tells of it, as a shell does.
+    let _ = set(signal, SigHandler::SigDfl);
+    terminal::die_of(signal as c_int);
+    std::process::exit(128 + signal as c_int)
 }
 
 fn set(signal: Signal, handler: SigHandler) -> io::Result<SigAction> {

@@ -10,6 +10,7 @@ use crate::registry::{Name, RegistryError, State};
 use crate::sandbox::client_kind;
 use crate::spec::{SpecError, Unsupported};
 use crate::supervisor::LaunchError;
+use crate::tier::facts::Unavailable;
 
 /// Something that a detached sandbox cannot do.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +57,12 @@ pub enum DetachedError {
         /// How long it was waited for.
         waited: Duration,
     },
+    /// Its container engine still has what it wrote.
+    #[error("cannot remove what it wrote: {}", reason.cause)]
+    StillKept {
+        /// Why.
+        reason: Unavailable,
+    },
     /// The caller gave up.
     #[error("interrupted")]
     Interrupted,
@@ -80,6 +87,7 @@ impl DetachedError {
             Self::Refused(problem) => problem.code,
             Self::Supervisor { .. } => ErrorKind::SupervisorLost,
             Self::DidNotEnd { .. } => ErrorKind::DidNotEnd,
+            Self::StillKept { reason } => reason.code,
             Self::Interrupted => ErrorKind::Interrupted,
             Self::Unsupported(_) => ErrorKind::UnsupportedFlag,
             Self::Client(error) => client_kind(error),
@@ -91,10 +99,18 @@ impl DetachedError {
     pub fn problem(&self) -> Problem {
         let problem = Problem::of(self.kind(), self);
         match self {
+            Self::Registry(error) => error.problem(),
             Self::Launch(error) => error.problem(),
             Self::Refused(problem) => problem.clone(),
             Self::NotRunning { name, .. } => Problem {
                 hint: Some(format!("`sovereign start {name}` starts it")),
+                ..problem
+            },
+            Self::StillKept { reason } => Problem {
+                hint: Some(match &reason.remedy {
+                    Some(remedy) => format!("{remedy}. {WITHOUT_ITS_ENGINE}"),
+                    None => WITHOUT_ITS_ENGINE.to_owned(),
+                }),
                 ..problem
             },
             Self::Unsupported(refusal) => Problem {
@@ -109,6 +125,10 @@ impl DetachedError {
         }
     }
 }
+
+/// What to do about a sandbox whose engine cannot be asked.
+const WITHOUT_ITS_ENGINE: &str = "With --force the sandbox is removed all the same, and `sovereign prune` \
+                                  removes later what it wrote";
 
 const fn what_it_is(state: State) -> &'static str {
     match state {

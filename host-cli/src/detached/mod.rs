@@ -21,6 +21,7 @@ use crate::registry::{Entry, Name, Registry, RegistryError, State};
 use crate::supervisor::launch::{Owned, launch};
 use crate::supervisor::message::{Reply, Request, encode};
 use crate::supervisor::{About, Command, OwnCommand};
+use crate::tier::docker::kept;
 use crate::usage::{self, Stats};
 
 /// How much longer than the grace that it was given a sandbox may take to end.
@@ -151,7 +152,9 @@ impl Detached {
     ///
     /// If the sandbox does not run.
     pub fn files(&self, user: Option<String>) -> Result<Files, DetachedError> {
-        Ok(self.session()?.files(user))
+        let place = self.entry.read()?.place;
+        let has_lanes = place.is_some_and(|place| place.tier.has_lanes());
+        Ok(self.session()?.with_lanes(has_lanes).files(user))
     }
 
     /// What it uses, as it sees it itself and as this machine does. It is not in use by being asked.
@@ -177,13 +180,32 @@ impl Detached {
 
     /// What it uses, as it sees it itself.
     fn usage(&self) -> Result<Usage, DetachedError> {
+        Ok(self.looking(LOOK_TIMEOUT)?.usage()?)
+    }
+
+    /// As [`files`](Self::files), for somebody who only looks: the sandbox is not in use by that. It has
+    /// to begin an answer in this time.
+    ///
+    /// # Errors
+    ///
+    /// If the sandbox does not run.
+    pub fn look_at_files(
+        &self,
+        user: Option<String>,
+        patience: Duration,
+    ) -> Result<Files, DetachedError> {
+        Ok(self.looking(patience)?.files(user))
+    }
+
+    /// A session for somebody who only looks.
+    fn looking(&self, patience: Duration) -> Result<Session, DetachedError> {
         let (reply, descriptor, lease) = self.ask(Request::Look, None)?;
         let stream = self.expect_descriptor(reply, descriptor)?;
         let options = SessionOptions {
-            answer_timeout: LOOK_TIMEOUT,
+            answer_timeout: patience,
             ..SessionOptions::default()
         };
-        Ok(Session::new(stream, options).with_lease(lease).usage()?)
+        Ok(Session::new(stream, options).with_lease(lease))
     }
 
     /// A session, which the sandbox counts as somebody's use of it.
@@ -425,6 +447,11 @@ impl Detached {
             Err(RegistryError::NoSuchSandbox { .. }) if known.is_ok() => return Ok(()),
             Err(error) => return Err(error.into()),
         };
+        // Of one whose engine cannot be asked, `prune` removes later what is left there.
+        match kept::forget(&self.entry.folder()) {
+            Err(reason) if !force => return Err(DetachedError::StillKept { reason }),
+            Ok(()) | Err(_) => {}
+        }
         if let Ok(record) = &known {
             let event = Event::now(Happening::Removed, &record.id, &record.name);
             self.entry.registry().note(&event);

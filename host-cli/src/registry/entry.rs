@@ -4,7 +4,6 @@ use std::fs::{self, File, OpenOptions};
 use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
@@ -14,13 +13,13 @@ use super::error::failed;
 use super::output::OutputReader;
 use super::record::{FORMAT, Record, Status};
 use super::{Id, Name, Registry, RegistryError, file, sweep};
+use crate::lock::lock;
 
 /// The file with a sandbox's record.
 const RECORD: &str = "record.json";
 
 /// Whoever only looks whether a lock is held has it for a moment, which is no reason to give up.
-const LOCK_ATTEMPTS: u32 = 20;
-const LOCK_PAUSE: Duration = Duration::from_millis(3);
+const LOCK_PATIENCE: Duration = Duration::from_millis(60);
 
 /// A sandbox of the registry. It may be gone at any moment.
 #[derive(Debug, Clone)]
@@ -145,12 +144,18 @@ impl Entry {
         }
     }
 
-    /// Enters it: makes it whole in a folder that nobody sees, and then has it seen.
+    /// Enters it: makes it whole in a folder that nobody sees, and then has it seen, with its name.
+    /// Whoever is killed in the middle leaves nothing that counts.
     pub(super) fn enter(&self, unfinished: &Path, record: &Record) -> Result<Held, RegistryError> {
         let held = self.hold_in(unfinished)?;
         held.write_in(unfinished, record)?;
+        let names = self.registry.lock_names()?;
+        names.claim(&record.name, &self.id)?;
         let folder = self.folder();
-        fs::rename(unfinished, &folder).map_err(failed("make the folder", &folder))?;
+        fs::rename(unfinished, &folder).map_err(|error| {
+            names.release(&record.name, &self.id);
+            failed("make the folder", &folder)(error)
+        })?;
         Ok(held)
     }
 
@@ -183,20 +188,12 @@ impl Entry {
             .mode(0o600)
             .open(&path)
             .map_err(|error| self.gone_or("open", error))?;
-        let mut attempts = LOCK_ATTEMPTS;
-        while let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            attempts -= 1;
-            match error {
-                Errno::INTR => {}
-                Errno::WOULDBLOCK if attempts > 0 => thread::sleep(LOCK_PAUSE),
-                Errno::WOULDBLOCK => {
-                    return Err(RegistryError::Busy {
-                        id: self.id.clone(),
-                    });
-                }
-                error => return Err(failed("lock", &path)(error.into())),
-            }
-        }
+        lock(&file, LOCK_PATIENCE).map_err(|error| match error.kind() {
+            ErrorKind::WouldBlock => RegistryError::Busy {
+                id: self.id.clone(),
+            },
+            _ => failed("lock", &path)(error),
+        })?;
         // It may have been removed between the two.
         let ours = file.metadata().map(|metadata| metadata.ino());
         let there = fs::metadata(&path).map(|metadata| metadata.ino());
@@ -283,16 +280,16 @@ impl Held {
         if record.name == name {
             return Ok(());
         }
-        let registry = &self.entry.registry;
-        registry.claim(&name, &record.id)?;
+        let names = self.entry.registry.lock_names()?;
+        names.claim(&name, &record.id)?;
         let old = std::mem::replace(&mut record.name, name);
         match self.write(record) {
             Ok(()) => {
-                registry.release(&old, &record.id);
+                names.release(&old, &record.id);
                 Ok(())
             }
             Err(error) => {
-                registry.release(&record.name, &record.id);
+                names.release(&record.name, &record.id);
                 record.name = old;
                 Err(error)
             }
@@ -310,10 +307,11 @@ impl Held {
         // Out of sight at once, so that nobody finds half of it.
         let hidden = sweep::removed(&folder);
         fs::rename(&folder, &hidden).map_err(failed("remove", &folder))?;
-        if let Ok(name) = name {
-            self.entry.registry.release(&name, &self.entry.id);
+        // A name that stays is free, as its owner is gone.
+        if let (Ok(name), Ok(names)) = (name, self.entry.registry.lock_names()) {
+            names.release(&name, &self.entry.id);
         }
-        fs::remove_dir_all(&hidden).map_err(failed("remove", &hidden))
+        sweep::remove_all(&hidden).map_err(failed("remove", &hidden))
     }
 }
 

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{Id, Name};
-use crate::error::ErrorKind;
+use crate::error::{ErrorKind, Problem};
 
 /// Something about a sandbox that cannot be done.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +84,12 @@ impl RegistryError {
             Self::Damaged { .. } => ErrorKind::RecordDamaged,
             Self::Io { .. } => ErrorKind::System,
         }
+    }
+
+    /// The same as every other problem.
+    #[must_use]
+    pub fn problem(&self) -> Problem {
+        Problem::of_keeping(self.kind(), self, "SOVEREIGN_STATE_DIR")
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  $XDG_STATE_HOME/sovereign/
-//!    names/NAME            a link to ID: whoever makes it has the name
+//!    names/NAME            a link to ID: who has the name
+//!    names.lock            held by whoever changes names
 //!    sandboxes/ID/
 //!      record.json         what it is, and what has become of it (written whole, by rename)
 //!      lock                held by its supervisor for as long as that lives
@@ -20,6 +21,7 @@ mod entry;
 mod error;
 pub mod events;
 mod file;
+mod names;
 pub mod output;
 pub mod record;
 mod sweep;
@@ -27,7 +29,7 @@ mod sweep;
 use std::env;
 use std::fs::{self, DirBuilder};
 use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -83,18 +85,18 @@ impl Registry {
         for folder in [&self.root, &self.names(), &self.sandboxes()] {
             make_folder(folder)?;
         }
-        self.sweep();
+        for path in self.half_done() {
+            // The next one tries again.
+            let _ = sweep::remove_all(&path);
+        }
         let entry = Entry::new(self.clone(), record.id.clone());
         let unfinished = sweep::unfinished(&entry.folder());
-        let entered = make_folder(&unfinished)
-            .and_then(|()| entry.enter(&unfinished, record))
-            .and_then(|held| self.claim(&record.name, &record.id).map(|()| held));
+        let entered = make_folder(&unfinished).and_then(|()| entry.enter(&unfinished, record));
         match entered {
             Ok(held) => Ok((entry, held)),
             Err(error) => {
                 // Nobody knows it yet, and the error is what counts.
                 let _ = fs::remove_dir_all(&unfinished);
-                let _ = fs::remove_dir_all(entry.folder());
                 Err(error)
             }
         }
@@ -111,7 +113,7 @@ impl Registry {
         }
         // A whole id, as scripts and supervisors have it, needs no search.
         if let Ok(id) = wanted.parse::<Id>()
-            && self.sandboxes().join(id.as_str()).is_dir()
+            && self.has(&id)
         {
             return Ok(Entry::new(self.clone(), id));
         }
@@ -143,15 +145,6 @@ impl Registry {
         Ok(ids.map(|id| Entry::new(self.clone(), id)).collect())
     }
 
-    /// The names of all sandboxes.
-    #[must_use]
-    pub fn known_names(&self) -> Vec<String> {
-        let entries = fs::read_dir(self.names()).into_iter().flatten().flatten();
-        entries
-            .filter_map(|entry| entry.file_name().into_string().ok())
-            .collect()
-    }
-
     /// An id that no sandbox has.
     ///
     /// # Errors
@@ -164,52 +157,13 @@ impl Registry {
         Ok(Id::of(bytes))
     }
 
-    /// Takes a name for a sandbox. The name of one that is gone is free.
-    pub(crate) fn claim(&self, name: &Name, id: &Id) -> Result<(), RegistryError> {
-        let path = self.names().join(name.as_str());
-        loop {
-            match symlink(id.as_str(), &path) {
-                Ok(()) => return Ok(()),
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(failed("take the name", &path)(error)),
-            }
-            match self.owner_of(name.as_str()) {
-                Some(owner) if self.sandboxes().join(owner.as_str()).exists() => {
-                    return Err(RegistryError::NameTaken {
-                        name: name.clone(),
-                        owner,
-                    });
-                }
-                // Left by a removal that was cut short.
-                Some(_) => fs::remove_file(&path).map_err(failed("free the name", &path))?,
-                None if path.symlink_metadata().is_ok() => {
-                    return Err(failed("use", &path)(ErrorKind::InvalidData.into()));
-                }
-                None => {}
-            }
-        }
-    }
-
-    /// Gives a name back, if it is this sandbox's.
-    pub(crate) fn release(&self, name: &Name, id: &Id) {
-        if self.owner_of(name.as_str()).as_ref() == Some(id) {
-            // A name that stays is found to be free by the next who wants it.
-            let _ = fs::remove_file(self.names().join(name.as_str()));
-        }
-    }
-
     pub(crate) fn sandboxes(&self) -> PathBuf {
         self.root.join("sandboxes")
     }
 
-    fn names(&self) -> PathBuf {
-        self.root.join("names")
-    }
-
-    fn owner_of(&self, name: &str) -> Option<Id> {
-        let name: Name = name.parse().ok()?;
-        let target = fs::read_link(self.names().join(name.as_str())).ok()?;
-        target.to_str()?.parse().ok()
+    /// Whether there is a sandbox with this id.
+    fn has(&self, id: &Id) -> bool {
+        self.sandboxes().join(id.as_str()).is_dir()
     }
 
     fn ids(&self) -> Result<Vec<Id>, RegistryError> {

@@ -1,6 +1,8 @@
-//! Folders that a killed process left half made or half removed.
+//! What a killed process left half made or half removed.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::Registry;
@@ -27,17 +29,65 @@ fn beside(folder: &Path, what: &str) -> PathBuf {
 }
 
 impl Registry {
-    /// Removes what processes that are gone have left half done. Returns how much that was.
-    pub fn sweep(&self) -> usize {
+    /// Removes what processes that are gone have left half done, or just looks for it. Returns each
+    /// one's path, and what came of it.
+    #[must_use]
+    pub fn sweep(&self, dry_run: bool) -> Vec<(PathBuf, io::Result<()>)> {
+        let mut left = self.half_done();
+        // Where there never was a sandbox, nothing is made to look. Sandboxes whose folder is not there
+        // just now are not gone.
+        let has_names = self.names().is_dir() && self.sandboxes().is_dir();
+        // Held until all is removed.
+        let names = has_names.then(|| self.lock_names()).transpose();
+        if let Ok(Some(names)) = &names {
+            left.extend(names.dangling());
+        }
+        let remove = |path: PathBuf| {
+            let removed = if dry_run { Ok(()) } else { remove_all(&path) };
+            (path, removed)
+        };
+        let mut swept: Vec<_> = left.into_iter().map(remove).collect();
+        if let Err(error) = names {
+            swept.push((self.names(), Err(io::Error::other(error))));
+        }
+        swept
+    }
+
+    /// The folders of which processes that are gone were the owners.
+    pub(super) fn half_done(&self) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.sandboxes())
             .into_iter()
             .flatten()
             .flatten();
-        let left = entries
-            .map(|entry| entry.path())
-            .filter(|path| is_left(path));
-        // Another one may sweep at the same time.
-        left.filter(|path| fs::remove_dir_all(path).is_ok()).count()
+        let paths = entries.map(|entry| entry.path());
+        paths.filter(|path| is_left(path)).collect()
+    }
+}
+
+/// Removes a folder, also one in which a sandbox has closed folders to its user; of a link, the link.
+/// Somebody else may remove it at the same time.
+pub(super) fn remove_all(folder: &Path) -> io::Result<()> {
+    let removed = match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            open_up(folder);
+            fs::remove_dir_all(folder)
+        }
+        result => result,
+    };
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+/// Lets this user into all folders below one; links are not followed. What is not this user's stays as
+/// it is, and its removal says so.
+fn open_up(folder: &Path) {
+    let _ = fs::set_permissions(folder, Permissions::from_mode(0o700));
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            open_up(&entry.path());
+        }
     }
 }
 
@@ -75,7 +125,10 @@ mod tests {
         for path in kept.iter().chain(&[gone(NEW), gone(REMOVED)]) {
             fs::create_dir_all(path).unwrap();
         }
-        assert_eq!(registry.sweep(), 2);
+        assert_eq!(registry.sweep(true).len(), 2);
+        assert!(gone(NEW).exists() && gone(REMOVED).exists());
+        assert_eq!(registry.sweep(false).len(), 2);
+        assert!(!gone(NEW).exists() && !gone(REMOVED).exists());
         assert!(kept.iter().all(|path| path.exists()));
     }
 }

@@ -133,7 +133,7 @@ impl Supervisor {
             }
             Request::Rename { name } => {
                 let renamed = self.held.rename(&mut self.record, name);
-                renamed.map_err(|error| Problem::of(error.kind(), &error))?;
+                renamed.map_err(|error| error.problem())?;
                 note(&self.held, &self.record, Happening::Renamed);
                 client.answer(&Reply::Done);
             }

@@ -39,7 +39,7 @@ pub use self::message::{About, Command};
 use self::message::{Outcome, send};
 use self::serve::Supervisor;
 use crate::engine::{Engine, StartError};
-use crate::error::{ErrorKind, Problem};
+use crate::error::{ErrorKind, Problem, elsewhere};
 use crate::launch::Launch;
 use crate::registry::events::{Event, Happening};
 use crate::registry::record::{Record, Status, Timestamp};
@@ -47,6 +47,7 @@ use crate::registry::{Held, Id, Registry};
 use crate::sandbox::{ExecError, Sandbox};
 use crate::tier::Isolation;
 use crate::tier::choose::ChooseError;
+use crate::tier::docker::kept;
 use crate::timeline::Timeline;
 
 /// A start that failed.
@@ -72,7 +73,7 @@ pub fn run(root: &Path, id: &Id, own: OwnCommand, owner: OwnedFd) -> io::Result<
     let (mut record, held) = match held {
         Ok(found) => found,
         Err(error) => {
-            return tell(&owner, &Failure::from(Problem::of(error.kind(), &error)));
+            return tell(&owner, &Failure::from(error.problem()));
         }
     };
     match start(&mut record, &held, own, &owner) {
@@ -92,7 +93,7 @@ pub fn run(root: &Path, id: &Id, own: OwnCommand, owner: OwnedFd) -> io::Result<
             let _ = held.write(&record);
             if record.plan.remove {
                 note(&held, &record, Happening::Removed);
-                let _ = held.remove();
+                forget_and_remove(held);
             } else {
                 drop(held);
             }
@@ -120,7 +121,9 @@ fn start(
     let policy = record.policy();
     let held_command = record.plan.command.as_ref();
     let held_command = held_command.filter(|_| own == OwnCommand::Held);
+    let folder = held.entry().folder();
     let launch = Launch {
+        keep: Some(&folder),
         request: held_command,
         cancel: Some(owner.as_fd()),
         console: console.end(),
@@ -147,8 +150,7 @@ fn start(
         supervisor: std::process::id(),
         process: sandbox.process_id(),
     };
-    held.write(record)
-        .map_err(|error| Problem::of(error.kind(), &error))?;
+    held.write(record).map_err(|error| error.problem())?;
     Ok(Begun {
         sandbox,
         commands,
@@ -161,10 +163,7 @@ fn start(
 fn cannot_hold(held: &Held, error: &io::Error) -> Problem {
     let folder = held.entry().folder();
     Problem {
-        hint: Some(
-            "see that there is room and that you may write there, or set SOVEREIGN_STATE_DIR"
-                .to_owned(),
-        ),
+        hint: Some(elsewhere("SOVEREIGN_STATE_DIR")),
         ..Problem::new(
             ErrorKind::System,
             format!("cannot hold the sandbox in {}: {error}", folder.display()),
@@ -183,6 +182,13 @@ fn tell(owner: &OwnedFd, failure: &Failure) -> io::Result<()> {
 fn note(held: &Held, record: &Record, happening: Happening) {
     let event = Event::now(happening, &record.id, &record.name);
     held.entry().registry().note(&event);
+}
+
+/// Removes a sandbox that nobody wants any more. What cannot be removed stays, for `rm` and `prune`.
+fn forget_and_remove(held: Held) {
+    if kept::forget(&held.entry().folder()).is_ok() {
+        let _ = held.remove();
+    }
 }
 
 /// Removes what only a supervisor that lives has.

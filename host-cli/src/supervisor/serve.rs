@@ -14,13 +14,17 @@ use super::commands::{Commands, OWN};
 use super::console::Console;
 use super::door::Door;
 use super::message::{DETACH, Reply};
-use super::{Begun, close, note};
+use super::{Begun, close, forget_and_remove, note};
 use crate::error::{ErrorKind, Problem};
 use crate::registry::Held;
 use crate::registry::events::{Event, Happening};
 use crate::registry::record::{Ending, Record, Status, Timestamp};
 use crate::sandbox::{ExecError, Sandbox};
 use crate::tier::packets;
+
+/// How long a sandbox may take to write down what it keeps, and how long one that was killed may.
+const SETTLE: Duration = Duration::from_secs(20);
+const SETTLE_KILLED: Duration = Duration::from_secs(3);
 
 /// A sandbox that runs, and everybody who has to do with it.
 pub(super) struct Supervisor {
@@ -259,13 +263,16 @@ impl Supervisor {
         let Self {
             held,
             mut record,
-            sandbox,
+            mut sandbox,
             commands,
             door,
             console,
             clients,
             ..
         } = self;
+        if let Some(patience) = patience(&ending).filter(|_| !record.plan.remove) {
+            sandbox.settle(patience);
+        }
         drop(sandbox);
         // Nobody writes to it any more: what was written is kept.
         drop(console);
@@ -288,7 +295,7 @@ impl Supervisor {
         close(&held);
         if record.plan.remove {
             note(&held, &record, Happening::Removed);
-            let _ = held.remove();
+            forget_and_remove(held);
         } else {
             drop(held);
         }
@@ -302,5 +309,18 @@ impl Supervisor {
                 Wants::ToAsk | Wants::Session | Wants::Look | Wants::CommandEnd(_) => {}
             }
         }
+    }
+}
+
+/// How long a sandbox with this ending may take to write down what it keeps; `None` if it cannot.
+const fn patience(ending: &Ending) -> Option<Duration> {
+    match ending {
+        Ending::Broken { .. } => None,
+        Ending::Killed => Some(SETTLE_KILLED),
+        Ending::Command { .. }
+        | Ending::Stopped
+        | Ending::MaxDuration
+        | Ending::IdleTimeout
+        | Ending::OwnerGone => Some(SETTLE),
     }
 }

@@ -60,6 +60,17 @@ impl Tier {
         Self::Local,
     ];
 
+    /// Whether memory that is sent along with a session's stream reaches the agent, as a lane for bulk
+    /// data.
+    #[must_use]
+    pub const fn has_lanes(self) -> bool {
+        match self {
+            // Where its daemon is elsewhere, none arrives, and the agent says so.
+            Self::Microvm | Self::Docker | Self::Podman | Self::Local => true,
+            Self::AppContainer => false,
+        }
+    }
+
     /// The strongest isolation that this tier can reach on any machine.
     #[must_use]
     pub const fn strongest_isolation(self) -> Isolation {

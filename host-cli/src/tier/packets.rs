@@ -4,6 +4,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
@@ -53,7 +54,7 @@ pub(crate) fn receive(
     let mut message = vec![0; limit];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let received = rustix::io::retry_on_intr(|| {
+    let received = past_reset(|| {
         let mut iov = [IoSliceMut::new(&mut message)];
         recvmsg(&socket, &mut iov, &mut ancillary, RecvFlags::CMSG_CLOEXEC)
     })?;
@@ -66,4 +67,35 @@ pub(crate) fn receive(
     });
     message.truncate(received.bytes);
     Ok((received.bytes > 0).then_some((message, descriptor)))
+}
+
+/// Receives, and once more if what came was only that the other side has ended without reading all that it
+/// was told. Linux says so once, at whatever moment that is, and before what the other side itself had to say
+/// (`unix_release_sock` sets the error, `sock_error` clears it).
+pub(crate) fn past_reset<T>(
+    mut receive: impl FnMut() -> rustix::io::Result<T>,
+) -> rustix::io::Result<T> {
+    match rustix::io::retry_on_intr(&mut receive) {
+        Err(Errno::CONNRESET) => rustix::io::retry_on_intr(receive),
+        received => received,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn last_words_arrive_from_whom_has_not_listened_to_the_end() {
+        let (ours, theirs) = pair().unwrap();
+        send(&ours, b"never read", None).unwrap();
+        send(&theirs, b"no", None).unwrap();
+        drop(theirs);
+        let (message, descriptor) = receive(&ours, 100).unwrap().unwrap();
+        assert_eq!(
+            (message.as_slice(), descriptor.is_none()),
+            (&b"no"[..], true)
+        );
+        assert!(receive(&ours, 100).unwrap().is_none());
+    }
 }

@@ -1,6 +1,6 @@
 //! What this machine has: one probe a tier, the same for `run` and `doctor`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
@@ -33,6 +33,25 @@ pub(crate) struct Probed {
     ready: Vec<(Tier, Ready)>,
 }
 
+/// What a sandbox is to be, and where what is written in it is kept.
+#[derive(Debug, Clone, Copy)]
+struct Wanted<'a> {
+    spec: &'a SandboxSpec,
+    keep: Option<&'a Path>,
+    /// Whether it is to be on one tier and no other.
+    named: bool,
+}
+
+impl<'a> Wanted<'a> {
+    const fn of(launch: &Launch<'a>, policy: &Policy) -> Self {
+        Self {
+            spec: launch.spec,
+            keep: launch.keep(),
+            named: policy.tier.is_some(),
+        }
+    }
+}
+
 /// What a tier that can be had needs for its start.
 #[derive(Debug)]
 enum Ready {
@@ -44,7 +63,12 @@ enum Ready {
 /// Looks at every tier, closely.
 pub(crate) fn everything(spec: &SandboxSpec) -> Probed {
     let mut probed = Probed::default();
-    let look_at = |tier| look(tier, spec, Depth::Full, &mut Timeline::default());
+    let wanted = Wanted {
+        spec,
+        keep: None,
+        named: false,
+    };
+    let look_at = |tier| look(tier, wanted, Depth::Full, &mut Timeline::default());
     thread::scope(|scope| {
         // Those that wait for an answer which may not come are waited for side by side.
         let asked = [Tier::Docker, Tier::Podman].map(|tier| {
@@ -68,9 +92,10 @@ impl Probed {
     pub(crate) fn look_until_one_passes(
         &mut self,
         policy: &Policy,
-        spec: &SandboxSpec,
+        launch: &Launch,
         timeline: &mut Timeline,
     ) {
+        let wanted = Wanted::of(launch, policy);
         let allowed = |tier: &Tier| {
             policy.tier.is_none_or(|named| named == *tier)
                 && tier.strongest_isolation() >= policy.min_isolation
@@ -78,7 +103,7 @@ impl Probed {
         for tier in Tier::ALL.into_iter().filter(allowed) {
             let reached = match self.facts.of(tier) {
                 Some(known) => known.outcome.as_ref().ok().copied(),
-                None => self.look_at(tier, spec, Depth::Quick, timeline),
+                None => self.look_at(tier, wanted, Depth::Quick, timeline),
             };
             if reached >= Some(policy.min_isolation) {
                 break;
@@ -120,11 +145,11 @@ impl Probed {
     fn look_at(
         &mut self,
         tier: Tier,
-        spec: &SandboxSpec,
+        wanted: Wanted,
         depth: Depth,
         timeline: &mut Timeline,
     ) -> Option<Isolation> {
-        self.note(tier, look(tier, spec, depth, timeline))
+        self.note(tier, look(tier, wanted, depth, timeline))
     }
 
     /// Keeps what was found of a tier. Returns the isolation that it reaches, if it can be had.
@@ -162,22 +187,28 @@ impl Ready {
 /// Probes one tier.
 fn look(
     tier: Tier,
-    spec: &SandboxSpec,
+    wanted: Wanted,
     depth: Depth,
     timeline: &mut Timeline,
 ) -> Result<Ready, Unavailable> {
+    let Wanted { spec, keep, named } = wanted;
     let image = &spec.image.name;
     match tier {
         Tier::Microvm if docker::image::is_of_daemon(image) => Err(image_of_daemon(image)),
         Tier::Microvm => microvm::probe(image, depth, timeline).map(Ready::Microvm),
         Tier::Docker | Tier::Podman => {
-            docker::probe(tier, image, daemon_patience(spec, depth), timeline)
+            docker::probe(tier, image, daemon_patience(spec, depth, named), timeline)
                 .map(Box::new)
                 .map(Ready::Container)
         }
         Tier::AppContainer => Err(Unavailable::other_system("Windows")),
         Tier::Local => {
-            local::probe(spec, modules(depth), patience(depth), timeline).map(Ready::Local)
+            let about = local::Wanted {
+                spec,
+                keep,
+                modules: modules(depth),
+            };
+            local::probe(about, patience(depth), timeline).map(Ready::Local)
         }
     }
 }
@@ -200,11 +231,13 @@ fn image_of_daemon(image: &str) -> Unavailable {
     }
 }
 
-/// A daemon that answers may have much to do: it has the time that a start may take.
-const fn daemon_patience(spec: &SandboxSpec, depth: Depth) -> Duration {
+/// A daemon that answers may have much to do: it has the time that a start may take; and so has one that
+/// does not, if no other will do.
+fn daemon_patience(spec: &SandboxSpec, depth: Depth, named: bool) -> docker::Patience {
     match depth {
-        Depth::Quick => spec.boot_timeout,
-        Depth::Full => LITTLE_PATIENCE,
+        Depth::Quick if named => docker::Patience::with_one(spec.boot_timeout),
+        Depth::Quick => docker::Patience::among_others(spec.boot_timeout),
+        Depth::Full => docker::Patience::among_others(LITTLE_PATIENCE),
     }
 }
 
@@ -238,7 +271,7 @@ mod tests {
             facts: known,
             ..Probed::default()
         };
-        probed.look_until_one_passes(policy, &spec(), &mut Timeline::default());
+        probed.look_until_one_passes(policy, &Launch::new(&spec()), &mut Timeline::default());
         probed.facts.iter().map(|finding| finding.tier).collect()
     }
 
@@ -275,7 +308,11 @@ mod tests {
             facts: Facts::new(vec![finding.clone()]),
             ..Probed::default()
         };
-        probed.look_until_one_passes(&Policy::default(), &spec(), &mut Timeline::default());
+        probed.look_until_one_passes(
+            &Policy::default(),
+            &Launch::new(&spec()),
+            &mut Timeline::default(),
+        );
         assert_eq!(probed.facts.of(Tier::Microvm), Some(&finding));
         assert_eq!(probed.facts.iter().count(), Tier::ALL.len());
     }

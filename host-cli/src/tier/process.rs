@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, kill_process, pidfd_open, waitpid,
+    Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, kill_process, pidfd_open, setpriority_pgrp,
+    waitpid,
 };
 
 use super::spawn::spawn;
@@ -22,6 +23,9 @@ const STDERR_BYTES: usize = 4096;
 /// How long a killed process may take until it can be reaped. The kernel takes a virtual machine
 /// apart in tens of milliseconds; this is for a machine that is out of its depth.
 const REAP_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The nicest there is (setpriority(2)).
+const LOWEST_PRIORITY: i32 = 19;
 
 /// A process that this process started.
 ///
@@ -72,6 +76,16 @@ impl ChildProcess {
             // It is our child and not reaped, so the id is still its own; it can only be dead.
             let _ = kill_process(self.pid, Signal::KILL);
         }
+    }
+
+    /// Ends the process at once, and has its end wait for whoever else wants the CPU: the kernel takes
+    /// a virtual machine apart in the machine's own threads.
+    pub(super) fn kill_in_background(&self) {
+        if self.ended.is_none() {
+            // The process leads a group of its own. What cannot be slowed down is killed all the same.
+            let _ = setpriority_pgrp(Some(self.pid), LOWEST_PRIORITY);
+        }
+        self.kill();
     }
 
     /// Waits until the process has ended, and reaps it; `None` if it has not by the deadline.

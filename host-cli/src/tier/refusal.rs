@@ -89,6 +89,15 @@ mod tests {
     }
 
     #[test]
+    fn a_disk_is_for_machines_alone() {
+        let disk = |spec: &mut SandboxSpec| spec.disk_mib = Some(64);
+        assert_eq!(flag(Tier::Microvm, disk), None);
+        for tier in [Tier::Docker, Tier::Podman, Tier::Local] {
+            assert_eq!(flag(tier, disk), Some("--disk"), "{tier}");
+        }
+    }
+
+    #[test]
     fn a_bound_of_processes_is_refused_by_machines_alone() {
         let bound = |spec: &mut SandboxSpec| spec.processes = Some(99);
         assert_eq!(flag(Tier::Microvm, bound), Some("--pids-limit"));

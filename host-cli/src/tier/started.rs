@@ -1,6 +1,7 @@
 //! A sandbox that has started, whatever its tier: what the engine asks of all of them.
 
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use super::docker::Container;
 use super::docker::error::DockerError;
@@ -48,9 +49,17 @@ impl Started {
     /// done by this process is to reap.
     pub(crate) fn begin_end(&mut self) {
         match self {
-            Self::Microvm(machine) => machine.kill(),
+            Self::Microvm(machine) => machine.kill_in_background(),
             Self::Container(container) => container.begin_end(),
             Self::Local(local) => local.begin_end(),
+        }
+    }
+
+    /// Has what is kept beyond the sandbox's end written down, which only a guest does not do anyway.
+    pub(crate) fn settle(&mut self, patience: Duration) {
+        match self {
+            Self::Microvm(machine) => machine.settle(patience),
+            Self::Container(_) | Self::Local(_) => {}
         }
     }
 

@@ -27,6 +27,7 @@ pub(crate) const CASES: &[Case] = &[
     ("a_container_tells_whose_it_is", labels),
     ("an_image_without_our_user_does", without_user),
     ("fifty_sandboxes_run_at_once", fifty),
+    ("a_named_daemon_that_is_slow_is_waited_for", slow),
     (NETWORK, network),
     (
         "the_root_is_read_only_and_what_is_not_is_bounded",
@@ -197,6 +198,15 @@ fn without_user(machine: &Machine) {
     assert_eq!(output.status.code(), Some(125));
     let told = text(&output.stderr);
     assert!(told.contains("--image docker:debian:bookworm"), "{told}");
+}
+
+/// Nothing can take the place of a tier that was named.
+fn slow(machine: &Machine) {
+    let still = machine.daemon.stand_still();
+    let mut child = machine.command(&["--", "true"]).spawn().unwrap();
+    thread::sleep(Duration::from_millis(1500));
+    drop(still);
+    assert!(child.wait().unwrap().success());
 }
 
 fn fifty(machine: &Machine) {

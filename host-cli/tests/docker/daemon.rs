@@ -10,7 +10,7 @@ use bollard::query_parameters::{
     RemoveContainerOptionsBuilder,
 };
 use bollard::{API_DEFAULT_VERSION, Docker};
-use sovereign_engines::{Addresses, Engine};
+use sovereign_engines::{Addresses, Engine, StandStill};
 use tokio::runtime::Builder;
 
 use crate::network::OwnBridge;
@@ -36,6 +36,11 @@ impl Daemon {
 
     pub(crate) fn engine(&self) -> Engine {
         self.running.engine()
+    }
+
+    /// Has it answer nobody until this is dropped.
+    pub(crate) fn stand_still(&self) -> StandStill<'_> {
+        self.running.stand_still().unwrap()
     }
 
     /// Its address, as the engine's variable has it.

@@ -21,6 +21,8 @@ pub(crate) const CASES: &[Case] = &[
     ("remote::commands_cannot_join_the_agent", intruder),
     ("remote::the_agent_is_not_theirs_to_change", agent),
     ("remote::a_killed_engine_leaves_nothing", killed),
+    ("remote::files_go_in_and_out", files),
+    ("remote::input_that_nobody_takes_costs_no_output", unread),
 ];
 
 fn command(machine: &Machine, arguments: &[&str]) -> Command {
@@ -141,5 +143,83 @@ fn killed(machine: &Machine) {
     assert_eq!(folders.count(), 0);
     child.kill().unwrap();
     assert_eq!(child.wait().unwrap().signal(), Some(9));
+    assert!(machine.is_clean_soon(), "{:?}", machine.daemon.containers());
+}
+
+/// No memory of this machine reaches an agent there, so files go by the stream.
+fn files(machine: &Machine) {
+    let here = tempfile::tempdir().unwrap();
+    let (source, back) = (here.path().join("source"), here.path().join("back"));
+    let sent: Vec<u8> = (0..=250).cycle().take((3 << 20) + 7).collect();
+    fs::write(&source, &sent).unwrap();
+    let (source, back) = (source.to_str().unwrap(), back.to_str().unwrap());
+    let tier = machine.tier();
+    for arguments in [
+        &[
+            "run", "-q", "-d", "--name", "it", "--tier", tier, "--", "sleep", "1000",
+        ][..],
+        &["cp", source, "it:/tmp/copied"],
+        &["cp", "it:/tmp/copied", back],
+        &["rm", "-f", "it"],
+    ] {
+        let mut command = machine.sovereign(arguments);
+        let engine = machine.daemon.engine();
+        command.env(engine.variable(), machine.daemon.remote_address());
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+    }
+    assert!(fs::read(back).unwrap() == sent);
+    assert!(machine.is_clean_soon(), "{:?}", machine.daemon.containers());
+}
+
+/// What is on its way to a session that ends would make an engine drop what the session has said.
+fn unread(machine: &Machine) {
+    const SAID: usize = 1 << 20;
+    const ROUNDS: usize = 16;
+    let run = |arguments: &[&str]| {
+        let mut command = machine.sovereign(arguments);
+        let engine = machine.daemon.engine();
+        command.env(engine.variable(), machine.daemon.remote_address());
+        command
+    };
+    let done = |arguments: &[&str]| {
+        let output = run(arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        text(&output.stdout)
+    };
+    let tier = machine.tier();
+    done(&[
+        "run", "-q", "-d", "--name", "it", "--tier", tier, "--", "sleep", "1000",
+    ]);
+    // The one that asks counts too.
+    let joined = || {
+        let line = "cat /proc/[0-9]*/cmdline";
+        let told = done(&["exec", "it", "--", "sh", "-c", line]);
+        told.matches("--join").count()
+    };
+    let before = joined();
+    // It takes input to its end, so some is always under way.
+    let line = format!("exec 3<&0; cat <&3 >/dev/null & head -c {SAID} /dev/zero");
+    for round in 0..ROUNDS {
+        let mut child = run(&["exec", "-i", "it", "--", "sh", "-c", &line])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut input = child.stdin.take().unwrap();
+        let output = std::thread::scope(|scope| {
+            // Until nobody takes it.
+            scope.spawn(move || while input.write_all(&[b'x'; 512]).is_ok() {});
+            child.wait_with_output().unwrap()
+        });
+        let told = text(&output.stderr);
+        assert!(output.status.success(), "round {round}: {told}");
+        assert_eq!(output.stdout.len(), SAID, "round {round}");
+    }
+    // Whoever has passed them on has heard that we are gone, and has left.
+    let have_left = (0..20).any(|_| joined() <= before);
+    assert!(have_left, "programs that have passed a session on stay");
+    done(&["rm", "-f", "it"]);
     assert!(machine.is_clean_soon(), "{:?}", machine.daemon.containers());
 }

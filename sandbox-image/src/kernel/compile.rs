@@ -187,7 +187,7 @@ mod tests {
         fs::write(folder.join("Makefile"), makefile).unwrap();
     }
 
-    #[derive(Default)]
+    #[derive(Default, Debug)]
     struct Counts(Mutex<Vec<(u64, Option<u64>)>>);
 
     impl Progress for Counts {

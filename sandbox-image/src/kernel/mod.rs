@@ -182,7 +182,8 @@ pub fn build(
     if std::env::consts::ARCH != "x86_64" {
         return Err(KernelError::Architecture(std::env::consts::ARCH));
     }
-    check_tools(origin)?;
+    let origin = origin.find();
+    check_tools(&origin)?;
     let source_version = origin.version()?;
     let key = Key::builder()
         .input("source", &source_version)
@@ -224,7 +225,7 @@ fn describe(entry: &Path, source_version: String) -> Result<BuiltKernel, KernelE
     })
 }
 
-fn check_tools(origin: &Source) -> Result<(), ToolError> {
+fn check_tools(origin: &source::Found<'_>) -> Result<(), ToolError> {
     let tools: Vec<_> = TOOLS.iter().chain(origin.tools()).copied().collect();
     tool::require(&tools)?;
     // The kernel's own build tools (objtool) are compiled against libelf.
@@ -278,7 +279,10 @@ mod tests {
     #[test]
     fn cmdline_is_one_line_without_comments() {
         let line = cmdline();
-        assert!(line.split(' ').any(|word| word == "reboot=t"), "{line}");
+        assert!(
+            line.split(' ').any(|word| word == "noreplace-smp"),
+            "{line}"
+        );
         assert!(!line.contains(['#', '\n']), "{line}");
     }
 

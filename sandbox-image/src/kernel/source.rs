@@ -71,11 +71,35 @@ pub enum SourceError {
     },
 }
 
+/// A source, and what this machine's `apt` knows of it: a build asks once, so that all of it goes by the
+/// same answer.
+#[derive(Debug)]
+pub(super) struct Found<'a> {
+    source: &'a Source,
+    /// The newest version of Debian's package, if that is the source and `apt` knows one.
+    known: Option<String>,
+}
+
 impl Source {
+    /// Asks what there is to be known of it.
+    pub(super) fn find(&self) -> Found<'_> {
+        Found::by(self, known_version)
+    }
+}
+
+impl<'a> Found<'a> {
+    fn by(source: &'a Source, ask: impl FnOnce() -> Option<String>) -> Self {
+        let known = match source {
+            Source::Debian => ask(),
+            Source::Tarball(_) => None,
+        };
+        Self { source, known }
+    }
+
     /// The tools that this source needs.
     pub(super) fn tools(&self) -> &'static [Tool] {
-        match self {
-            Self::Debian if known_version().is_some() => &[
+        match self.source {
+            Source::Debian if self.known.is_some() => &[
                 Tool {
                     program: "apt-get",
                     package: "apt",
@@ -85,8 +109,8 @@ impl Source {
                     package: "dpkg",
                 },
             ],
-            Self::Debian => extract::TOOLS,
-            Self::Tarball(_) => &[],
+            Source::Debian => extract::TOOLS,
+            Source::Tarball(_) => &[],
         }
     }
 
@@ -95,11 +119,12 @@ impl Source {
     /// # Errors
     /// If there is no such source.
     pub(super) fn version(&self) -> Result<String, SourceError> {
-        match self {
-            Self::Debian => {
-                Ok(known_version().unwrap_or_else(|| format!("of Debian {}", extract::release())))
+        match self.source {
+            Source::Debian => {
+                let release = || format!("of Debian {}", extract::release());
+                Ok(self.known.clone().unwrap_or_else(release))
             }
-            Self::Tarball(path) => {
+            Source::Tarball(path) => {
                 let digest = Digest::of_file(path).map_err(failed("read", path))?;
                 Ok(format!("sha256:{}", digest.to_hex()))
             }
@@ -117,9 +142,9 @@ impl Source {
             return Ok(tree);
         }
         let package = work.join("package");
-        let tarball = match self {
-            Self::Debian => download(&package, step)?,
-            Self::Tarball(path) => path.clone(),
+        let tarball = match self.source {
+            Source::Debian => download(&package, self.known.is_some(), step)?,
+            Source::Tarball(path) => path.clone(),
         };
         let partial = work.join("source.partial");
         empty_dir(&partial)?;
@@ -151,11 +176,11 @@ fn known_version() -> Option<String> {
 }
 
 /// Downloads the package and takes the tarball out of it.
-fn download(folder: &Path, step: &Step<'_>) -> Result<PathBuf, SourceError> {
+fn download(folder: &Path, is_known: bool, step: &Step<'_>) -> Result<PathBuf, SourceError> {
     empty_dir(folder)?;
     step.log("downloading the source (150 MB)");
     let root = folder.join("root");
-    if known_version().is_some() {
+    if is_known {
         let mut apt = Command::new("apt-get");
         apt.args(["download", "--quiet", PACKAGE])
             .current_dir(folder);
@@ -252,7 +277,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let source = Source::Tarball(tarball(folder.path()));
         let step = Step::begin(&Silent, "unpacking");
-        let tree = source.unpack(&folder.path().join("work"), &step).unwrap();
+        let tree = source
+            .find()
+            .unpack(&folder.path().join("work"), &step)
+            .unwrap();
         assert_eq!(fs::read_to_string(tree.join("Makefile")).unwrap(), "all:\n");
     }
 
@@ -264,10 +292,10 @@ mod tests {
         fs::create_dir_all(work.join("source.partial")).unwrap();
         fs::write(work.join("source.partial/half"), "").unwrap();
         let step = Step::begin(&Silent, "unpacking");
-        let tree = source.unpack(&work, &step).unwrap();
+        let tree = source.find().unpack(&work, &step).unwrap();
         assert!(!tree.join("half").exists());
         fs::write(tree.join("object.o"), "compiled").unwrap();
-        assert_eq!(source.unpack(&work, &step).unwrap(), tree);
+        assert_eq!(source.find().unpack(&work, &step).unwrap(), tree);
         assert!(tree.join("object.o").exists());
     }
 
@@ -276,14 +304,29 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.tar");
         fs::write(&path, "one").unwrap();
-        let one = Source::Tarball(path.clone()).version().unwrap();
+        let source = Source::Tarball(path.clone());
+        let one = source.find().version().unwrap();
         fs::write(&path, "two").unwrap();
-        assert_ne!(one, Source::Tarball(path).version().unwrap());
+        assert_ne!(one, source.find().version().unwrap());
+    }
+
+    #[test]
+    fn apt_is_asked_once_and_about_its_package_alone() {
+        let known = Found::by(&Source::Debian, || Some("6.12.1-1".to_owned()));
+        assert_eq!(known.version().unwrap(), "6.12.1-1");
+        assert_eq!(known.tools()[0].program, "apt-get");
+        let unknown = Found::by(&Source::Debian, || None);
+        assert!(unknown.version().unwrap().starts_with("of Debian "));
+        assert_eq!(unknown.tools().len(), extract::TOOLS.len());
+        let tarball = Source::Tarball(PathBuf::from("a.tar"));
+        let tarball = Found::by(&tarball, || panic!("apt does not know it"));
+        assert!(tarball.tools().is_empty());
     }
 
     #[test]
     fn missing_tarball_is_named() {
         let error = Source::Tarball(PathBuf::from("/nonexistent/linux.tar"))
+            .find()
             .version()
             .unwrap_err();
         assert!(

@@ -44,6 +44,26 @@ pub enum StartError {
     Silent(String),
 }
 
+/// An engine that stands still. Dropped, it goes on.
+#[derive(Debug)]
+pub struct StandStill<'a>(&'a [Child]);
+
+impl StandStill<'_> {
+    fn signal(&self, signal: Signal) -> io::Result<()> {
+        for process in self.0 {
+            kill_process(Pid::from_child(process), signal)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for StandStill<'_> {
+    fn drop(&mut self) {
+        // One that has ended needs no word.
+        let _ = self.signal(Signal::CONT);
+    }
+}
+
 /// A running engine. Dropped, it has ended, and nothing of it is mounted any more.
 #[derive(Debug)]
 pub struct Daemon {
@@ -112,6 +132,17 @@ impl Daemon {
     #[must_use]
     pub fn remote_address(&self) -> Option<String> {
         Some(format!("tcp://127.0.0.1:{}", self.port?))
+    }
+
+    /// Has it stand still, as one does that has too much to do.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be stopped.
+    pub fn stand_still(&self) -> io::Result<StandStill<'_>> {
+        let still = StandStill(&self.processes);
+        still.signal(Signal::STOP)?;
+        Ok(still)
     }
 
     fn socket(&self) -> PathBuf {

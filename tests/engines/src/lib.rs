@@ -6,7 +6,7 @@
 mod daemon;
 mod leftovers;
 
-pub use daemon::{Addresses, Daemon, StartError};
+pub use daemon::{Addresses, Daemon, StandStill, StartError};
 
 use std::env;
 

@@ -8,12 +8,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::job::Job;
+use crate::job::{Job, Mode};
 use crate::parts::Parts;
 use crate::tools::{DEBUGFS, MKFS, output_of};
-
-/// Free space for the job on top of what is brought along.
-const FREE_BYTES: u64 = 2 << 30;
 
 /// Folders that every Linux host has.
 const FOLDERS: &[&str] = &[
@@ -48,6 +45,9 @@ pub(crate) fn make(work: &Path, parts: &Parts, job: &Job) -> Result<PathBuf> {
     executable(&root.join("sbin/init"), include_bytes!("init.sh"))?;
     if !job.argv.is_empty() {
         executable(&root.join("lab/job"), &job.script())?;
+        if job.mode == Mode::Functional {
+            fs::write(root.join("lab/pulse"), "").context("cannot write /lab/pulse")?;
+        }
     }
     fs::write(root.join("etc/passwd"), PASSWD).context("cannot write /etc/passwd")?;
     fs::write(root.join("etc/group"), GROUP).context("cannot write /etc/group")?;
@@ -56,7 +56,7 @@ pub(crate) fn make(work: &Path, parts: &Parts, job: &Job) -> Result<PathBuf> {
         place(from, &target).with_context(|| format!("cannot bring in {}", from.display()))?;
     }
     let disk = work.join("disk.img");
-    format(&root, &disk)?;
+    format(&root, &disk, job.disk_mib)?;
     fs::remove_dir_all(&root).context("cannot remove the lab's staged root")?;
     Ok(disk)
 }
@@ -126,8 +126,9 @@ fn place(from: &Path, to: &Path) -> Result<()> {
     }
 }
 
-fn format(root: &Path, disk: &Path) -> Result<()> {
-    let size = (size_of(root)? + FREE_BYTES).next_multiple_of(1 << 20);
+fn format(root: &Path, disk: &Path, disk_mib: u32) -> Result<()> {
+    let free = u64::from(disk_mib) << 20;
+    let size = (size_of(root)? + free).next_multiple_of(1 << 20);
     let file = fs::File::create(disk).context("cannot make the lab's disk")?;
     file.set_len(size).context("cannot size the lab's disk")?;
     output_of(

@@ -30,6 +30,8 @@ pub struct Job {
     pub mode: Mode,
     /// The lab's memory.
     pub memory_mib: u32,
+    /// The room on the lab's disk, beside what is brought along.
+    pub disk_mib: u32,
     /// How long the whole may take.
     pub deadline: Duration,
     /// How long the program may be silent.
@@ -47,6 +49,7 @@ impl Job {
             out: None,
             mode: Mode::Functional,
             memory_mib: 4096,
+            disk_mib: 2048,
             deadline: Duration::from_secs(30 * 60),
             silence: Duration::from_secs(10 * 60),
         }

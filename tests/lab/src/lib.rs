@@ -23,6 +23,7 @@ mod disk;
 mod job;
 mod machine;
 mod parts;
+mod pulse;
 mod tools;
 
 pub use job::{Job, Mode};

@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail};
 use crate::disk;
 use crate::job::{Job, Mode};
 use crate::parts::Parts;
+use crate::pulse::{Pulse, StandsStill, WORD};
 use crate::tools::{QEMU, SETPRIV, cache_dir};
 
 /// How long QEMU may take to end after the lab's last word.
@@ -29,11 +30,15 @@ const HARDWARE: &str = "-cpu EPYC,+svm,+npt -smp 1 -nodefaults -no-user-config -
 const KERNEL_CMDLINE: &str = "console=ttyS0 quiet panic=-1 mitigations=off nokaslr \
                               root=/dev/nvme0n1 rootwait rw init=/sbin/init";
 
-/// The lab's own kernel died, which is no verdict on what ran in it: after many nested guests the
-/// emulation has been seen to go wrong (a register of the emulated CPU changed between two
-/// instructions).
+/// How often it is looked whether the lab lives.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// The lab's own kernel died, or stands still, which is no verdict on what ran in it: after many nested
+/// guests the emulation has been seen to go wrong (a register of the emulated CPU changed between two
+/// instructions; the interrupt of its timer was lost).
 #[derive(Debug)]
 pub struct LabDied {
+    how: &'static str,
     console: String,
 }
 
@@ -41,8 +46,8 @@ impl std::fmt::Display for LabDied {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "the lab's own kernel died; its console said:\n{}",
-            self.console
+            "the lab's own kernel {}; its console said:\n{}",
+            self.how, self.console
         )
     }
 }
@@ -66,7 +71,7 @@ pub struct Outcome {
 ///
 /// If a tool is missing, the machine does not start or dies, or the job exceeds its deadline or is
 /// silent for too long. The message carries what the console said. It is a [`LabDied`] if the lab's
-/// kernel panicked.
+/// kernel panicked, or does nothing any more.
 pub fn run(parts: &Parts, job: &Job, on_line: &mut dyn FnMut(&str)) -> Result<Outcome> {
     let started = Instant::now();
     let work = WorkDir::make()?;
@@ -83,15 +88,24 @@ pub fn run(parts: &Parts, job: &Job, on_line: &mut dyn FnMut(&str)) -> Result<Ou
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let mut machine = Machine::start(&mut command)?;
-    let ended = machine.follow(job, on_line);
+    // An instrument is not disturbed.
+    let mut pulse = (job.mode == Mode::Functional).then(|| Pulse::of(&console, started));
+    let ended = machine.follow(job, pulse.as_mut(), on_line);
     let said = fs::read(&console).unwrap_or_default();
     let said = String::from_utf8_lossy(&said).into_owned();
     if let Err(error) = ended {
+        if error.is::<StandsStill>() {
+            bail!(LabDied {
+                how: "stands still",
+                console: tail(&said)
+            });
+        }
         bail!("{error:#}; its console said:\n{}", tail(&said));
     }
     let Some(exit_code) = exit_code(&said) else {
         if said.contains(PANIC) {
             bail!(LabDied {
+                how: "died",
                 console: tail(&said)
             });
         }
@@ -185,13 +199,21 @@ impl Machine {
     }
 
     /// Passes on the job's lines until the machine ends or a deadline passes.
-    fn follow(&mut self, job: &Job, on_line: &mut dyn FnMut(&str)) -> Result<()> {
+    fn follow(
+        &mut self,
+        job: &Job,
+        mut pulse: Option<&mut Pulse<'_>>,
+        on_line: &mut dyn FnMut(&str),
+    ) -> Result<()> {
         let end = Instant::now() + job.deadline;
+        let mut heard = Instant::now();
         let mut pending = Vec::new();
         loop {
-            let left = end.saturating_duration_since(Instant::now());
-            match self.output.recv_timeout(left.min(job.silence)) {
+            let silent = (heard + job.silence).min(end);
+            let left = silent.saturating_duration_since(Instant::now());
+            match self.output.recv_timeout(left.min(LOOK)) {
                 Ok(bytes) => {
+                    heard = Instant::now();
                     pending.extend(bytes);
                     while let Some(at) = pending.iter().position(|byte| *byte == b'\n') {
                         let line: Vec<u8> = pending.drain(..=at).collect();
@@ -199,11 +221,17 @@ impl Machine {
                     }
                 }
                 Err(RecvTimeoutError::Disconnected) => break,
-                Err(RecvTimeoutError::Timeout) if left <= job.silence => {
-                    bail!("the lab's job did not end within {:?}", job.deadline)
-                }
                 Err(RecvTimeoutError::Timeout) => {
-                    bail!("the lab's job printed nothing for {:?}", job.silence)
+                    let now = Instant::now();
+                    if now >= end {
+                        bail!("the lab's job did not end within {:?}", job.deadline);
+                    }
+                    if now >= silent {
+                        bail!("the lab's job printed nothing for {:?}", job.silence);
+                    }
+                    if let Some(pulse) = &mut pulse {
+                        pulse.feel(now)?;
+                    }
                 }
             }
         }
@@ -276,7 +304,8 @@ fn exit_code(console: &str) -> Option<i32> {
 /// Returns the last lines of a console.
 fn tail(console: &str) -> String {
     const LINES: usize = 40;
-    let lines: Vec<_> = console.lines().collect();
+    let lines = console.lines().filter(|line| line.trim() != WORD);
+    let lines: Vec<_> = lines.collect();
     lines[lines.len().saturating_sub(LINES)..].join("\n")
 }
 

@@ -59,6 +59,10 @@ struct LabArgs {
     /// The lab's memory in MiB.
     #[arg(long, default_value_t = 4096)]
     memory: u32,
+    /// The room on the lab's disk, in MiB, beside what is brought along. It takes up no more of this
+    /// machine's than is used.
+    #[arg(long, default_value_t = 2048)]
+    disk: u32,
 }
 
 impl LabArgs {
@@ -75,6 +79,7 @@ impl LabArgs {
             Mode::Functional
         };
         job.memory_mib = self.memory;
+        job.disk_mib = self.disk;
         job
     }
 }

@@ -4,7 +4,8 @@
 //! KVM's control calls, memory that would become executable, signals to others.
 
 use libc::{
-    F_GETFD, F_GETFL, F_SETFL, MADV_DONTNEED, MADV_FREE, PROT_EXEC, SIGABRT, c_int, c_long,
+    F_GET_SEALS, F_GETFD, F_GETFL, F_SETFL, MADV_DONTNEED, MADV_FREE, PROT_EXEC, SIGABRT, c_int,
+    c_long,
 };
 
 use super::filters::PathSockets;
@@ -97,7 +98,7 @@ const VCPU: &[Allowed] = &[
     any(libc::SYS_read),
 ];
 
-/// Serves sockets and event descriptors, and kicks vCPUs.
+/// Serves sockets, lanes and event descriptors, and kicks vCPUs.
 const IO: &[Allowed] = &[
     any(libc::SYS_epoll_wait),
     any(libc::SYS_epoll_pwait),
@@ -105,6 +106,9 @@ const IO: &[Allowed] = &[
     any(libc::SYS_read),
     any(libc::SYS_readv),
     any(libc::SYS_writev),
+    any(libc::SYS_fstat),
+    any(libc::SYS_statx),
+    any(libc::SYS_lseek),
     any(libc::SYS_recvfrom),
     any(libc::SYS_recvmsg),
     any(libc::SYS_sendto),
@@ -115,6 +119,7 @@ const IO: &[Allowed] = &[
     when(libc::SYS_ioctl, &[Argument::Is(1, FIONBIO)]),
     when(libc::SYS_fcntl, &[Argument::Is(1, low(F_GETFL))]),
     when(libc::SYS_fcntl, &[Argument::Is(1, low(F_SETFL))]),
+    when(libc::SYS_fcntl, &[Argument::Is(1, low(F_GET_SEALS))]),
     when(libc::SYS_tkill, &[Argument::Is(1, KICK_SIGNAL)]),
     when(libc::SYS_tgkill, &[Argument::Is(2, KICK_SIGNAL)]),
 ];

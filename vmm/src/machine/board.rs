@@ -71,7 +71,7 @@ impl<'a> Board<'a> {
             .ok_or(DeviceError::NoSlot)?;
         let irqfd = Arc::new(self.interrupt(slot.gsi)?);
         let transport = MmioTransport::new(device, self.memory.clone(), irqfd)?;
-        for (queue, kick) in (0_u32..).zip(transport.queue_kicks()) {
+        for (queue, kick) in (0_u32..).zip(transport.doorbells()) {
             let doorbell = IoEventAddress::Mmio(slot.base.0 + QUEUE_NOTIFY);
             self.vm
                 .register_ioevent(kick, &doorbell, queue)

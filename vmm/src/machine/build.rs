@@ -22,6 +22,7 @@ use crate::cmdline::CommandLine;
 use crate::config::{DeviceDiscovery, MAX_DISKS, MAX_VCPUS, MIN_MEMORY_MIB, MachineConfig};
 use crate::devices::serial::Console;
 use crate::devices::virtio::block::Block;
+use crate::devices::virtio::block::lanes::LaneDisk;
 use crate::devices::virtio::entropy::Entropy;
 use crate::devices::virtio::vsock::Vsock;
 use crate::kvm::{self, KvmError};
@@ -198,9 +199,16 @@ fn add_vsock(
         return Ok(None);
     };
     let vsock = Vsock::new(config).map_err(|error| device("vsock")(error.into()))?;
+    let lanes = vsock.lanes();
     let vsock = Arc::new(Mutex::new(vsock));
     board.add_virtio(vsock.clone()).map_err(device("vsock"))?;
     board.subscribe(vsock.clone());
+    if let Some(lanes) = lanes {
+        let disk = LaneDisk::new(lanes).map_err(host("lanes"))?;
+        let disk = Arc::new(Mutex::new(disk));
+        board.add_virtio(disk.clone()).map_err(device("lanes"))?;
+        board.subscribe(disk);
+    }
     Ok(Some(vsock))
 }
 

@@ -43,6 +43,9 @@ pub const PAGE_SIZE: u64 = 4096;
 /// memory: touching one byte makes 2 MiB resident. A host that has none left gives small ones.
 pub const GUEST_PAGES: HostPages = HostPages::Huge;
 
+/// To copy the zeros of a smaller hole costs less than the system calls that leave them out.
+const SMALL_HOLE: u64 = 16 * PAGE_SIZE;
+
 /// Guest memory cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryError {
@@ -153,15 +156,15 @@ pub fn place_file(
     Ok(())
 }
 
-/// Finds the first part of a file between two offsets that is not a hole. Leaves the file's position
-/// at its start.
+/// Finds the first part of a file between two offsets that is not a hole, or has holes only that are
+/// not worth a read of their own. Leaves the file's position at its start.
 fn data_in(mut file: &File, from: u64, end: u64) -> io::Result<Option<(u64, u64)>> {
     if from >= end {
         return Ok(None);
     }
     let (start, hole) = match fs::seek(file, fs::SeekFrom::Data(from)) {
         Ok(start) if start >= end => return Ok(None),
-        Ok(start) => (start, fs::seek(file, fs::SeekFrom::Hole(start))?),
+        Ok(start) => (start, end_of_data(file, start, end)?),
         Err(Errno::NXIO) => return Ok(None),
         // A file system that does not tell.
         Err(Errno::INVAL) => (from, end),
@@ -169,6 +172,22 @@ fn data_in(mut file: &File, from: u64, end: u64) -> io::Result<Option<(u64, u64)
     };
     file.seek(SeekFrom::Start(start))?;
     Ok(Some((start, hole.min(end))))
+}
+
+/// Finds the first hole behind an offset that is worth a read of its own, or is the last before `end`.
+fn end_of_data(file: &File, start: u64, end: u64) -> io::Result<u64> {
+    let mut data = start;
+    loop {
+        let hole = fs::seek(file, fs::SeekFrom::Hole(data))?;
+        if hole >= end {
+            return Ok(hole);
+        }
+        data = match fs::seek(file, fs::SeekFrom::Data(hole)) {
+            Ok(next) if next < end && next - hole < SMALL_HOLE => next,
+            Ok(_) | Err(Errno::NXIO) => return Ok(hole),
+            Err(error) => return Err(error.into()),
+        };
+    }
 }
 
 /// Copies what comes next in a file.

@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendFlags, recvmsg, sendmsg,
+    SendFlags, recv, recvmsg, sendmsg,
 };
 
 use crate::confine::{Inherited, InheritedError};
@@ -36,7 +36,6 @@ pub(super) enum ChannelError {
 #[derive(Debug)]
 pub(super) struct Channel {
     socket: OwnedFd,
-    buffer: Vec<u8>,
 }
 
 /// What there was to receive.
@@ -57,10 +56,7 @@ impl Channel {
     }
 
     pub(super) fn new(socket: OwnedFd) -> Self {
-        Self {
-            socket,
-            buffer: vec![0; MAX_MESSAGE],
-        }
+        Self { socket }
     }
 
     /// Waits for a command. The wait ends with the owner at the latest.
@@ -74,9 +70,24 @@ impl Channel {
     }
 
     fn receive_with(&mut self, flags: RecvFlags) -> Result<Received, ChannelError> {
+        // Nearly all commands are short: there is no room for the longest until one comes.
+        let look = flags | RecvFlags::PEEK | RecvFlags::TRUNC;
+        let size = loop {
+            match recv(&self.socket, &mut [0; 0], look) {
+                Ok((_, size)) => break size,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Ok(Received::Nothing),
+                Err(Errno::CONNRESET) => return Ok(Received::Closed),
+                Err(error) => return Err(ChannelError::Receive(error)),
+            }
+        };
+        if size > MAX_MESSAGE {
+            return Err(ChannelError::TooLong);
+        }
+        let mut buffer = vec![0; size];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        let mut parts = [IoSliceMut::new(&mut self.buffer)];
+        let mut parts = [IoSliceMut::new(&mut buffer)];
         let flags = flags | RecvFlags::CMSG_CLOEXEC;
         let received = loop {
             match recvmsg(&self.socket, &mut parts, &mut ancillary, flags) {
@@ -101,7 +112,7 @@ impl Channel {
         if received.bytes == 0 {
             return Ok(Received::Closed);
         }
-        let message = self.buffer.get(..received.bytes).unwrap_or_default();
+        let message = buffer.get(..received.bytes).unwrap_or_default();
         let command = serde_json::from_slice(message).map_err(ChannelError::Invalid)?;
         Ok(Received::Command(command, descriptor))
     }

@@ -196,6 +196,8 @@ impl<'a> Pump<'a> {
         if ready.controls {
             self.obey()?;
         }
+        // Whoever takes these turns may have much to do before the next.
+        self.open = self.open && self.session.send_outgoing();
         Ok(Turn::GoesOn)
     }
 

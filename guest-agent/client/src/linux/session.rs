@@ -1,13 +1,15 @@
 //! A session over a connected stream socket.
 
-use std::os::fd::OwnedFd;
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use agent_protocol::files::FileRequest;
 use agent_protocol::message::{ExecRequest, Hello, Request};
 use agent_protocol::usage::Usage;
 use rustix::io::Errno;
-use rustix::net::SendFlags;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::rand::{GetRandomFlags, getrandom};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -55,6 +57,7 @@ pub struct Session {
     stream: OwnedFd,
     options: SessionOptions,
     lease: Option<OwnedFd>,
+    has_lanes: bool,
 }
 
 impl Session {
@@ -64,7 +67,19 @@ impl Session {
             stream: stream.into(),
             options,
             lease: None,
+            has_lanes: false,
         }
+    }
+
+    /// Says that the other end takes descriptors: what moves much data may take a lane then.
+    #[must_use]
+    pub const fn with_lanes(mut self, has_lanes: bool) -> Self {
+        self.has_lanes = has_lanes;
+        self
+    }
+
+    pub(crate) const fn has_lanes(&self) -> bool {
+        self.has_lanes
     }
 
     /// Keeps this descriptor open for as long as the session lasts: whoever has its other end sees
@@ -85,7 +100,7 @@ impl Session {
         let run_time = request
             .timeout
             .map(|timeout| timeout.saturating_add(request.kill_after.unwrap_or_default()));
-        let started = Started::send(self, Request::Exec(request))?;
+        let started = Started::send(self, Request::Exec(request), None)?;
         Ok(Exec {
             started,
             run_time,
@@ -100,10 +115,14 @@ impl Session {
         Files::new(self, user)
     }
 
-    /// Sends a request about files, whose session goes as a command's does.
-    pub(crate) fn request_files(self, request: FileRequest) -> Result<Exec, ClientError> {
+    /// Sends a request about files, whose session goes as a command's does; with the memory of its lane.
+    pub(crate) fn request_files(
+        self,
+        request: FileRequest,
+        lane: Option<OwnedFd>,
+    ) -> Result<Exec, ClientError> {
         Ok(Exec {
-            started: Started::send(self, Request::Files(request))?,
+            started: Started::send(self, Request::Files(request), lane)?,
             run_time: None,
             greeted: None,
         })
@@ -115,7 +134,7 @@ impl Session {
     ///
     /// [`ClientError`] if it is not.
     pub fn ping(self) -> Result<Hello, ClientError> {
-        Wait::new(Started::send(self, Request::Ping)?).pong()
+        Wait::new(Started::send(self, Request::Ping, None)?).pong()
     }
 
     /// Asks what the sandbox uses, and waits for the answer.
@@ -124,7 +143,7 @@ impl Session {
     ///
     /// [`ClientError`] if there is none.
     pub fn usage(self) -> Result<Usage, ClientError> {
-        Wait::new(Started::send(self, Request::Usage)?).usage()
+        Wait::new(Started::send(self, Request::Usage, None)?).usage()
     }
 
     /// Tells the agent to end every process and switch the guest off, and waits until the stream
@@ -134,7 +153,7 @@ impl Session {
     ///
     /// [`ClientError::Silent`] if it does not end in [`SessionOptions::answer_timeout`].
     pub fn power_off(self) -> Result<(), ClientError> {
-        Wait::new(Started::send(self, Request::PowerOff)?).end()
+        Wait::new(Started::send(self, Request::PowerOff, None)?).end()
     }
 }
 
@@ -143,17 +162,24 @@ impl Session {
 pub(crate) struct Started {
     pub(crate) stream: OwnedFd,
     pub(crate) _lease: Option<OwnedFd>,
+    /// Goes with the first bytes.
+    pub(crate) lane: Option<OwnedFd>,
     pub(crate) conversation: Conversation,
     pub(crate) answer_timeout: Duration,
     pub(crate) answer_deadline: Instant,
 }
 
 impl Started {
-    fn send(session: Session, request: Request) -> Result<Self, ClientError> {
+    fn send(
+        session: Session,
+        request: Request,
+        lane: Option<OwnedFd>,
+    ) -> Result<Self, ClientError> {
         let answer_timeout = session.options.answer_timeout;
         let mut started = Self {
             stream: session.stream,
             _lease: session.lease,
+            lane,
             conversation: Conversation::new(session.options.hello, request)?,
             answer_timeout,
             answer_deadline: Instant::now() + answer_timeout,
@@ -166,15 +192,30 @@ impl Started {
     /// stream may still have something to read, and says by its end that it is dead.
     pub(crate) fn send_outgoing(&mut self) -> bool {
         while !self.conversation.outgoing().is_empty() {
-            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            match rustix::net::send(&self.stream, self.conversation.outgoing(), flags) {
-                Ok(count) => self.conversation.sent(count),
+            match self.send_once() {
+                Ok(count) => {
+                    self.lane = None;
+                    self.conversation.sent(count);
+                }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return true,
                 Err(_) => return false,
             }
         }
         true
+    }
+
+    fn send_once(&self) -> Result<usize, Errno> {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        let bytes = self.conversation.outgoing();
+        let Some(lane) = &self.lane else {
+            return rustix::net::send(&self.stream, bytes, flags);
+        };
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let descriptors = [lane.as_fd()];
+        control.push(SendAncillaryMessage::ScmRights(&descriptors));
+        sendmsg(&self.stream, &[IoSlice::new(bytes)], &mut control, flags)
     }
 
     /// Reads once what is there. `false` at the stream's end.
@@ -313,6 +354,7 @@ impl Exec {
             started: Started {
                 stream,
                 _lease: None,
+                lane: None,
                 conversation: Conversation::take_over(handover)?,
                 answer_timeout: Duration::ZERO,
                 answer_deadline: Instant::now(),

@@ -78,6 +78,8 @@ impl Wait {
     /// Waits until the command runs.
     pub(crate) fn started(mut self) -> Result<(Started, Hello), ClientError> {
         const WAITING: &str = "starting the command";
+        // A connection that the guest's kernel refused never greets, unlike most sessions that died.
+        const UNGREETED: &str = "starting the command, before the agent's greeting";
         let mut greeting = None;
         loop {
             while let Some(event) = self.started.conversation.next_event()? {
@@ -98,7 +100,10 @@ impl Wait {
                 }
             }
             if !self.advance(WAITING)? {
-                return Err(ClientError::Disconnected(WAITING));
+                return Err(ClientError::Disconnected(match greeting {
+                    None => UNGREETED,
+                    Some(_) => WAITING,
+                }));
             }
         }
     }

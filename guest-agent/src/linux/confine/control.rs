@@ -129,6 +129,7 @@ mod tests {
         let (ours, theirs) = pair();
         let setup = Setup {
             writable_mib: 7,
+            keep: None,
             hostname: "h".to_owned(),
             modules: None,
             processes: 9,

@@ -17,6 +17,7 @@
 pub(crate) mod control;
 mod etc;
 pub(crate) mod filter;
+mod kept;
 mod landlock;
 mod modules;
 mod mount_attributes;
@@ -35,6 +36,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
 use self::control::Control;
+use self::kept::Kept;
 use self::modules::Modules;
 use self::namespaces::Side;
 use self::plain::PlainHome;
@@ -65,10 +67,13 @@ fn begin(control: Control) -> Result<(), String> {
         return Ok(());
     };
     // Inside, its folders may be closed.
-    let modules = setup.modules.as_deref().and_then(Modules::open);
-    match confine(&setup, modules.as_ref()) {
+    let given = Given {
+        modules: setup.modules.as_deref().and_then(Modules::open),
+        kept: setup.keep.as_deref().map(Kept::open),
+    };
+    match confine(&setup, &given) {
         Ok(Place::Inside(reached)) => {
-            drop(modules);
+            drop(given);
             serve_inside(control, reached)
         }
         Ok(Place::Outside(inside)) => {
@@ -77,8 +82,16 @@ fn begin(control: Control) -> Result<(), String> {
             let _ = waitpid(Some(inside), WaitOptions::empty());
             Ok(())
         }
-        Err(shortfall) => serve_plainly(control, shortfall, setup.modules),
+        Err(shortfall) => serve_plainly(control, shortfall, setup.modules, given.kept),
     }
+}
+
+/// What the host has given, opened before there is an inside.
+struct Given {
+    /// Python modules.
+    modules: Option<Modules>,
+    /// Where what is written is kept.
+    kept: Option<Kept>,
 }
 
 /// Where this process finds itself after [`confine`].
@@ -98,13 +111,13 @@ struct Reached {
 }
 
 /// Makes a confined copy of this process.
-fn confine(setup: &Setup, modules: Option<&Modules>) -> Result<Place, Shortfall> {
+fn confine(setup: &Setup, given: &Given) -> Result<Place, Shortfall> {
     let failed = |errno: Errno| shortfall(ConfineStep::Namespaces, "", errno);
     let (ours, theirs) = UnixStream::pair().map_err(|error| failed(errno_of(&error)))?;
     match namespaces::enter().map_err(|error| failed(errno_of(&error)))? {
         Side::Inside => {
             drop(ours);
-            match isolate(setup, modules, &theirs) {
+            match isolate(setup, given, &theirs) {
                 Ok(reached) => Ok(Place::Inside(reached)),
                 Err(shortfall) => {
                     // Nobody to tell: then nobody serves either.
@@ -115,7 +128,7 @@ fn confine(setup: &Setup, modules: Option<&Modules>) -> Result<Place, Shortfall>
         }
         Side::Outside(inside) => {
             drop(theirs);
-            match let_in(inside, &ours) {
+            match let_in(inside, &ours, given.kept.as_ref()) {
                 Ok(()) => Ok(Place::Outside(inside)),
                 Err(shortfall) => {
                     let _ = kill_process(inside, Signal::KILL);
@@ -128,8 +141,8 @@ fn confine(setup: &Setup, modules: Option<&Modules>) -> Result<Place, Shortfall>
 }
 
 /// Maps the inside's users, and waits for what becomes of it.
-fn let_in(inside: Pid, ours: &UnixStream) -> Result<(), Shortfall> {
-    let inner = users::map(inside)?;
+fn let_in(inside: Pid, ours: &UnixStream, kept: Option<&Kept>) -> Result<(), Shortfall> {
+    let inner = users::map(inside, kept)?;
     let failed = |error: std::io::Error| shortfall(ConfineStep::Namespaces, "", errno_of(&error));
     (&*ours).write_all(&[inner.code()]).map_err(failed)?;
     let mut said = Vec::new();
@@ -143,11 +156,7 @@ fn let_in(inside: Pid, ours: &UnixStream) -> Result<(), Shortfall> {
 }
 
 /// The inside: from the namespaces that it finds itself in to where a command may run.
-fn isolate(
-    setup: &Setup,
-    modules: Option<&Modules>,
-    outside: &UnixStream,
-) -> Result<Reached, Shortfall> {
+fn isolate(setup: &Setup, given: &Given, outside: &UnixStream) -> Result<Reached, Shortfall> {
     privileges::end_with_parent();
     let mut code = [0];
     let inner = (&*outside)
@@ -156,7 +165,7 @@ fn isolate(
         .and_then(|()| Inner::from_code(code))
         .ok_or_else(|| shortfall(ConfineStep::Users, "", Errno::PIPE))?;
     users::become_inner(inner)?;
-    let modules = root::enter(setup, modules, inner)?;
+    let modules = root::enter(setup, given, inner)?;
     namespaces::furnish(&setup.hostname)?;
     privileges::limit(inner, setup.processes)?;
     let landlock = landlock::restrict()?;
@@ -187,8 +196,13 @@ fn serve_plainly(
     control: Control,
     shortfall: Shortfall,
     modules: Option<Vec<u8>>,
+    kept: Option<Kept>,
 ) -> Result<(), String> {
-    let home = PlainHome::new().map_err(reason)?;
+    let home = match kept {
+        Some(kept) => PlainHome::kept(&kept),
+        None => PlainHome::new(),
+    };
+    let home = home.map_err(reason)?;
     privileges::never_gain().map_err(reason)?;
     control.send(&Standing::Plain(shortfall)).map_err(reason)?;
     let agent = Agent {

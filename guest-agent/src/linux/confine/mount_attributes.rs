@@ -12,6 +12,7 @@ pub(super) struct Denied(u64);
 
 impl Denied {
     pub(super) const WRITING: Self = Self(0x1);
+    pub(super) const SETUID_DEVICES: Self = Self(0x2 | 0x4);
     pub(super) const WRITING_SETUID_DEVICES: Self = Self(0x1 | 0x2 | 0x4);
 }
 

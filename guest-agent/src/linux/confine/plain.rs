@@ -13,15 +13,18 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use rustix::process::getuid;
 
+use super::kept::Kept;
+
 /// How often a name is tried that somebody else has taken.
 const ATTEMPTS: u32 = 64;
 
-/// A new folder that is home and working directory to commands that name none. It is removed with
-/// all that is in it.
+/// A folder that is home and working directory to commands that name none. Unless it is kept, it is
+/// removed with all that is in it.
 #[derive(Debug)]
 pub(super) struct PlainHome {
     path: PathBuf,
-    _lock: OwnedFd,
+    /// Of one that nobody else may remove; without it, it stays.
+    lock: Option<OwnedFd>,
 }
 
 impl PlainHome {
@@ -35,12 +38,20 @@ impl PlainHome {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 result => {
                     result?;
-                    let _lock = lock(&path)?;
-                    return Ok(Self { path, _lock });
+                    let lock = Some(lock(&path)?);
+                    return Ok(Self { path, lock });
                 }
             }
         }
         Err(io::ErrorKind::AlreadyExists.into())
+    }
+
+    /// One that stays.
+    pub(super) fn kept(kept: &Kept) -> io::Result<Self> {
+        Ok(Self {
+            path: kept.home()?,
+            lock: None,
+        })
     }
 
     pub(super) fn path(&self) -> &[u8] {
@@ -51,6 +62,9 @@ impl PlainHome {
 
 impl Drop for PlainHome {
     fn drop(&mut self) {
+        if self.lock.is_none() {
+            return;
+        }
         // A command may have made a folder in it that its user cannot enter; what is left then can
         // be told by its name.
         let _ = std::fs::remove_dir_all(&self.path);

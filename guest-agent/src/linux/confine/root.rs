@@ -7,12 +7,14 @@
 //!   dev              tmpfs with the devices that mean no hardware, a devpts of its own
 //!   proc             of the new process namespace
 //!   run/sovereign    copies of the Python modules that the host has given
-//!   tmp var/tmp home/sandbox dev/shm    parts of one tmpfs, whose size is the bound for all four
+//!   tmp var/tmp home/sandbox dev/shm    parts of one tmpfs, whose size is the bound for all four; of a
+//!                     sandbox that stays, the first three are parts of a folder of the host's
 //! ```
 
 use std::ffi::{CStr, CString};
 use std::fs::{self, Permissions};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 
 use agent_protocol::local::{ConfineStep, Setup, Shortfall};
@@ -24,10 +26,10 @@ use rustix::mount::{
 };
 use rustix::process::{chdir, pivot_root};
 
-use super::modules::Modules;
+use super::kept::{self, Kept};
 use super::mount_attributes::{Denied, Reach, deny};
 use super::users::{Inner, SANDBOX, TTY};
-use super::{errno_of, etc, shortfall};
+use super::{Given, errno_of, etc, shortfall};
 
 /// Where the root is put together. Every host has the folder, and what the mount hides of it is not
 /// for the sandbox anyway.
@@ -78,11 +80,7 @@ const FILES_PER_MIB: u64 = 256;
 
 /// Puts the root together and moves there; of the host's nothing else is left. Returns whether the
 /// modules are there: a sandbox that has none is no weaker.
-pub(super) fn enter(
-    setup: &Setup,
-    modules: Option<&Modules>,
-    inner: Inner,
-) -> Result<bool, Shortfall> {
+pub(super) fn enter(setup: &Setup, given: &Given, inner: Inner) -> Result<bool, Shortfall> {
     // Whoever started the agent may have one that hides files from their own user.
     rustix::process::umask(Mode::WGRP | Mode::WOTH);
     mount_change(
@@ -90,6 +88,9 @@ pub(super) fn enter(
         MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
     )
     .map_err(|errno| files("/", errno))?;
+    // It may lie below the place that is hidden next.
+    let kept = given.kept.as_ref().map(Kept::tree).transpose();
+    let kept = kept.map_err(|errno| files("the folder of what is kept", errno))?;
     let options = c"mode=755,size=2m,nr_inodes=4096";
     mount_tmpfs(ROOT, MountFlags::NOSUID | MountFlags::NODEV, options)?;
     for folder in FOLDERS {
@@ -100,13 +101,18 @@ pub(super) fn enter(
     }
     etc::fill(&format!("{ROOT}/etc"), &setup.hostname)
         .map_err(|(path, error)| failed(&path, &error))?;
-    let has_modules =
-        modules.is_some_and(|modules| modules.copy_to(&format!("{ROOT}{MODULES}")).is_ok());
+    let has_modules = given
+        .modules
+        .as_ref()
+        .is_some_and(|modules| modules.copy_to(&format!("{ROOT}{MODULES}")).is_ok());
     deny(ROOT, Denied::WRITING_SETUID_DEVICES, Reach::Tree)
         .map_err(|error| failed("read-only", &error))?;
     make_devices(inner)?;
     mount_proc()?;
-    mount_writable(setup.writable_mib)?;
+    match kept {
+        None => mount_writable(setup.writable_mib)?,
+        Some(tree) => mount_kept(&tree, setup.writable_mib)?,
+    }
     leave_the_host()?;
     Ok(has_modules)
 }
@@ -178,6 +184,29 @@ fn mount_writable(mib: u32) -> Result<(), Shortfall> {
             .and_then(|()| fs::set_permissions(&source, Permissions::from_mode(mode)))
             .and_then(|()| chown(&source, Some(SANDBOX), Some(SANDBOX)))
             .and_then(|()| bind(&source, &target))
+            .map_err(|error| failed(&target, &error))?;
+    }
+    Ok(())
+}
+
+/// As [`mount_writable`], of what is kept. The volatile part keeps its bound.
+fn mount_kept(tree: &OwnedFd, mib: u32) -> Result<(), Shortfall> {
+    let options = CString::new(format!("mode=1777,size={mib}m")).unwrap_or_default();
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    mount_tmpfs(&format!("{ROOT}/dev/shm"), flags, &options)?;
+    let base = format!("{ROOT}/tmp");
+    kept::mount(tree, &base).map_err(|errno| files(&base, errno))?;
+    deny(&base, Denied::SETUID_DEVICES, Reach::Mount).map_err(|error| failed(&base, &error))?;
+    for (name, place, mode) in WRITABLE.into_iter().filter(|(name, ..)| *name != "shm") {
+        let (source, target) = (format!("{base}/{name}"), format!("{ROOT}/{place}"));
+        let made = match fs::create_dir(&source) {
+            // A life before this one has made it, and its user may have changed it.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(error) => Err(error),
+            Ok(()) => fs::set_permissions(&source, Permissions::from_mode(mode))
+                .and_then(|()| chown(&source, Some(SANDBOX), Some(SANDBOX))),
+        };
+        made.and_then(|()| bind(&source, &target))
             .map_err(|error| failed(&target, &error))?;
     }
     Ok(())

@@ -13,8 +13,10 @@ use std::fmt::Write;
 use agent_protocol::local::{ConfineStep, Shortfall};
 use rustix::io::Errno;
 use rustix::process::{Gid, Pid, Uid, getegid, geteuid};
+use rustix::rand::{GetRandomFlags, getrandom};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
+use super::kept::Kept;
 use super::{errno_of, shortfall};
 
 /// The user that commands run as, and its group.
@@ -26,6 +28,11 @@ const NOBODY: u32 = 65_534;
 /// The first number outside that a sandbox of root's takes. It lies in the range that systemd has set
 /// aside for containers (524288 to 1879048191), and a process number is below 2^22.
 const FIRST: u32 = 1_500_000_000;
+
+/// How many sandboxes have numbers of their own, and the first number of those that keep what they
+/// write and so keep their numbers.
+const RANGES: u32 = 1 << 22;
+const FIRST_KEPT: u32 = FIRST + 4 * RANGES;
 
 /// Who the agent is inside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,21 +62,26 @@ impl Inner {
 }
 
 /// Maps the users of the namespace that this process is first in.
-pub(super) fn map(inside: Pid) -> Result<Inner, Shortfall> {
+pub(super) fn map(inside: Pid, kept: Option<&Kept>) -> Result<Inner, Shortfall> {
     let uid = geteuid();
     if !uid.is_root() {
         return map_self(inside).map(|()| Inner::Sandbox);
     }
-    match map_range(inside) {
+    match map_range(inside, kept) {
         // Root of a container that has few numbers itself, or may not map any.
         Err(_) if !is_root_of_the_host() => map_self(inside).map(|()| Inner::Sandbox),
         result => result.map(|()| Inner::Root),
     }
 }
 
-fn map_range(inside: Pid) -> Result<(), Shortfall> {
-    let number = inside.as_raw_nonzero().get().unsigned_abs();
-    let first = FIRST + 4 * (number % (1 << 22));
+fn map_range(inside: Pid, kept: Option<&Kept>) -> Result<(), Shortfall> {
+    let first = match kept {
+        Some(kept) => first_of(kept)?,
+        None => {
+            let number = inside.as_raw_nonzero().get().unsigned_abs();
+            FIRST + 4 * (number % RANGES)
+        }
+    };
     let mut uids = String::new();
     for (inner, outer) in [0, SANDBOX, NOBODY].into_iter().zip(first..) {
         // Writing to a string cannot fail.
@@ -81,6 +93,30 @@ fn map_range(inside: Pid) -> Result<(), Shortfall> {
     }
     write(inside, "gid_map", &gids)?;
     write(inside, "uid_map", &uids)
+}
+
+/// The first number of a sandbox that keeps what it writes: the one of its last life, or else one that
+/// is drawn, and that it gets its folder for.
+fn first_of(kept: &Kept) -> Result<u32, Shortfall> {
+    let failed = |error: std::io::Error| shortfall(ConfineStep::Users, "", errno_of(&error));
+    let owner = kept.owner().map_err(failed)?;
+    if let Some(first) = first_by_owner(owner) {
+        return Ok(first);
+    }
+    let mut drawn = [0; 4];
+    getrandom(&mut drawn[..], GetRandomFlags::empty()).map_err(|errno| failed(errno.into()))?;
+    let first = FIRST_KEPT + 4 * (u32::from_ne_bytes(drawn) % RANGES);
+    // The places of both in the maps.
+    kept.give_to(first + 1, first + 2).map_err(failed)?;
+    Ok(first)
+}
+
+/// From the number outside of a sandbox's user to its first one, if it has such numbers.
+const fn first_by_owner(owner: u32) -> Option<u32> {
+    match owner.checked_sub(FIRST_KEPT + 1) {
+        Some(offset) if offset % 4 == 0 && offset / 4 < RANGES => Some(owner - 1),
+        _ => None,
+    }
 }
 
 fn map_self(inside: Pid) -> Result<(), Shortfall> {
@@ -153,8 +189,25 @@ mod tests {
     }
 
     #[test]
+    fn sandbox_finds_its_numbers_again() {
+        for first in [FIRST_KEPT, FIRST_KEPT + 4 * (RANGES - 1)] {
+            assert_eq!(first_by_owner(first + 1), Some(first));
+        }
+        for owner in [
+            0,
+            1000,
+            FIRST + 1,
+            FIRST_KEPT,
+            FIRST_KEPT + 2,
+            FIRST_KEPT + 4 * RANGES + 1,
+        ] {
+            assert_eq!(first_by_owner(owner), None, "{owner}");
+        }
+    }
+
+    #[test]
     fn every_sandbox_has_numbers_of_its_own_below_the_end_of_their_range() {
-        let last = FIRST + 4 * ((1 << 22) - 1) + 3;
+        let last = FIRST_KEPT + 4 * (RANGES - 1) + 3;
         assert!(last <= 1_879_048_191);
     }
 }

@@ -38,11 +38,16 @@ pub(crate) fn serve(
     is_init: bool,
 ) {
     match start(request, is_init) {
-        Ok(Started { pid, ours, cgroup }) => {
+        Ok(Started {
+            pid,
+            ours,
+            began,
+            cgroup,
+        }) => {
             let running = Running {
                 pid,
                 ours,
-                began: Instant::now(),
+                began,
                 farewell: None,
             };
             Relay::new(connection, signals, request, running).run();
@@ -59,6 +64,7 @@ pub(crate) fn serve(
 struct Started {
     pid: Pid,
     ours: Ours,
+    began: Instant,
     cgroup: Option<Cgroup>,
 }
 
@@ -89,10 +95,13 @@ fn start(request: &ExecRequest, is_init: bool) -> Result<Started, AgentError> {
         cgroup: cgroup.as_ref().map(Cgroup::members),
         limits: &request.limits,
     };
+    // Afterwards it may have run for a while already: who waits for a new process has its turn late.
+    let began = Instant::now();
     match spawn(&program) {
         Ok(pid) => Ok(Started {
             pid,
             ours: stdio.ours,
+            began,
             cgroup,
         }),
         Err(failure) => {

@@ -77,7 +77,7 @@ struct Process {
 struct Ready {
     signals: bool,
     stream: bool,
-    stdin: bool,
+    stdin: PollFlags,
     stdout: PollFlags,
     stderr: PollFlags,
 }
@@ -148,7 +148,11 @@ impl<'a> Relay<'a> {
             if ready.stream {
                 self.receive();
             }
-            if ready.stdin {
+            if ready.stdin.contains(PollFlags::ERR) {
+                // Nobody reads it any more, and the poll would say so for ever.
+                self.input.close();
+                self.connection.push(&AgentFrame::StdinClosed);
+            } else if !ready.stdin.is_empty() {
                 self.write_input();
             }
             relay(&mut self.stdout, ready.stdout, &mut self.connection);
@@ -216,7 +220,7 @@ impl<'a> Relay<'a> {
         Ready {
             signals: !signals.is_empty(),
             stream: !stream.is_empty(),
-            stdin: !stdin.is_empty(),
+            stdin,
             stdout,
             stderr,
         }

@@ -1,10 +1,10 @@
 //! A file's data, to the host and from it.
 //!
 //! What is written is a [`NewFile`] until it is whole: whatever kills this process, the old file stays
-//! as it is, and nothing else is left.
+//! as it is.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
@@ -12,14 +12,13 @@ use std::path::Path;
 
 use agent_archive::NewFile;
 use agent_archive::digest::TrailedReader;
+use agent_archive::room::{self, CopyError};
 use agent_protocol::files::{FileFault, Transfer};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{Out, fault, sent};
+use super::{In, Out, fault, sent};
 
-/// How much is copied at a time.
-const CHUNK: usize = 64 * 1024;
 /// The mode of new files that are given none.
 const FILE_MODE: u32 = 0o644;
 const MODE_BITS: u32 = 0o7777;
@@ -39,24 +38,16 @@ pub(crate) fn read(
     if offset > 0 {
         file.seek(SeekFrom::Start(offset)).map_err(failed)?;
     }
-    let mut left = length.unwrap_or(u64::MAX);
-    let mut buffer = vec![0; CHUNK];
-    while left > 0 {
-        let limit = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
-        let count = match file.read(buffer.get_mut(..limit).unwrap_or_default()) {
-            Ok(0) => break,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            read => read.map_err(failed)?,
-        };
-        out.write_all(buffer.get(..count).unwrap_or_default())
-            .map_err(|error| fault::stream(&error))?;
-        left -= count as u64;
-    }
-    Ok(sent(out))
+    let limit = length.unwrap_or(u64::MAX);
+    room::pass_on(&mut out, limit, &mut file).map_err(|error| match error {
+        CopyError::Reading(error) => failed(error),
+        CopyError::Writing(error) => fault::stream(&error),
+    })?;
+    sent(out)
 }
 
 /// Puts what comes in the place of the file at `path`, or of what a link there leads to.
-pub(crate) fn write(path: &Path, mode: Option<u32>, input: File) -> Result<Transfer, FileFault> {
+pub(crate) fn write(path: &Path, mode: Option<u32>, input: In) -> Result<Transfer, FileFault> {
     let failed = |error: io::Error| fault::of(path, error);
     let (place, old) = match path.canonicalize() {
         Ok(real) => {
@@ -104,17 +95,19 @@ pub(crate) fn write(path: &Path, mode: Option<u32>, input: File) -> Result<Trans
     })
 }
 
-fn copy(input: &mut impl Read, file: &mut File, path: &Path) -> Result<(), FileFault> {
-    let mut buffer = vec![0; CHUNK];
+fn copy(input: &mut impl BufRead, file: &mut File, path: &Path) -> Result<(), FileFault> {
     loop {
-        let count = input
-            .read(&mut buffer)
-            .map_err(|error| fault::stream(&error))?;
-        if count == 0 {
-            return Ok(());
-        }
-        file.write_all(buffer.get(..count).unwrap_or_default())
-            .map_err(|error| fault::of(path, error))?;
+        let count = match input.fill_buf() {
+            Ok([]) => return Ok(()),
+            Ok(data) => {
+                file.write_all(data)
+                    .map_err(|error| fault::of(path, error))?;
+                data.len()
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+            Err(error) => return Err(fault::stream(&error)),
+        };
+        input.consume(count);
     }
 }
 

@@ -120,7 +120,7 @@ impl Records {
         self.flush()?;
         Ok(Transfer {
             entries: self.count,
-            ..sent(self.out)
+            ..sent(self.out)?
         })
     }
 }

@@ -6,6 +6,8 @@
 //!    for a command      └─ report   standard error: how it ended
 //! ```
 //!
+//! Data in bulk takes a lane, where the host has made one: then the streams only tell of it.
+//!
 //! The process is what a command's would be: of the same user, in the same folder, with the same
 //! streams. It only executes no other program. So paths mean what they
 //! mean to a command, and nothing is reached that a command of this user could not reach.
@@ -17,6 +19,8 @@ mod data;
 mod entries;
 mod fault;
 mod find;
+pub(crate) mod lane;
+mod streams;
 mod tree;
 mod watch;
 
@@ -27,7 +31,6 @@ use std::path::{Path, PathBuf};
 use std::process;
 use std::time::{Duration, Instant};
 
-use agent_archive::digest::DigestWriter;
 use agent_protocol::files::{FileFault, FileOperation, FileReport, FileRequest, Transfer};
 use agent_protocol::from_agent::AgentFrame;
 use agent_protocol::message::{AgentError, ExecRequest};
@@ -38,6 +41,9 @@ use rustix::thread::{
     set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
 
+use self::lane::Lane;
+use self::streams::Streams;
+pub(crate) use self::streams::{In, Out, sent};
 use crate::linux::connection::Connection;
 use crate::linux::exec::account::Files;
 use crate::linux::exec::command::Command;
@@ -61,8 +67,14 @@ pub(crate) fn serve(
     identity: &ExecRequest,
     request: &FileRequest,
     signals: &SignalFd,
+    lanes: Option<&str>,
 ) {
-    match start(identity, request) {
+    // Where there is none, data goes without.
+    let lane = request.lane.then(|| Lane::of(&mut connection, lanes));
+    let lane = lane.and_then(Result::ok);
+    // What nobody has asked for.
+    drop(connection.take_descriptor());
+    match start(identity, request, lane) {
         Ok((pid, ours)) => {
             let running = Running {
                 pid,
@@ -79,7 +91,11 @@ pub(crate) fn serve(
     }
 }
 
-fn start(identity: &ExecRequest, request: &FileRequest) -> Result<(Pid, Ours), AgentError> {
+fn start(
+    identity: &ExecRequest,
+    request: &FileRequest,
+    lane: Option<Lane>,
+) -> Result<(Pid, Ours), AgentError> {
     let command = Command::resolve(identity, &Files)?;
     let owner = command
         .identity()
@@ -96,7 +112,7 @@ fn start(identity: &ExecRequest, request: &FileRequest) -> Result<(Pid, Ours), A
             drop(ours);
             let outcome = become_operation(&command, theirs.fds())
                 .map_err(|error| fault::at(b"sandbox", error))
-                .and_then(|()| perform(request));
+                .and_then(|()| perform(request, lane));
             tell(outcome);
             process::exit(0)
         }
@@ -149,12 +165,12 @@ fn give_up_capabilities() -> io::Result<()> {
     Ok(())
 }
 
-/// What goes to the host, with its digest.
-pub(crate) type Out = DigestWriter<File>;
-
 /// Does what is asked.
-fn perform(request: &FileRequest) -> Result<Transfer, FileFault> {
+fn perform(request: &FileRequest, lane: Option<Lane>) -> Result<Transfer, FileFault> {
     let path = path(&request.path);
+    let streams = Streams::new(request.lane, lane).map_err(|error| fault::stream(&error))?;
+    let output = || streams.output().map_err(|error| fault::stream(&error));
+    let input = || streams.input().map_err(|error| fault::stream(&error));
     match &request.operation {
         FileOperation::Stat { follow } => entries::stat(&path, *follow, output()?),
         FileOperation::List => entries::list(&path, output()?),
@@ -176,30 +192,6 @@ fn perform(request: &FileRequest) -> Result<Transfer, FileFault> {
             find::find(&path, name, contains, output()?)
         }
         FileOperation::Watch { recursive } => watch::watch(&path, *recursive, output()?),
-    }
-}
-
-fn output() -> Result<Out, FileFault> {
-    let stdout = rustix::io::dup(rustix::stdio::stdout());
-    stdout
-        .map(|fd| DigestWriter::new(File::from(fd)))
-        .map_err(|error| fault::stream(&error.into()))
-}
-
-fn input() -> Result<File, FileFault> {
-    let stdin = rustix::io::dup(rustix::stdio::stdin());
-    stdin
-        .map(File::from)
-        .map_err(|error| fault::stream(&error.into()))
-}
-
-/// What was sent.
-pub(crate) fn sent(out: Out) -> Transfer {
-    let (bytes, xxh3, _) = out.finish();
-    Transfer {
-        bytes,
-        xxh3,
-        ..Transfer::default()
     }
 }
 

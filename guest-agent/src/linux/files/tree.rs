@@ -1,6 +1,5 @@
 //! Whole trees, as tar streams.
 
-use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::Path;
 
@@ -9,7 +8,7 @@ use agent_archive::{Links, UnpackOptions};
 use agent_protocol::files::{FileFault, Transfer};
 use rustix::fs::{Mode, OFlags};
 
-use super::{Out, fault, sent};
+use super::{In, Out, fault, sent};
 
 /// The sandbox's user may give its own files any mode.
 const MODES: u32 = 0o7777;
@@ -31,7 +30,7 @@ pub(crate) fn pack(
     Ok(Transfer {
         entries: packed.entries,
         skipped: packed.skipped,
-        ..sent(out)
+        ..sent(out)?
     })
 }
 
@@ -40,7 +39,7 @@ pub(crate) fn unpack(
     path: &Path,
     root: Option<&[u8]>,
     owners: bool,
-    input: File,
+    input: In,
 ) -> Result<Transfer, FileFault> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let folder = rustix::fs::open(path, flags, Mode::empty());

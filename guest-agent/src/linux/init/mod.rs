@@ -110,6 +110,7 @@ fn boot() -> Result<(), InitError> {
     let agent = Agent {
         is_init: true,
         trace,
+        lanes: parameters.lanes,
         ..Agent::default()
     };
     let mut server =

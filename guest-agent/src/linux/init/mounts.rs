@@ -10,7 +10,12 @@
 //! ```
 //!
 //! All that can be written to is one tmpfs, so that one bound holds for it. Without it, the three
-//! are file systems of their own.
+//! are file systems of their own. With a disk for what is kept, `data` and `tmp` are on that:
+//!
+//! ```text
+//!    /kept   the second disk, ext4   data ──▶ upper layer of /       tmp ──▶ /tmp
+//!    /upper  tmpfs, bounded          shm run ─▶ /dev/shm /run
+//! ```
 
 use std::ffi::{CStr, CString};
 use std::io::Read;
@@ -27,6 +32,24 @@ use crate::linux::reason::reason;
 
 /// Where the overlay is put together.
 const NEW_ROOT: &str = "/sysroot";
+/// The tmpfs, and the disk of what is kept, in the initramfs.
+const UPPER: &str = "/upper";
+const KEPT: &str = "/kept";
+/// redirect_dir: a directory of the image can be renamed, as on any other file system.
+const IN_MEMORY: Layers = Layers {
+    directories: ["/upper/data", "/upper/work"],
+    options: c"lowerdir=/lower,upperdir=/upper/data,workdir=/upper/work,redirect_dir=on",
+};
+const ON_DISK: Layers = Layers {
+    directories: ["/kept/data", "/kept/work"],
+    options: c"lowerdir=/lower,upperdir=/kept/data,workdir=/kept/work,redirect_dir=on",
+};
+/// Of a machine that is killed no more is lost than what was written in its last three seconds.
+const KEPT_OPTIONS: &CStr = c"commit=1,discard,noinit_itable";
+const WRITEBACK: [(&str, &str); 2] = [
+    ("/proc/sys/vm/dirty_expire_centisecs", "100"),
+    ("/proc/sys/vm/dirty_writeback_centisecs", "100"),
+];
 /// How long a disk may take to appear, whose driver is a module.
 const DISK_TIMEOUT: Duration = Duration::from_secs(10);
 const DISK_INTERVAL: Duration = Duration::from_millis(2);
@@ -107,8 +130,15 @@ pub(super) fn root(parameters: &BootParameters) -> Result<(), InitError> {
         None => mount_disk(disk, NEW_ROOT)?,
         Some(mib) => {
             mount_disk(disk, "/lower")?;
-            mount_overlay(mib)?;
-            share_upper()?;
+            mount_upper(mib)?;
+            match &parameters.upper {
+                None => mount_overlay(&IN_MEMORY)?,
+                Some(device) => {
+                    mount_kept(device)?;
+                    mount_overlay(&ON_DISK)?;
+                }
+            }
+            share_upper(parameters.upper.is_some())?;
         }
     }
     for moved in ["/dev", "/proc"] {
@@ -169,49 +199,86 @@ fn modules_are_in_use() -> bool {
     std::fs::read("/proc/modules").is_ok_and(|list| !list.is_empty())
 }
 
-fn mount_overlay(mib: u32) -> Result<(), InitError> {
+fn mount_upper(mib: u32) -> Result<(), InitError> {
     let files = mib.saturating_mul(FILES_PER_MIB);
     let bounds = format!("mode=755,size={mib}m,nr_inodes={files}");
     let size = CString::new(bounds).unwrap_or_default();
     Mounting {
         source: "upper",
-        target: "/upper",
+        target: UPPER,
         kind: "tmpfs",
         flags: MountFlags::NOSUID.union(MountFlags::NODEV),
         options: Some(&size),
     }
-    .make()?;
-    for directory in ["/upper/data", "/upper/work"] {
-        make_directory(directory).map_err(|error| InitError::Mount {
-            what: directory.to_owned(),
-            reason: reason(error),
-        })?;
+    .make()
+}
+
+/// Mounts the disk of what is kept. Its journal is replayed if the last machine was killed.
+fn mount_kept(device: &str) -> Result<(), InitError> {
+    Mounting {
+        source: device,
+        target: KEPT,
+        kind: "ext4",
+        flags: MountFlags::NOSUID.union(MountFlags::NODEV),
+        options: Some(KEPT_OPTIONS),
     }
-    // redirect_dir: a directory of the image can be renamed, as on any other file system.
-    let layers = c"lowerdir=/lower,upperdir=/upper/data,workdir=/upper/work,redirect_dir=on";
+    .make()?;
+    for (path, value) in WRITEBACK {
+        // A kernel without these settings keeps what it writes back later.
+        let _ = std::fs::write(path, value);
+    }
+    Ok(())
+}
+
+fn mount_overlay(layers: &Layers) -> Result<(), InitError> {
+    for directory in layers.directories {
+        match make_directory(directory) {
+            // The last machine has made it.
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => {
+                return Err(InitError::Mount {
+                    what: directory.to_owned(),
+                    reason: reason(error),
+                });
+            }
+        }
+    }
     Mounting {
         source: "root",
         target: NEW_ROOT,
         kind: "overlay",
         flags: MountFlags::empty(),
-        options: Some(layers),
+        options: Some(layers.options),
     }
     .make()
 }
 
 /// Lets the volatile folders be parts of the writable layer. `/dev` is not in its place yet, and
 /// takes along what is mounted on it.
-fn share_upper() -> Result<(), InitError> {
+///
+/// With `kept`, `/tmp` is a part of what is kept.
+fn share_upper(kept: bool) -> Result<(), InitError> {
     for (_, mode, target) in VOLATILE {
         let name = target.rsplit('/').next().unwrap_or_default();
-        let source = format!("/upper/{name}");
+        let base = if kept && target == "/tmp" {
+            KEPT
+        } else {
+            UPPER
+        };
+        let source = format!("{base}/{name}");
         let target = match target.strip_prefix("/dev/") {
             Some(_) => target.to_owned(),
             None => format!("{NEW_ROOT}{target}"),
         };
         let failed = |error| mount_error(&source, &target, error);
-        make_directory(&source).map_err(failed)?;
-        rustix::fs::chmod(&source, Mode::from_raw_mode(mode)).map_err(failed)?;
+        match make_directory(&source) {
+            Ok(()) => {
+                rustix::fs::chmod(&source, Mode::from_raw_mode(mode)).map_err(failed)?;
+            }
+            // The last machine has made it, and whoever it belongs to may have changed it.
+            Err(Errno::EXIST) if kept => {}
+            Err(error) => return Err(failed(error)),
+        }
         match mount_bind(&source, &target) {
             Err(Errno::NOENT) if make_directory(&target).is_ok() => mount_bind(&source, &target),
             result => result,
@@ -219,6 +286,12 @@ fn share_upper() -> Result<(), InitError> {
         .map_err(failed)?;
     }
     Ok(())
+}
+
+/// Where the overlay has what is written.
+struct Layers {
+    directories: [&'static str; 2],
+    options: &'static CStr,
 }
 
 /// One call of `mount`.

@@ -84,7 +84,7 @@ pub enum FsAction {
 #[derive(Debug, Args)]
 pub struct PathsArgs {
     /// The sandbox's name or id
-    #[arg(value_name = "SANDBOX")]
+    #[arg(value_name = "SANDBOX", value_parser = parse_sandbox)]
     pub sandbox: String,
     /// Paths in it
     #[arg(required = true, value_name = "PATH")]
@@ -112,7 +112,7 @@ pub struct WriteArgs {
     #[arg(long, value_name = "OCTAL", value_parser = parse_mode)]
     pub mode: Option<u32>,
     /// The sandbox's name or id
-    #[arg(value_name = "SANDBOX")]
+    #[arg(value_name = "SANDBOX", value_parser = parse_sandbox)]
     pub sandbox: String,
     /// The file
     #[arg(value_name = "PATH")]
@@ -137,7 +137,7 @@ pub struct MkdirArgs {
 #[derive(Debug, Args)]
 pub struct MvArgs {
     /// The sandbox's name or id
-    #[arg(value_name = "SANDBOX")]
+    #[arg(value_name = "SANDBOX", value_parser = parse_sandbox)]
     pub sandbox: String,
     /// The file
     #[arg(value_name = "PATH")]
@@ -171,7 +171,7 @@ pub struct FindArgs {
     #[arg(long, value_name = "TEXT")]
     pub contains: Option<OsString>,
     /// The sandbox's name or id
-    #[arg(value_name = "SANDBOX")]
+    #[arg(value_name = "SANDBOX", value_parser = parse_sandbox)]
     pub sandbox: String,
     /// Where to search
     #[arg(value_name = "PATH", default_value = ".")]
@@ -185,11 +185,22 @@ pub struct WatchArgs {
     #[arg(short, long)]
     pub recursive: bool,
     /// The sandbox's name or id
-    #[arg(value_name = "SANDBOX")]
+    #[arg(value_name = "SANDBOX", value_parser = parse_sandbox)]
     pub sandbox: String,
     /// A folder, or a file
     #[arg(value_name = "PATH")]
     pub path: OsString,
+}
+
+/// No sandbox has a name with a colon: whoever writes one thinks of `cp`.
+fn parse_sandbox(text: &str) -> Result<String, String> {
+    match text.split_once(':') {
+        None => Ok(text.to_owned()),
+        Some((sandbox, path)) => {
+            let path = if path.is_empty() { "PATH" } else { path };
+            Err(format!("here they are two words: {sandbox} {path}"))
+        }
+    }
 }
 
 fn parse_mode(text: &str) -> Result<u32, String> {
@@ -210,3 +221,21 @@ Examples:
   sovereign cp -a -u root /srv/data work:/srv     # with owners
   tar c src | sovereign cp - work:/home/sandbox
   sovereign cp work:src - | tar t";
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use crate::cli::args::Cli;
+
+    #[test]
+    fn sandbox_and_path_in_one_word_are_told_how_to_be_written() {
+        for (given, words) in [("work:/etc", "work /etc"), ("work:", "work PATH")] {
+            for command in ["cat", "ls", "write", "mv", "find", "watch"] {
+                let error = Cli::try_parse_from(["sovereign", "fs", command, given]).unwrap_err();
+                let error = error.to_string();
+                assert!(error.contains(words), "{command}: {error}");
+            }
+        }
+    }
+}

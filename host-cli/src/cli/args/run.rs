@@ -105,10 +105,15 @@ pub struct SandboxArgs {
     #[arg(short, long, value_name = "SIZE", value_parser = parse_memory)]
     pub memory: Option<u32>,
 
-    /// How much may be written to the root file system; it lives in the sandbox's memory [default:
-    /// half of it]
+    /// How much may be written to the root file system in the sandbox's memory [default: half of
+    /// it]; of a sandbox that stays, nothing that is written is kept then
     #[arg(long, value_name = "SIZE", value_parser = parse_mib)]
     pub overlay_size: Option<u32>,
+
+    /// How much may be written in a sandbox that stays (-d, --name, create), on a disk that is kept
+    /// until it is removed, in tier microvm only [default: 8G]
+    #[arg(long, value_name = "SIZE", value_parser = parse_mib)]
+    pub disk: Option<u32>,
 
     /// What the sandbox can reach: nothing but itself, or by `bridge` what this machine can reach,
     /// by a network of its own [default: none]

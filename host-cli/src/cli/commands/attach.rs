@@ -12,7 +12,7 @@ use super::run::{Ran, interrupted};
 use crate::cli::args::{AttachArgs, GlobalArgs};
 use crate::cli::conversation::prepare_terminal;
 use crate::cli::report::sandbox::of_sandbox;
-use crate::cli::report::{print_json, say};
+use crate::cli::report::{Stdout, print_json, say};
 use crate::cli::signals::Signals;
 use crate::cli::terminal;
 use crate::detached::{Detached, DetachedError};
@@ -222,7 +222,7 @@ impl Shown {
         match (piece, self) {
             (Piece::Output { stream, data, .. }, Self::Live) => {
                 let written = match stream {
-                    OutputStream::Stdout => write_all(&mut io::stdout().lock(), &data),
+                    OutputStream::Stdout => write_all(&mut Stdout, &data),
                     OutputStream::Stderr => write_all(&mut io::stderr().lock(), &data),
                 };
                 written.map_err(|error| Problem::of(ErrorKind::Output, &error))?;

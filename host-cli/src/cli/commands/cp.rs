@@ -1,18 +1,22 @@
 //! `sovereign cp`: files into sandboxes, out of them and between them.
 
+mod size;
+
 use std::ffi::{OsStr, OsString};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
+use agent_client::Meter;
 use agent_protocol::files::Transfer;
-use sandbox_image::progress::Outcome;
 use serde::Serialize;
 
 use crate::cli::args::{CpArgs, GlobalArgs};
-use crate::cli::progress::Waiting;
 use crate::cli::report::sandbox::of_sandbox;
-use crate::cli::report::{Failed, print_json, say};
+use crate::cli::report::{Failed, Stdout, print_json, say};
+use crate::cli::waiting::Waiting;
 use crate::detached::Detached;
 use crate::error::{ErrorKind, Problem};
 use crate::files::{self, FileSource};
@@ -61,12 +65,15 @@ pub(in crate::cli) fn cp(args: &CpArgs, global: GlobalArgs) -> Result<u8, Proble
         args.source.display(),
         args.target.display()
     );
-    let waiting = Waiting::begin(global, &what);
-    let copied = copy(args, source, target);
-    waiting.end(match &copied {
-        Ok(_) => Outcome::Done,
-        Err(_) => Outcome::Failed,
+    let waiting = Waiting::moving(global, &what);
+    let here = match source {
+        Side::Here(path) => Some(path),
+        Side::Stream | Side::Sandbox { .. } => None,
+    };
+    let copied = measured(here, args.follow_link, &waiting, || {
+        copy(args, source, target, waiting.meter().as_ref())
     });
+    waiting.end_as(&copied);
     match copied {
         Ok(copied) => {
             tell_skipped(copied, global);
@@ -95,7 +102,38 @@ fn say_json(object: &impl Serialize) {
     }
 }
 
-fn copy(args: &CpArgs, source: Side<'_>, target: Side<'_>) -> Result<Transfer, Problem> {
+/// Does it, and has it told meanwhile how much it will be, where that can be known: of what is here.
+fn measured<T>(
+    source: Option<&Path>,
+    follow: bool,
+    waiting: &Waiting,
+    act: impl FnOnce() -> T,
+) -> T {
+    let Some((total, source)) = waiting.total().zip(source) else {
+        return act();
+    };
+    let is_wanted = AtomicBool::new(true);
+    thread::scope(|scope| {
+        let measure = || {
+            if let Some(bytes) = size::of(source, follow, &is_wanted) {
+                total(bytes);
+            }
+        };
+        let thread = thread::Builder::new().name("measure-files".to_owned());
+        // Without one, it is not told.
+        let _ = thread.spawn_scoped(scope, measure);
+        let done = act();
+        is_wanted.store(false, Ordering::Relaxed);
+        done
+    })
+}
+
+fn copy(
+    args: &CpArgs,
+    source: Side<'_>,
+    target: Side<'_>,
+    meter: Option<&Meter>,
+) -> Result<Transfer, Problem> {
     let follow = args.follow_link;
     let find = |name: &str| -> Result<Detached, Problem> {
         Ok(Detached::find(&Registry::open_default()?, name)?)
@@ -103,12 +141,13 @@ fn copy(args: &CpArgs, source: Side<'_>, target: Side<'_>) -> Result<Transfer, P
     let (in_sandbox, outcome) = match (source, target) {
         (Side::Here(source), Side::Sandbox { name, path }) => {
             let sandbox = find(&name)?;
-            let copied = files::copy_in(source, &opened(&sandbox, args), home(path), follow);
+            let copied = files::copy_in(source, &opened(&sandbox, args, meter), home(path), follow);
             (sandbox, copied)
         }
         (Side::Sandbox { name, path }, Side::Here(target)) => {
             let sandbox = find(&name)?;
-            let copied = files::copy_out(&opened(&sandbox, args), home(path), target, follow);
+            let copied =
+                files::copy_out(&opened(&sandbox, args, meter), home(path), target, follow);
             (sandbox, copied)
         }
         (
@@ -120,9 +159,9 @@ fn copy(args: &CpArgs, source: Side<'_>, target: Side<'_>) -> Result<Transfer, P
         ) => {
             let (sandbox, other) = (find(&name)?, find(&to)?);
             let copied = files::copy_between(
-                &opened(&sandbox, args),
+                &opened(&sandbox, args, None),
                 home(path),
-                &opened(&other, args),
+                &opened(&other, args, meter),
                 home(target),
                 follow,
             );
@@ -131,13 +170,17 @@ fn copy(args: &CpArgs, source: Side<'_>, target: Side<'_>) -> Result<Transfer, P
         (Side::Stream, Side::Sandbox { name, path }) => {
             let sandbox = find(&name)?;
             let stdin = std::io::stdin();
-            let copied = files::unpack(stdin.as_fd(), &opened(&sandbox, args), home(path));
+            let copied = files::unpack(stdin.as_fd(), &opened(&sandbox, args, meter), home(path));
             (sandbox, copied)
         }
         (Side::Sandbox { name, path }, Side::Stream) => {
             let sandbox = find(&name)?;
-            let mut stdout = std::io::stdout();
-            let packed = files::pack(&opened(&sandbox, args), home(path), follow, &mut stdout);
+            let packed = files::pack(
+                &opened(&sandbox, args, meter),
+                home(path),
+                follow,
+                &mut Stdout,
+            );
             (sandbox, packed)
         }
         (Side::Here(_) | Side::Stream, Side::Here(_) | Side::Stream) => {
@@ -148,11 +191,19 @@ fn copy(args: &CpArgs, source: Side<'_>, target: Side<'_>) -> Result<Transfer, P
     outcome.map_err(|problem| of_sandbox(problem, &in_sandbox))
 }
 
-/// Where sessions for the files of a sandbox come from.
-fn opened<'a>(sandbox: &'a Detached, args: &'a CpArgs) -> impl FileSource + 'a {
+/// Where sessions for the files of a sandbox come from, whose data this counts.
+fn opened<'a>(
+    sandbox: &'a Detached,
+    args: &'a CpArgs,
+    meter: Option<&'a Meter>,
+) -> impl FileSource + 'a {
     move || {
         let files = sandbox.files(args.user.clone());
         let files = files.map_err(|error| error.problem())?;
+        let files = match meter {
+            Some(meter) => files.counted_by(meter.clone()),
+            None => files,
+        };
         Ok(match args.archive {
             true => files.keeping_owners(),
             false => files,

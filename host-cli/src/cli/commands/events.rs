@@ -3,11 +3,11 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
+use std::thread;
 use std::time::{Duration, SystemTime};
 
 use crate::cli::args::EventsArgs;
 use crate::cli::report::print;
-use crate::cli::signals::Signals;
 use crate::error::Problem;
 use crate::registry::Registry;
 use crate::registry::events::Event;
@@ -15,14 +15,13 @@ use crate::registry::events::Event;
 /// How often to look for more.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Shows what happens, until there is a signal.
+/// Shows what happens, until somebody ends it.
 ///
 /// # Errors
 ///
 /// If it cannot be read.
 pub(in crate::cli) fn events(args: &EventsArgs) -> Result<u8, Problem> {
     let registry = Registry::open_default()?;
-    let signals = Signals::install()?;
     let path = registry.events_path();
     let since = match (args.since, args.no_follow) {
         (Some(since), _) => since,
@@ -51,9 +50,7 @@ pub(in crate::cli) fn events(args: &EventsArgs) -> Result<u8, Problem> {
         if args.no_follow {
             return Ok(0);
         }
-        if signals.come_within(LOOK)? {
-            return Ok(0);
-        }
+        thread::sleep(LOOK);
     }
 }
 

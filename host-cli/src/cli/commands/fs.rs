@@ -13,8 +13,8 @@ use serde::Serialize;
 use super::life::each;
 use crate::cli::args::{CatArgs, FsAction, FsArgs, GlobalArgs, MvArgs};
 use crate::cli::json::{Change, Content, Done, Entry, FileTold, Happened, Written, modified};
-use crate::cli::report::print_json_line;
 use crate::cli::report::sandbox::of_sandbox;
+use crate::cli::report::{Stdout, print_json_line};
 use crate::detached::Detached;
 use crate::error::{ErrorKind, Problem};
 use crate::registry::Registry;
@@ -98,7 +98,7 @@ pub(in crate::cli) fn fs(args: FsArgs, global: GlobalArgs) -> Result<u8, Problem
 fn cat(place: &Place, args: &CatArgs) -> Result<u8, Problem> {
     place.each(&args.files.paths, |files, path| {
         if !place.global.json {
-            files.read(path, args.offset, args.length, &mut io::stdout())?;
+            files.read(path, args.offset, args.length, &mut Stdout)?;
             return Ok(None);
         }
         let wanted = args.length.unwrap_or(u64::MAX);
@@ -210,9 +210,8 @@ fn tell_change(change: &FileChange, global: GlobalArgs) -> io::Result<()> {
 
 /// A line on standard output, at once.
 fn line(text: &[u8]) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(text)?;
-    stdout.write_all(b"\n")
+    Stdout.write_all(text)?;
+    Stdout.write_all(b"\n")
 }
 
 const fn letter(kind: FileKind) -> char {

@@ -190,14 +190,17 @@ impl From<BuildError> for Problem {
                 hint: Some("the image of that name, if there is one, is what it was".to_owned()),
                 ..Self::of(ErrorKind::ImageBroken, &error)
             },
-            error => Self::of(ErrorKind::ImageBuild, &error),
+            error => {
+                let variables = "SOVEREIGN_CACHE_DIR and TMPDIR";
+                Self::of_keeping(ErrorKind::ImageBuild, &error, variables)
+            }
         }
     }
 }
 
 impl From<CacheError> for Problem {
     fn from(error: CacheError) -> Self {
-        Self::of(ErrorKind::Cache, &error)
+        Self::of_keeping(ErrorKind::Cache, &error, "SOVEREIGN_CACHE_DIR")
     }
 }
 
@@ -210,9 +213,11 @@ impl From<StoreError> for Problem {
             StoreError::NoSpace { .. } => ErrorKind::NoSpace,
             _ => ErrorKind::Image,
         };
+        let problem = Self::of_keeping(code, &error, "SOVEREIGN_DATA_DIR");
+        let similar = similar_image(&error).map(|name| format!("did you mean `{name}`?"));
         Self {
-            hint: similar_image(&error).map(|name| format!("did you mean `{name}`?")),
-            ..Self::of(code, &error)
+            hint: similar.or(problem.hint),
+            ..problem
         }
     }
 }

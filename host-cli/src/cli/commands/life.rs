@@ -1,14 +1,13 @@
 //! What is done to sandboxes of the registry: `stop`, `kill`, `rm`, `wait`, `rename`.
 
-use std::os::fd::AsFd;
-
+use sandbox_image::progress::Outcome;
 use serde::Serialize;
 
 use crate::cli::args::{GlobalArgs, KillArgs, RenameArgs, RmArgs, StopArgs, WaitArgs};
 use crate::cli::json::{Ended, Identity, Removed, Told};
 use crate::cli::report::sandbox::of_named;
 use crate::cli::report::{print, print_json, say, tell_person};
-use crate::cli::signals::Signals;
+use crate::cli::waiting::Waiting;
 use crate::detached::{Detached, DetachedError};
 use crate::error::{ErrorKind, Problem};
 use crate::registry::record::Ending;
@@ -35,7 +34,12 @@ pub(in crate::cli) fn stop(args: &StopArgs, global: GlobalArgs) -> Result<u8, Pr
         each_told(
             &args.sandboxes,
             global,
-            |_| match stops.next().map(std::thread::ScopedJoinHandle::join) {
+            |wanted| match stops.next().map(|stop| {
+                let waiting = Waiting::late(global, &format!("stopping {wanted}"));
+                let stopped = stop.join();
+                waiting.end(Outcome::Done);
+                stopped
+            }) {
                 Some(Ok(Ok(ending))) => Ok(Ended::of(&ending)),
                 // What does not run need not be stopped.
                 Some(Ok(Err(DetachedError::NotRunning { .. }))) | None => Ok(Ended::NOT),
@@ -107,22 +111,22 @@ pub(in crate::cli) fn rm(args: &RmArgs, global: GlobalArgs) -> Result<u8, Proble
 ///
 /// If one of them cannot be waited for.
 pub(in crate::cli) fn wait(args: &WaitArgs, global: GlobalArgs) -> Result<u8, Problem> {
-    let signals = Signals::install()?;
     let registry = Registry::open_default()?;
     each_told(
         &args.sandboxes,
         global,
         |wanted| {
             let sandbox = Detached::find(&registry, wanted)?;
-            let cancel = Some(signals.as_fd());
+            let waiting = Waiting::late(global, &format!("waiting for {wanted}"));
             let ended = match args.command {
-                Some(command) => sandbox.wait_command(command, cancel).map(|report| Ended {
+                Some(command) => sandbox.wait_command(command, None).map(|report| Ended {
                     exit_code: Some(report.exit_code()),
                     ending: Some(format!("command {command} ended")),
                 }),
-                None => sandbox.wait(cancel).map(|ending| Ended::of(&ending)),
+                None => sandbox.wait(None).map(|ending| Ended::of(&ending)),
             };
-            ended.map_err(|error| super::run::interrupted(error.into()))
+            waiting.end_as(&ended);
+            Ok(ended?)
         },
         |_, ended| print(&format!("{}\n", ended.exit_code.unwrap_or_default())),
     )

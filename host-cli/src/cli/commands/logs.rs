@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::io::{self, Write};
-use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
@@ -13,9 +12,8 @@ use serde::Serialize;
 use super::follow::{Follower, News};
 use crate::cli::args::{GlobalArgs, LogsArgs};
 use crate::cli::json::{Bytes, Encoding};
-use crate::cli::report::print;
 use crate::cli::report::sandbox::of_sandbox;
-use crate::cli::signals::Signals;
+use crate::cli::report::{Stdout, print};
 use crate::detached::Detached;
 use crate::error::{ErrorKind, Problem};
 use crate::registry::output::Piece;
@@ -48,7 +46,6 @@ fn show(sandbox: &Detached, args: &LogsArgs, global: GlobalArgs) -> Result<u8, P
         print(&String::from_utf8_lossy(&text))?;
         return Ok(0);
     }
-    let signals = Signals::install()?;
     let mut follower = match args.console {
         true => Follower::at(sandbox, console_of(sandbox)?)?,
         false => Follower::new(sandbox, args.command)?,
@@ -74,17 +71,14 @@ fn show(sandbox: &Detached, args: &LogsArgs, global: GlobalArgs) -> Result<u8, P
             )
         });
     }
-    if shown.print_last()?.is_gone() || !args.follow || ended {
+    shown.print_last()?;
+    if !args.follow || ended {
         return Ok(0);
     }
     loop {
-        match follower.next(&[signals.as_fd()])? {
+        match follower.next(&[])? {
             News::Piece(Piece::Ended(_)) | News::Gone | News::Other(_) => return Ok(0),
-            News::Piece(piece) => {
-                if shown.print(&piece)?.is_gone() {
-                    return Ok(0);
-                }
-            }
+            News::Piece(piece) => shown.print(&piece)?,
         }
     }
 }
@@ -130,19 +124,6 @@ fn is_coming(sandbox: &Detached, args: &LogsArgs) -> Result<bool, Problem> {
         State::Running | State::Starting
     );
     Ok(runs && args.command == 0 && record.plan.command.is_some())
-}
-
-/// Whether somebody still reads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reader {
-    There,
-    Gone,
-}
-
-impl Reader {
-    fn is_gone(self) -> bool {
-        self == Self::Gone
-    }
 }
 
 /// A piece of what a command wrote, at most a line; all of them together are what it wrote.
@@ -250,19 +231,15 @@ impl Shown {
         }
     }
 
-    fn print_last(&mut self) -> Result<Reader, Problem> {
-        for (stream, time, data) in std::mem::take(&mut self.lines) {
-            if self.write(stream, time, &data)?.is_gone() {
-                return Ok(Reader::Gone);
-            }
-        }
-        Ok(Reader::There)
+    fn print_last(&mut self) -> Result<(), Problem> {
+        let mut lines = std::mem::take(&mut self.lines).into_iter();
+        lines.try_for_each(|(stream, time, data)| self.write(stream, time, &data))
     }
 
-    fn print(&mut self, piece: &Piece) -> Result<Reader, Problem> {
+    fn print(&mut self, piece: &Piece) -> Result<(), Problem> {
         match piece {
             Piece::Output { stream, time, data } => self.write(*stream, *time, data),
-            Piece::Lost { .. } | Piece::Ended(_) => Ok(Reader::There),
+            Piece::Lost { .. } | Piece::Ended(_) => Ok(()),
         }
     }
 
@@ -271,7 +248,7 @@ impl Shown {
         stream: OutputStream,
         time: SystemTime,
         data: &[u8],
-    ) -> Result<Reader, Problem> {
+    ) -> Result<(), Problem> {
         let open = match (stream, &mut self.open) {
             (OutputStream::Stdout, [open, _]) | (OutputStream::Stderr, [_, open]) => open,
         };
@@ -295,16 +272,12 @@ impl Shown {
             *open = !line.ends_with(b"\n");
         }
         let written = match stream {
-            _ if self.json => io::stdout().lock().write_all(&text),
-            OutputStream::Stdout => io::stdout().lock().write_all(&text),
-            OutputStream::Stderr => io::stderr().lock().write_all(&text),
+            OutputStream::Stderr if !self.json => io::stderr().lock().write_all(&text),
+            OutputStream::Stdout | OutputStream::Stderr => Stdout.write_all(&text),
         };
-        let flushed = written.and_then(|()| io::stdout().lock().flush());
-        match flushed {
-            Ok(()) => Ok(Reader::There),
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Reader::Gone),
-            Err(error) => Err(Problem::of(ErrorKind::Output, &error)),
-        }
+        written
+            .and_then(|()| Stdout.flush())
+            .map_err(|error| Problem::of(ErrorKind::Output, &error))
     }
 }
 

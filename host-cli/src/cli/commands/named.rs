@@ -15,6 +15,7 @@ use crate::cli::report::sandbox::announcement;
 use crate::cli::report::{print, print_json, say};
 use crate::cli::signals::Signals;
 use crate::cli::terminal;
+use crate::cli::waiting::Waiting;
 use crate::detached::{Attached, Detached, DetachedError};
 use crate::error::Problem;
 use crate::registry::Registry;
@@ -163,7 +164,10 @@ fn come_up(
 ) -> Result<Attached, Problem> {
     let mut asked = false;
     loop {
-        let error = match sandbox.start(own, Some(signals.as_fd())) {
+        let waiting = Waiting::late(global, "starting the sandbox");
+        let started = sandbox.start(own, Some(signals.as_fd()));
+        waiting.end_as(&started);
+        let error = match started {
             Ok(started) => return Ok(started),
             Err(error) => error,
         };

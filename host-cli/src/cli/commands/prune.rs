@@ -9,6 +9,7 @@ use crate::cli::args::{GlobalArgs, PruneArgs};
 use crate::cli::report::{print, print_json};
 use crate::error::Problem;
 use crate::prune::{Pruned, prune as remove_leftovers};
+use crate::registry::Registry;
 
 /// The exit code if something could not be removed.
 const NOT_REMOVED: u8 = 1;
@@ -30,7 +31,8 @@ pub(in crate::cli) struct Answer<'a> {
 ///
 /// If the image store cannot be read, or the result cannot be written.
 pub(in crate::cli) fn prune(args: &PruneArgs, global: GlobalArgs) -> Result<u8, Problem> {
-    let pruned = remove_leftovers(&Store::open_default()?, args.dry_run)?;
+    let registry = Registry::open_default().ok();
+    let pruned = remove_leftovers(&Store::open_default()?, registry.as_ref(), args.dry_run)?;
     if global.json {
         print_json(&Answer {
             dry_run: args.dry_run,

@@ -20,6 +20,7 @@ use crate::cli::report::{print_json, say};
 use crate::cli::signals::Signals;
 use crate::cli::terminal;
 use crate::cli::trace;
+use crate::cli::waiting::Waiting;
 use crate::engine::{Engine, StartError};
 use crate::error::{ErrorKind, Problem};
 use crate::launch::Launch;
@@ -130,14 +131,20 @@ fn start(
     timeline: &mut Timeline,
 ) -> Result<(Sandbox, Exec), Problem> {
     let mut policy = plan.policy;
-    let launch = Launch {
-        request: Some(&plan.request),
-        cancel: Some(signals.as_fd()),
-        trace: plan.trace,
-        ..Launch::new(&plan.spec)
-    };
     loop {
-        let error = match Engine::new().start(&policy, launch, timeline) {
+        let waiting = Waiting::late(global, "starting the sandbox");
+        let launch = Launch {
+            request: Some(&plan.request),
+            cancel: Some(signals.as_fd()),
+            trace: plan.trace,
+            // Nobody can name it.
+            moves_files: false,
+            progress: &waiting,
+            ..Launch::new(&plan.spec)
+        };
+        let started = Engine::new().start(&policy, launch, timeline);
+        waiting.end_as(&started);
+        let error = match started {
             Ok((sandbox, Some(exec))) => return Ok((sandbox, exec)),
             Ok((mut sandbox, None)) => {
                 let exec = sandbox.exec(plan.request.clone())?;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::io::IsTerminal;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use agent_protocol::message::ExecRequest;
@@ -13,7 +14,6 @@ use serde::Serialize;
 use crate::cli::args::{GlobalArgs, ListFormat, StatsArgs, TopArgs};
 use crate::cli::report::sandbox::of_sandbox;
 use crate::cli::report::{print, print_json, print_json_line};
-use crate::cli::signals::Signals;
 use crate::detached::{Detached, DetachedError};
 use crate::error::{ErrorKind, Problem};
 use crate::registry::{Id, Name, Registry};
@@ -102,7 +102,6 @@ type Looks = BTreeMap<Id, (Instant, Duration)>;
 ///
 /// If a sandbox that was named does not run.
 pub(in crate::cli) fn stats(args: &StatsArgs, global: GlobalArgs) -> Result<u8, Problem> {
-    let signals = Signals::install()?;
     let registry = Registry::open_default()?;
     let as_json = global.json || args.format == ListFormat::Json;
     let is_live = !as_json && !args.no_stream && std::io::stdout().is_terminal();
@@ -112,9 +111,7 @@ pub(in crate::cli) fn stats(args: &StatsArgs, global: GlobalArgs) -> Result<u8, 
         let lines = measure(&registry, args, &mut looks, is_first)?;
         if is_first && !lines.is_empty() {
             is_first = false;
-            if signals.come_within(FIRST_INTERVAL)? {
-                return Ok(0);
-            }
+            thread::sleep(FIRST_INTERVAL);
             continue;
         }
         // Those that were named have ended.
@@ -127,9 +124,10 @@ pub(in crate::cli) fn stats(args: &StatsArgs, global: GlobalArgs) -> Result<u8, 
             (false, _) if is_live => print(&format!("{CLEAR}{}", table(&lines)))?,
             (false, _) => print(&table(&lines))?,
         }
-        if args.no_stream || signals.come_within(INTERVAL)? {
+        if args.no_stream {
             return Ok(0);
         }
+        thread::sleep(INTERVAL);
     }
 }
 

@@ -136,8 +136,10 @@ struct Made {
     cpus: Option<u8>,
     /// Memory in MiB.
     memory_mib: Option<u32>,
-    /// How much may be written to its root file system, in MiB.
+    /// How much may be written to its root file system, in MiB, where that lives in its memory.
     overlay_mib: Option<u32>,
+    /// How much may be written to its root file system, in MiB, where that is kept until it is removed.
+    disk_mib: Option<u32>,
     /// What it can reach of a network.
     network: Option<Network>,
     /// How many processes and threads it may have.
@@ -311,6 +313,7 @@ impl Made {
             cpus: spec.cpus,
             memory_mib: spec.memory_mib,
             overlay_mib: spec.overlay_mib,
+            disk_mib: spec.disk_mib,
             network: spec.network,
             processes: spec.processes,
             hostname: spec.hostname,

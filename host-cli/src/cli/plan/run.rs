@@ -174,6 +174,11 @@ pub(in crate::cli) enum RunPlanError {
     /// No sandbox can be like this.
     #[error(transparent)]
     Spec(#[from] SpecError),
+    /// A disk for a sandbox of which nothing is kept.
+    #[error(
+        "--disk: nothing of a sandbox is kept that ends with its command; give it a name, or -d"
+    )]
+    DiskOfNobody,
     /// A folder that cannot be one.
     #[error("-w {0:?}: the folder must be an absolute path in the sandbox")]
     RelativeFolder(OsString),
@@ -205,6 +210,9 @@ impl RunPlan {
             args: life,
             detached: detach,
         });
+        if life.is_none() && spec.disk_mib.is_some() {
+            return Err(RunPlanError::DiskOfNobody);
+        }
         Ok(Self {
             policy,
             spec,
@@ -250,6 +258,7 @@ fn spec(choice: ChoiceArgs, default_image: Option<String>, sandbox: SandboxArgs)
         memory_mib: sandbox.memory,
         hostname: sandbox.hostname,
         overlay_mib: sandbox.overlay_size,
+        disk_mib: sandbox.disk,
         network: sandbox.network,
         processes: sandbox.pids_limit,
         boot_timeout: sandbox.boot_timeout,
@@ -394,6 +403,12 @@ mod tests {
             plan(&["--hostname=a b", "--", "true"]),
             Err(RunPlanError::Spec(_))
         ));
+        assert!(matches!(
+            plan(&["--disk=64M", "--", "true"]),
+            Err(RunPlanError::DiskOfNobody)
+        ));
+        let kept = plan(&["--disk=64M", "--name=a", "--", "true"]).unwrap();
+        assert_eq!(kept.spec.disk_mib, Some(64));
         assert!(matches!(
             plan(&["-m=900000G", "--", "true"]),
             Err(RunPlanError::Spec(_))

@@ -2,11 +2,13 @@
 
 #[cfg(target_os = "linux")]
 pub(super) mod sandbox;
+mod stdout;
 
 use std::io::Write;
 
 use serde::Serialize;
 
+pub(super) use self::stdout::Stdout;
 use super::plan::PlanError;
 use crate::error::{ErrorKind, Problem};
 
@@ -49,23 +51,16 @@ pub(super) fn say(text: &str) {
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }
 
-/// Writes to standard output. A reader that has left is no failure.
+/// Writes to standard output, at once.
 ///
 /// # Errors
 ///
-/// If it cannot be written for another reason.
+/// If it cannot be written.
 pub(super) fn print(text: &str) -> Result<(), Problem> {
-    let mut stdout = std::io::stdout().lock();
-    match stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-    {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Problem::new(
-            ErrorKind::Output,
-            format!("standard output: {error}"),
-        )),
-        Ok(()) | Err(_) => Ok(()),
-    }
+    let written = Stdout.write_all(text.as_bytes());
+    written
+        .and_then(|()| Stdout.flush())
+        .map_err(|error| Problem::new(ErrorKind::Output, format!("standard output: {error}")))
 }
 
 /// Writes an object to standard output, as JSON in one line.

@@ -30,7 +30,7 @@ impl From<ExecError> for Problem {
 
 impl From<RegistryError> for Problem {
     fn from(error: RegistryError) -> Self {
-        Self::of(error.kind(), &error)
+        error.problem()
     }
 }
 

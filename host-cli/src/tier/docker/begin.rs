@@ -16,13 +16,14 @@ use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
 use super::bridge::Bridge;
-use super::container::{Entry, LABEL_BOOT, LABEL_ID, LABEL_OWNER, Plan};
+use super::container::{Entry, LABEL_BOOT, LABEL_ID, LABEL_OWNER, Plan, places};
 use super::daemon::Daemon;
 use super::delivery::Delivery;
 use super::door::Door;
 use super::endpoint;
 use super::error::DockerError;
 use super::image::Loaded;
+use super::kept::Kept;
 use super::leftovers;
 use super::meeting::{self, Meeting};
 use super::unless_cancelled;
@@ -121,11 +122,17 @@ impl Beginning<'_> {
     }
 
     async fn create(&self, entry: Entry<'_>) -> Result<(), DockerError> {
+        let kept = self.launch.keep().map(Kept::of);
+        let places = places(self.image);
+        if let Some(kept) = kept {
+            kept.ensure(self.daemon, &places).await?;
+        }
         let plan = Plan {
             tier: self.daemon.tier,
             spec: self.launch.spec,
             image: self.image,
             entry,
+            kept,
             cpus: self.daemon.cpus,
             labels: self.labels(),
         };
@@ -138,9 +145,11 @@ impl Beginning<'_> {
                 .create_container(Some(options), plan.request()),
             leftovers::remove(self.daemon)
         );
-        created
-            .map(drop)
-            .map_err(DockerError::api("making the container"))
+        created.map_err(DockerError::api("making the container"))?;
+        match kept {
+            Some(kept) => kept.give(self.daemon, self.name, &places).await,
+            None => Ok(()),
+        }
     }
 
     /// What the container writes to its standard error; all its streams, if it is to be held by them.

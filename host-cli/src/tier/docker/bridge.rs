@@ -18,7 +18,7 @@ use bollard::Docker;
 use bollard::container::{AttachContainerResults, LogOutput};
 use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
 use futures_util::StreamExt;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
@@ -125,20 +125,8 @@ async fn session(api: Docker, container: String, stream: UnixStream) -> io::Resu
         return Err(io::ErrorKind::Unsupported.into());
     };
     stream.set_nonblocking(true)?;
-    let (mut from_us, mut to_us) = tokio::net::UnixStream::from_std(stream)?.into_split();
-    let inward = pin!(async {
-        let mut piece = vec![0; PIECE];
-        loop {
-            let count = from_us.read(&mut piece).await?;
-            if count == 0 {
-                return input.shutdown().await;
-            }
-            input
-                .write_all(piece.get(..count).unwrap_or_default())
-                .await?;
-            input.flush().await?;
-        }
-    });
+    let (from_us, mut to_us) = tokio::net::UnixStream::from_std(stream)?.into_split();
+    let inward = pin!(inward(from_us, &mut input));
     let outward = pin!(async {
         while let Some(piece) = output.next().await {
             if let LogOutput::StdOut { message } = piece.map_err(failed)? {
@@ -150,6 +138,46 @@ async fn session(api: Docker, container: String, stream: UnixStream) -> io::Resu
     tokio::select! {
         done = outward => done,
         // We have no more to say, or nobody listens: the agent's last words are waited for.
-        never = async { let _: io::Result<()> = inward.await; std::future::pending().await } => never,
+        never = async { let _ = inward.await; std::future::pending().await } => never,
+    }
+}
+
+/// Moves what we say, and then says that this was all: however we end, for the agent's end waits for it
+/// (see its `--join`).
+async fn inward(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+) -> io::Result<()> {
+    let mut piece = vec![0; PIECE];
+    let moved = loop {
+        let count = match from.read(&mut piece).await {
+            Ok(0) => break Ok(()),
+            Ok(count) => count,
+            Err(error) => break Err(error),
+        };
+        to.write_all(piece.get(..count).unwrap_or_default()).await?;
+        to.flush().await?;
+    };
+    to.shutdown().await.and(moved)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_end_is_said_also_if_something_was_left_unread() {
+        let (ours, session) = tokio::net::UnixStream::pair().unwrap();
+        let (mut engine, input) = tokio::net::UnixStream::pair().unwrap();
+        let mut session = session;
+        session.write_all(b"last").await.unwrap();
+        let mut ours = ours;
+        ours.write_all(b"unread").await.unwrap();
+        drop(session);
+        let moved = inward(ours, input).await;
+        assert_eq!(moved.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        let mut said = Vec::new();
+        engine.read_to_end(&mut said).await.unwrap();
+        assert_eq!(said, b"last");
     }
 }

@@ -22,7 +22,7 @@ pub(crate) fn settle(tier: Tier, candidate: &str, name: Option<&str>) {
     };
     let Ok(runtime) = runtime() else { return };
     let settling = async {
-        if let Ok(daemon) = Daemon::find(tier, &endpoints).await {
+        if let Ok(daemon) = Daemon::find(tier, &endpoints, PATIENCE).await {
             settle_with(&daemon, candidate, name).await;
         }
     };

@@ -15,6 +15,7 @@ use bollard::models::{
 use rustix::process::{Resource, getrlimit};
 
 use super::image::Loaded;
+use super::kept::{Kept, Place};
 use super::meeting::SOCKET;
 use crate::spec::{Network, SandboxSpec};
 use crate::tier::Tier;
@@ -74,6 +75,8 @@ pub(super) struct Plan<'a> {
     pub(super) spec: &'a SandboxSpec,
     pub(super) image: &'a Loaded,
     pub(super) entry: Entry<'a>,
+    /// Where what is written is kept, if it is.
+    pub(super) kept: Option<Kept<'a>>,
     /// The number of CPUs that the daemon has.
     pub(super) cpus: Option<i64>,
     pub(super) labels: HashMap<String, String>,
@@ -120,7 +123,7 @@ impl Plan<'_> {
             privileged: Some(false),
             init: Some(false),
             readonly_rootfs: Some(true),
-            mounts: Some(self.entry.mounts()),
+            mounts: Some(self.mounts()),
             tmpfs: Some(self.writable()),
             shm_size: Some(SHARED_MEMORY),
             memory: Some(memory),
@@ -170,9 +173,25 @@ impl Plan<'_> {
         limits
     }
 
-    /// The places that can be written to. Each has its bound; all together live in the container's
-    /// memory, and have its bound too.
+    fn mounts(&self) -> Vec<Mount> {
+        let mut mounts = self.entry.mounts();
+        if let Some(kept) = self.kept {
+            mounts.extend(places(self.image).into_iter().map(|place| Mount {
+                read_only: Some(false),
+                ..mount(MountType::VOLUME, &kept.volume(&place.path), &place.path)
+            }));
+        }
+        mounts
+    }
+
+    /// The places that can be written to in memory: all, unless what is written is kept. Each has its
+    /// bound; all together live in the container's memory, and have its bound too.
     fn writable(&self) -> HashMap<String, String> {
+        let run = "rw,noexec,nosuid,nodev,mode=0755,size=1m";
+        let run = ("/run".to_owned(), run.to_owned());
+        if self.kept.is_some() {
+            return [run].into();
+        }
         let mib = self.spec.overlay_mib();
         let size = match self.tier {
             // It knows no such option (podman 4.3): there memory is the only bound for empty files.
@@ -182,23 +201,38 @@ impl Plan<'_> {
                 mib.saturating_mul(FILES_PER_MIB)
             ),
         };
-        let shared = format!("rw,exec,nosuid,nodev,mode=1777,{size}");
+        let options = |mode| format!("rw,exec,nosuid,nodev,mode={mode:04o},{size}");
         let owner = match self.tier {
             // The container's user, which is the one above.
             Tier::Podman => "U".to_owned(),
             _ => format!("uid={UID},gid={UID}"),
         };
-        let home = format!("rw,exec,nosuid,nodev,mode=0700,{size},{owner}");
-        let volumes = self.image.volumes.iter().map(String::as_str);
-        let mut places: HashMap<_, _> = volumes
-            .chain(["/tmp", "/var/tmp"])
-            .map(|place| (place.to_owned(), shared.clone()))
-            .collect();
-        places.insert(HOME.to_owned(), home);
-        let run = "rw,noexec,nosuid,nodev,mode=0755,size=1m";
-        places.insert("/run".to_owned(), run.to_owned());
-        places
+        let writable = places(self.image).into_iter().map(|place| {
+            let options = match place.path.as_str() {
+                HOME => format!("{},{owner}", options(place.mode)),
+                _ => options(place.mode),
+            };
+            (place.path, options)
+        });
+        writable.chain([run]).collect()
     }
+}
+
+/// The places that can be written to.
+pub(super) fn places(image: &Loaded) -> Vec<Place> {
+    let place = |path: &str, mode| Place {
+        path: path.to_owned(),
+        mode,
+    };
+    let own = [
+        place("/tmp", 0o1777),
+        place("/var/tmp", 0o1777),
+        place(HOME, 0o700),
+    ];
+    let is_ours = |path: &str| own.iter().any(|own| own.path == path);
+    let volumes = image.volumes.iter().filter(|path| !is_ours(path));
+    let volumes = volumes.map(|path| place(path, 0o1777)).collect::<Vec<_>>();
+    volumes.into_iter().chain(own.clone()).collect()
 }
 
 fn ulimit(name: &str, soft: i64, hard: i64) -> ResourcesUlimits {
@@ -255,6 +289,7 @@ mod tests {
                 id: "sha256:0".to_owned(),
                 volumes: vec!["/data".to_owned()],
             },
+            kept: None,
             entry: Entry::Mounted {
                 agent: Path::new("/opt/agent"),
                 folder: Path::new("/run/user/7/m/host"),

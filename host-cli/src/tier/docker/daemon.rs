@@ -16,8 +16,6 @@ use crate::tier::facts::Unavailable;
 /// How long the daemon may take to begin an answer, unless a shorter deadline holds. An import is
 /// answered when it is done.
 const ANSWER_SECONDS: u64 = 300;
-/// How long it may take until a daemon says its first word, for which it has nothing to look up.
-const FIRST_WORD: Duration = Duration::from_millis(400);
 /// The oldest API that has all that is asked of it (Docker 19.03).
 const OLDEST_API: (u32, u32) = (1, 40);
 /// The oldest Podman that has such an API, and is known to work.
@@ -45,10 +43,14 @@ enum Obstacle {
 
 impl Daemon {
     /// Finds the daemon behind the first of these sockets that exists.
-    pub(super) async fn find(tier: Tier, endpoints: &Endpoints) -> Result<Self, Unavailable> {
+    pub(super) async fn find(
+        tier: Tier,
+        endpoints: &Endpoints,
+        first_word: Duration,
+    ) -> Result<Self, Unavailable> {
         let mut first = None;
         for address in &endpoints.addresses {
-            match Self::at(tier, address).await {
+            match Self::at(tier, address, first_word).await {
                 Ok(daemon) => return Ok(daemon),
                 Err(Obstacle::Missing) => {}
                 Err(Obstacle::Known(obstacle)) => {
@@ -59,7 +61,7 @@ impl Daemon {
         Err(first.unwrap_or_else(|| missing(tier, endpoints)))
     }
 
-    async fn at(tier: Tier, address: &Address) -> Result<Self, Obstacle> {
+    async fn at(tier: Tier, address: &Address, first_word: Duration) -> Result<Self, Obstacle> {
         let failed = |error: bollard::errors::Error| Obstacle::Known(broken(tier, address, &error));
         let greeting = async {
             let owner = reach(address)
@@ -69,9 +71,9 @@ impl Daemon {
             api.ping().await.map_err(failed)?;
             Ok((api, owner))
         };
-        let (api, owner) = timeout(FIRST_WORD, greeting)
+        let (api, owner) = timeout(first_word, greeting)
             .await
-            .unwrap_or_else(|_| Err(Obstacle::Known(silent(tier, address, FIRST_WORD))))?;
+            .unwrap_or_else(|_| Err(Obstacle::Known(silent(tier, address, first_word))))?;
         let info = if tier == Tier::Podman {
             // It takes half a second to find out its API's version, which follows from its own.
             let info = api.info().await.map_err(failed)?;

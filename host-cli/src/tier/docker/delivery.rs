@@ -124,7 +124,7 @@ impl<'a> Delivery<'a> {
         let options = UploadToContainerOptionsBuilder::default()
             .path(AGENT_FOLDER)
             .build();
-        let archive = bollard::body_full(Bytes::from(archive(&self.program)));
+        let archive = bollard::body_full(Bytes::from(program_archive(&self.program)));
         api.upload_to_container(carrier, Some(options), archive)
             .await
             .map_err(failed)
@@ -149,8 +149,19 @@ impl<'a> Delivery<'a> {
     }
 }
 
-/// A tar archive with the program and nothing else.
-fn archive(program: &[u8]) -> Vec<u8> {
+/// What an archive says of the one thing in it.
+pub(super) struct Header<'a> {
+    pub(super) name: &'a [u8],
+    /// The type flag.
+    pub(super) kind: u8,
+    pub(super) mode: u32,
+    /// User and group.
+    pub(super) owner: u32,
+    pub(super) size: usize,
+}
+
+/// A tar archive with one thing and nothing else.
+pub(super) fn archive(about: &Header<'_>, content: &[u8]) -> Vec<u8> {
     let mut header = [b' '; BLOCK];
     let mut put = |at: usize, length: usize, value: &[u8]| {
         if let Some(field) = header.get_mut(at..at + length) {
@@ -161,14 +172,15 @@ fn archive(program: &[u8]) -> Vec<u8> {
                 .for_each(|(to, from)| *to = *from);
         }
     };
+    let octal = |number: u32| format!("{number:07o}").into_bytes();
     // The fields and their places, by pax, table "ustar Header Block".
-    put(0, 100, AGENT_NAME.as_bytes());
-    put(100, 8, b"0000755");
-    put(108, 8, b"0000000");
-    put(116, 8, b"0000000");
-    put(124, 12, format!("{:011o}", program.len()).as_bytes());
+    put(0, 100, about.name);
+    put(100, 8, &octal(about.mode));
+    put(108, 8, &octal(about.owner));
+    put(116, 8, &octal(about.owner));
+    put(124, 12, format!("{:011o}", about.size).as_bytes());
     put(136, 12, b"00000000000");
-    put(156, 1, b"0");
+    put(156, 1, &[about.kind]);
     put(157, 100, b"");
     put(257, 6, b"ustar");
     put(263, 2, b"00");
@@ -180,10 +192,22 @@ fn archive(program: &[u8]) -> Vec<u8> {
         field.copy_from_slice(sum.as_bytes());
     }
     let mut archive = header.to_vec();
-    archive.extend_from_slice(program);
+    archive.extend_from_slice(content);
     // To a whole block, and two empty ones.
     archive.resize(archive.len().next_multiple_of(BLOCK) + 2 * BLOCK, 0);
     archive
+}
+
+/// The agent's program.
+fn program_archive(program: &[u8]) -> Vec<u8> {
+    let header = Header {
+        name: AGENT_NAME.as_bytes(),
+        kind: b'0',
+        mode: 0o755,
+        owner: 0,
+        size: program.len(),
+    };
+    archive(&header, program)
 }
 
 #[cfg(test)]
@@ -204,7 +228,7 @@ mod tests {
             .spawn()
             .unwrap();
         let mut input = tar.stdin.take().unwrap();
-        input.write_all(&archive(&program)).unwrap();
+        input.write_all(&program_archive(&program)).unwrap();
         drop(input);
         assert!(tar.wait().unwrap().success());
         let path = folder.path().join(AGENT_NAME);

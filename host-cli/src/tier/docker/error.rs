@@ -48,6 +48,14 @@ pub enum DockerError {
         /// The system's reason.
         source: io::Error,
     },
+    /// It cannot be noted that the sandbox has volumes.
+    #[error("cannot make {}", path.display())]
+    Note {
+        /// The note.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
     /// This process cannot say who it is.
     #[error("/proc is not mounted, which tells sandboxes of the dead from those of the living")]
     NoProc,
@@ -97,6 +105,7 @@ impl DockerError {
             Self::Api { .. } | Self::NotDelivered => ErrorKind::Daemon,
             Self::Lock(_) | Self::Archive { .. } | Self::Import { .. } => ErrorKind::ImageImport,
             Self::Meeting { .. } | Self::NoProc => ErrorKind::Meeting,
+            Self::Note { .. } => ErrorKind::System,
             Self::Died { .. } => ErrorKind::AgentDied,
             Self::Silent { .. } => ErrorKind::AgentSilent,
             Self::Interrupted => ErrorKind::Interrupted,

@@ -7,6 +7,8 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bollard::models::ImageInspect;
@@ -16,7 +18,9 @@ use futures_util::{Stream, StreamExt, stream};
 use sandbox_image::cache::Cache;
 use sandbox_image::digest::Digest;
 use sandbox_image::lock::{Lock, Sharing};
+use sandbox_image::progress::{Progress, Step, Unit};
 use sandbox_image::{DEFAULT_IMAGE, Store, rootfs};
+use tokio::time::interval;
 
 use super::daemon::Daemon;
 use super::error::DockerError;
@@ -33,6 +37,8 @@ const LABEL: &str = "sovereign.rootfs";
 const IMPORT_PATIENCE: Duration = Duration::from_secs(300);
 /// The archive is sent in pieces of so many bytes.
 const PIECE: usize = 1 << 20;
+/// How often it is told how much was sent.
+const TELL: Duration = Duration::from_millis(100);
 
 /// An image that containers can be made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,7 +115,11 @@ pub(super) async fn find(daemon: &Daemon, name: &str) -> Result<Source, Unavaila
 }
 
 /// Has the daemon load an image, unless somebody else has in the meantime.
-pub(super) async fn load(daemon: &Daemon, source: Source) -> Result<Loaded, DockerError> {
+pub(super) async fn load(
+    daemon: &Daemon,
+    source: Source,
+    progress: &dyn Progress,
+) -> Result<Loaded, DockerError> {
     let archive = match source {
         Source::Loaded(loaded) => return Ok(loaded),
         Source::Archive(archive) => archive,
@@ -132,7 +142,7 @@ pub(super) async fn load(daemon: &Daemon, source: Source) -> Result<Loaded, Dock
         Ok(_) => None,
         Err(_) => None,
     };
-    import(daemon, &archive).await?;
+    import(daemon, &archive, progress).await?;
     if let Some(old) = old {
         // One that a container still uses stays.
         let options = RemoveImageOptionsBuilder::default().build();
@@ -142,39 +152,63 @@ pub(super) async fn load(daemon: &Daemon, source: Source) -> Result<Loaded, Dock
     Ok(loaded(&image))
 }
 
-async fn import(daemon: &Daemon, archive: &Archive) -> Result<(), DockerError> {
+async fn import(
+    daemon: &Daemon,
+    archive: &Archive,
+    progress: &dyn Progress,
+) -> Result<(), DockerError> {
     let failed = |source| DockerError::Archive {
         path: archive.path.clone(),
         source,
     };
     let file = File::open(&archive.path).map_err(failed)?;
+    let total = file.metadata().map_err(failed)?.len();
+    let step = Step::begin(
+        progress,
+        &format!("importing the image into {}", daemon.tier),
+    );
+    let sent = Arc::new(AtomicU64::new(0));
     let options = CreateImageOptionsBuilder::default()
         .from_src("-")
         .repo(REPOSITORY)
         .tag(&archive.tag)
         .changes(vec![format!("LABEL {LABEL}={}", archive.digest.to_hex())])
         .build();
-    let body = bollard::body_try_stream(pieces(file));
-    let mut progress = Box::pin(daemon.api.create_image(Some(options), Some(body), None));
-    while let Some(step) = progress.next().await {
-        let step = step.map_err(DockerError::api("importing the image"))?;
-        if let Some(message) = step.error_detail.and_then(|detail| detail.message) {
-            return Err(DockerError::Import { message });
+    let body = bollard::body_try_stream(pieces(file, Arc::clone(&sent)));
+    let mut answers = Box::pin(daemon.api.create_image(Some(options), Some(body), None));
+    let mut tell = interval(TELL);
+    loop {
+        tokio::select! {
+            answer = answers.next() => {
+                let Some(answer) = answer else { break };
+                let answer = answer.map_err(DockerError::api("importing the image"))?;
+                if let Some(message) = answer.error_detail.and_then(|detail| detail.message) {
+                    return Err(DockerError::Import { message });
+                }
+            }
+            _ = tell.tick() => {
+                step.advance(sent.load(Ordering::Relaxed), Some(total), Unit::Bytes);
+            }
         }
     }
+    step.done();
     Ok(())
 }
 
-/// A file's content, piece by piece.
-fn pieces(file: File) -> impl Stream<Item = std::io::Result<Bytes>> + Send + 'static {
-    stream::unfold(Some(file), |file| async {
-        let mut file = file?;
+/// A file's content, piece by piece, and how much of it was sent.
+fn pieces(
+    file: File,
+    sent: Arc<AtomicU64>,
+) -> impl Stream<Item = std::io::Result<Bytes>> + Send + 'static {
+    stream::unfold(Some((file, sent)), |state| async {
+        let (mut file, sent) = state?;
         let mut piece = vec![0; PIECE];
         match file.read(&mut piece) {
             Ok(0) => None,
             Ok(length) => {
                 piece.truncate(length);
-                Some((Ok(Bytes::from(piece)), Some(file)))
+                sent.fetch_add(length as u64, Ordering::Relaxed);
+                Some((Ok(Bytes::from(piece)), Some((file, sent))))
             }
             Err(error) => Some((Err(error), None)),
         }

@@ -26,6 +26,7 @@ mod door;
 mod endpoint;
 pub mod error;
 pub(crate) mod image;
+pub(crate) mod kept;
 mod leftovers;
 mod meeting;
 pub(crate) mod prune;
@@ -64,6 +65,38 @@ use crate::timeline::{AGENT_HEARD, Timeline};
 /// How long a daemon may take to remove a container that has ended, before it is told to.
 const REMOVAL_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a daemon is waited for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    /// For its first word, for which it has nothing to look up.
+    first_word: Duration,
+    /// For all that it is asked.
+    whole: Duration,
+}
+
+impl Patience {
+    /// How long a daemon may say nothing while another tier could take its place.
+    const FIRST_WORD: Duration = Duration::from_millis(400);
+    /// How long it may where none could: one that has much to do has been seen to take a second.
+    const FIRST_WORD_ALONE: Duration = Duration::from_secs(10);
+
+    /// Of who has nobody else to ask.
+    pub(crate) fn with_one(whole: Duration) -> Self {
+        Self {
+            first_word: whole.min(Self::FIRST_WORD_ALONE),
+            whole,
+        }
+    }
+
+    /// Of who looks for a tier: a daemon that says nothing is passed over soon.
+    pub(crate) const fn among_others(whole: Duration) -> Self {
+        Self {
+            first_word: Self::FIRST_WORD,
+            whole,
+        }
+    }
+}
+
 /// What the probe has found, and the start needs.
 #[derive(Debug)]
 pub(crate) struct Ready {
@@ -76,7 +109,7 @@ pub(crate) struct Ready {
 pub(crate) fn probe(
     tier: Tier,
     image: &str,
-    patience: Duration,
+    patience: Patience,
     timeline: &mut Timeline,
 ) -> Result<Ready, Unavailable> {
     let (daemon, image) = ask(tier, patience, async |daemon| {
@@ -95,7 +128,7 @@ pub(crate) fn probe(
 /// Asks this tier's daemon for something that has to be there within this time.
 fn ask<T>(
     tier: Tier,
-    patience: Duration,
+    patience: Patience,
     act: impl AsyncFnOnce(Daemon) -> Result<T, Unavailable>,
 ) -> Result<T, Unavailable> {
     let endpoints = endpoint::of(tier, |name| env::var_os(name))?;
@@ -105,9 +138,10 @@ fn ask<T>(
         remedy: None,
     })?;
     let answer = runtime.block_on(async {
-        let asking = async { act(Daemon::find(tier, &endpoints).await?).await };
-        let answer = timeout(patience, asking).await;
-        answer.unwrap_or_else(|_| Err(endpoints.too_slow(patience)))
+        let asking =
+            async { act(Daemon::find(tier, &endpoints, patience.first_word).await?).await };
+        let answer = timeout(patience.whole, asking).await;
+        answer.unwrap_or_else(|_| Err(endpoints.too_slow(patience.whole)))
     });
     // A name that is still being looked up holds nothing up.
     runtime.shutdown_background();
@@ -132,6 +166,11 @@ pub(crate) fn refusal(tier: Tier, spec: &SandboxSpec) -> Option<Unsupported> {
             overrides.rootfs.is_some(),
             "--rootfs",
             "its daemon runs images only",
+        ),
+        (
+            spec.disk_mib.is_some(),
+            "--disk",
+            "its daemon cannot bound a volume",
         ),
     ];
     let (_, flag, reason) = asked.into_iter().find(|(asked, _, _)| *asked)?;
@@ -183,7 +222,7 @@ impl Container {
             agent,
         } = ready;
         let runtime = runtime()?;
-        let loading = unless_cancelled(launch.cancel, image::load(&daemon, image));
+        let loading = unless_cancelled(launch.cancel, image::load(&daemon, image, launch.progress));
         let image = runtime.block_on(loading)?;
         timeline.mark("image loaded");
         let owner = Owner::this().ok_or(DockerError::NoProc)?;

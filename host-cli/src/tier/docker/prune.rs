@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::daemon::Daemon;
-use super::{ask, endpoint, leftovers, meeting};
+use super::{Patience, ask, endpoint, kept, leftovers, meeting};
 use crate::tier::Tier;
 use crate::tier::facts::Unavailable;
 
@@ -19,8 +19,24 @@ const PATIENCE: Duration = Duration::from_secs(60);
 ///
 /// Why the daemon of this tier cannot be asked.
 pub(crate) fn containers(tier: Tier, dry_run: bool) -> Result<Vec<(String, bool)>, Unavailable> {
-    ask(tier, PATIENCE, async |daemon| {
+    ask(tier, Patience::with_one(PATIENCE), async |daemon| {
         Ok(prune(&daemon, dry_run).await)
+    })
+}
+
+/// As [`containers`], the volumes of sandboxes that are no more.
+///
+/// # Errors
+///
+/// Why the daemon of this tier cannot be asked.
+pub(crate) fn volumes(tier: Tier, dry_run: bool) -> Result<Vec<(String, bool)>, Unavailable> {
+    ask(tier, Patience::with_one(PATIENCE), async |daemon| {
+        let mut found = Vec::new();
+        for name in kept::abandoned(&daemon).await {
+            let is_gone = dry_run || kept::remove(&daemon, &name).await.is_ok();
+            found.push((name, is_gone));
+        }
+        Ok(found)
     })
 }
 

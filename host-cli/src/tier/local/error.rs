@@ -13,6 +13,14 @@ pub enum LocalError {
     /// A pair of sockets or a pipe cannot be made.
     #[error("cannot make the sockets of a sandbox")]
     Sockets(#[source] io::Error),
+    /// The folder for what is written cannot be made.
+    #[error("cannot make {} for what the sandbox writes", path.display())]
+    Keep {
+        /// The folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
     /// The agent cannot be started.
     #[error("cannot start {}", program.display())]
     Spawn {
@@ -57,6 +65,7 @@ impl LocalError {
     pub const fn kind(&self) -> ErrorKind {
         match self {
             Self::Sockets(_) => ErrorKind::Sockets,
+            Self::Keep { .. } => ErrorKind::System,
             Self::Spawn { .. } => ErrorKind::AgentSpawn,
             Self::Died { .. } => ErrorKind::AgentDied,
             Self::Silent { .. } => ErrorKind::AgentSilent,

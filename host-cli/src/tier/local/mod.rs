@@ -17,8 +17,10 @@ pub mod error;
 pub(crate) mod homes;
 mod shortfall;
 
+use std::fs::DirBuilder;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -39,10 +41,23 @@ use crate::launch::Launch;
 use crate::spec::{Network, SandboxSpec, Unsupported};
 use crate::timeline::{AGENT_HEARD, Timeline};
 
+/// Its name in a sandbox's state folder.
+const KEPT: &str = "files";
 /// How long an agent may take to end, after the first sign that it does.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 /// How long an agent may take to end in order. Its commands get SIGKILL at once.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What an agent is started for.
+#[derive(Debug)]
+pub(crate) struct Wanted<'a> {
+    /// What the sandbox is to be.
+    pub(crate) spec: &'a SandboxSpec,
+    /// The folder below which what is written is kept.
+    pub(crate) keep: Option<&'a Path>,
+    /// Python modules for its commands.
+    pub(crate) modules: Option<PathBuf>,
+}
 
 /// An agent that serves, and how far it is confined.
 #[derive(Debug)]
@@ -56,10 +71,8 @@ pub(crate) struct Ready {
 
 /// Finds out how far this machine can confine a command, by starting an agent that does it.
 ///
-/// `modules` are Python modules for its commands.
 pub(crate) fn probe(
-    spec: &SandboxSpec,
-    modules: Option<PathBuf>,
+    wanted: Wanted,
     patience: Duration,
     timeline: &mut Timeline,
 ) -> Result<Ready, Unavailable> {
@@ -69,7 +82,7 @@ pub(crate) fn probe(
         cause: chain(&error),
         remedy: None,
     };
-    let mut local = Local::spawn(&program, spec, modules).map_err(unusable)?;
+    let mut local = Local::spawn(&program, wanted).map_err(unusable)?;
     timeline.mark("agent spawned");
     let standing = local.standing(patience).map_err(unusable)?;
     timeline.mark(AGENT_HEARD);
@@ -108,6 +121,11 @@ pub(crate) fn refusal(spec: &SandboxSpec, isolation: Isolation) -> Option<Unsupp
             unconfined && spec.overlay_mib.is_some(),
             "--overlay-size",
             MACHINE,
+        ),
+        (
+            spec.disk_mib.is_some(),
+            "--disk",
+            "it cannot bound what is kept",
         ),
         (unconfined && spec.hostname.is_some(), "--hostname", MACHINE),
         (
@@ -161,16 +179,20 @@ impl Local {
         Ok((local, Some(exec)))
     }
 
-    fn spawn(
-        program: &Path,
-        spec: &SandboxSpec,
-        modules: Option<PathBuf>,
-    ) -> Result<Self, LocalError> {
+    fn spawn(program: &Path, wanted: Wanted) -> Result<Self, LocalError> {
+        let Wanted {
+            spec,
+            keep,
+            modules,
+        } = wanted;
+        let keep = keep.map(kept_folder).transpose()?;
+        let bytes = |path: PathBuf| path.into_os_string().into_vec();
         let (control, theirs) = packets::pair().map_err(LocalError::Sockets)?;
         let setup = Setup {
             writable_mib: spec.overlay_mib(),
+            keep: keep.map(bytes),
             hostname: spec.hostname().to_owned(),
-            modules: modules.map(|folder| folder.into_os_string().into_vec()),
+            modules: modules.map(bytes),
             processes: spec.processes(),
         };
         packets::send(&control, &encode(&setup), None).map_err(LocalError::Sockets)?;
@@ -247,6 +269,17 @@ impl Drop for Local {
         self.begin_end();
         // Killed, it could not clean up after itself.
         self.process.wait(Instant::now() + END_TIMEOUT);
+    }
+}
+
+/// The folder in a sandbox's state that has what is written; it is made if there is none.
+fn kept_folder(below: &Path) -> Result<PathBuf, LocalError> {
+    let path = below.join(KEPT);
+    match DirBuilder::new().mode(0o700).create(&path) {
+        Err(source) if source.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(LocalError::Keep { path, source })
+        }
+        _ => Ok(path),
     }
 }
 

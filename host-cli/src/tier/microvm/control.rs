@@ -4,10 +4,15 @@ use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
-use rustix::net::{RecvAncillaryBuffer, RecvFlags, recvmsg};
+use rustix::net::{RecvAncillaryBuffer, RecvFlags, recv, recvmsg};
 use vmm::control::{Command, Event, MAX_MESSAGE};
 
-use crate::tier::packets;
+use crate::tier::packets::{self, past_reset};
+
+/// How to learn how long the next message is, if there is one.
+const PEEK: RecvFlags = RecvFlags::PEEK
+    .union(RecvFlags::TRUNC)
+    .union(RecvFlags::DONTWAIT);
 
 /// The owner's end of a VMM process's control socket.
 #[derive(Debug)]
@@ -68,19 +73,18 @@ impl Control {
     ///
     /// [`io::ErrorKind::WouldBlock`] if nothing has arrived, or the message makes no sense.
     pub(super) fn receive(&self) -> Result<Option<Event>, ControlError> {
-        let mut message = vec![0; MAX_MESSAGE];
+        // Most events are short, and zeroing room for the longest costs more than to look first.
+        let size = match past_reset(|| recv(&self.socket, &mut [0; 0], PEEK)) {
+            Ok((_, size)) => size.min(MAX_MESSAGE),
+            Err(Errno::CONNRESET) => 0,
+            Err(errno) => return Err(io::Error::from(errno).into()),
+        };
+        let mut message = vec![0; size];
         let mut ancillary = RecvAncillaryBuffer::default();
-        let mut receive = || {
+        let received = past_reset(|| {
             let mut iov = [IoSliceMut::new(&mut message)];
             recvmsg(&self.socket, &mut iov, &mut ancillary, RecvFlags::DONTWAIT)
-        };
-        let mut received = rustix::io::retry_on_intr(&mut receive);
-        if matches!(received, Err(Errno::CONNRESET)) {
-            // A VMM that ended without reading all that it was told. Linux says so once, before
-            // what the VMM itself had to say (unix_release_sock sets the error, sock_error clears
-            // it).
-            received = rustix::io::retry_on_intr(&mut receive);
-        }
+        });
         let length = match received {
             Ok(received) => received.bytes,
             Err(Errno::CONNRESET) => 0,
@@ -178,6 +182,24 @@ mod tests {
         drop(theirs);
         assert_eq!(control.receive().unwrap(), Some(failed));
         assert_eq!(control.receive().unwrap(), None);
+    }
+
+    /// The VMM may end between a look at how long its last message is and the message itself.
+    #[test]
+    fn last_words_arrive_from_a_vmm_that_ends_at_any_moment() {
+        let failed = Event::Failed {
+            message: "no kernel".to_owned(),
+            hint: None,
+        };
+        let message = serde_json::to_vec(&failed).unwrap();
+        for _ in 0..2000 {
+            let (control, theirs) = Control::pair().unwrap();
+            control.send(&Command::Resume, None).unwrap();
+            send(&theirs, &message, SendFlags::empty()).unwrap();
+            let ending = std::thread::spawn(move || drop(theirs));
+            assert_eq!(control.receive().unwrap(), Some(failed.clone()));
+            ending.join().unwrap();
+        }
     }
 
     #[test]

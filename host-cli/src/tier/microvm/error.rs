@@ -8,7 +8,8 @@ use vmm::control::StopReason;
 
 use super::console::{last_lines, panic_message};
 use super::control::ControlError;
-use crate::error::ErrorKind;
+use super::disk::DiskError;
+use crate::error::{ErrorKind, elsewhere};
 use crate::spec::SpecError;
 use crate::tier::process::Ending;
 
@@ -21,6 +22,9 @@ pub enum MicrovmError {
     /// No virtual machine can be like this.
     #[error(transparent)]
     Spec(#[from] SpecError),
+    /// It cannot have the disk for what is written in it.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
     /// Something cannot be said on a kernel command line.
     #[error("guest's command line")]
     CommandLine(#[from] agent_protocol::boot::BootError),
@@ -102,6 +106,7 @@ impl MicrovmError {
         match self {
             Self::Override(_) => ErrorKind::BadFile,
             Self::Spec(_) => ErrorKind::Usage,
+            Self::Disk(_) => ErrorKind::System,
             Self::CommandLine(_) => ErrorKind::CommandLine,
             Self::Sockets(_) => ErrorKind::Sockets,
             Self::Spawn { .. } => ErrorKind::VmmSpawn,
@@ -127,6 +132,7 @@ impl MicrovmError {
             Self::Cancelled
                 | Self::Override(_)
                 | Self::Spec(_)
+                | Self::Disk(_)
                 | Self::CommandLine(_)
                 | Self::Request(_)
         )
@@ -140,6 +146,7 @@ impl MicrovmError {
             Self::VmmDied { .. } => {
                 "if nobody killed it: was the machine out of memory? (sudo dmesg | tail)"
             }
+            Self::Disk(_) => return Some(elsewhere("SOVEREIGN_STATE_DIR")),
             Self::VmmSilent => "is the machine overloaded? --boot-timeout gives it longer",
             Self::KernelPanic { message, .. }
                 if message.contains("System is deadlocked on memory") =>

@@ -16,14 +16,16 @@ mod boot;
 mod console;
 mod control;
 mod cpu;
+mod disk;
 pub mod error;
+mod first;
 pub mod kvm;
 mod machine;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use agent_client::{Exec, Session, SessionOptions};
 use agent_protocol::frame::AGENT_PORT;
@@ -34,6 +36,7 @@ use vmm::control::Command;
 use self::boot::Owned;
 use self::control::{Control, ControlError};
 use self::error::MicrovmError;
+use self::first::First;
 use self::kvm::Depth;
 use super::Tier;
 use super::facts::Unavailable;
@@ -94,7 +97,9 @@ pub(crate) fn refusal(spec: &SandboxSpec) -> Option<Unsupported> {
 pub(crate) struct Microvm {
     owned: Owned,
     /// The stream that the agent opened by itself, if nothing was said on it yet.
-    first: Option<UnixStream>,
+    first: Option<First>,
+    /// Whether it has a disk for what is written in it.
+    keeps: bool,
 }
 
 impl Microvm {
@@ -113,11 +118,11 @@ impl Microvm {
             request,
             cancel,
             console,
-            trace,
+            ..
         } = launch;
         let deadline = Instant::now() + spec.boot_timeout;
         let Ready { vmm, image } = ready;
-        let config = Box::new(machine::describe(spec, image, trace)?);
+        let config = Box::new(machine::describe(&launch, image)?);
         let (control, theirs) = Control::pair().map_err(MicrovmError::Sockets)?;
         let process = ChildProcess::start(&vmm, &[c"sovereign-vmm"], theirs).map_err(|source| {
             MicrovmError::Spawn {
@@ -148,7 +153,15 @@ impl Microvm {
             timeline.add(Actor::Vmm, &point.name, point.monotonic_ns);
         }
         timeline.mark(AGENT_HEARD);
-        Ok((Self { owned, first }, exec))
+        let keeps = launch.keep().is_some();
+        Ok((
+            Self {
+                owned,
+                first: first.map(First::new),
+                keeps,
+            },
+            exec,
+        ))
     }
 
     /// A stream to the agent, for one session.
@@ -157,7 +170,7 @@ impl Microvm {
     ///
     /// If the machine has ended.
     pub(crate) fn connect(&mut self) -> Result<UnixStream, MicrovmError> {
-        if let Some(first) = self.first.take() {
+        if let Some(first) = self.first.take().and_then(First::still_good) {
             return Ok(first);
         }
         let (stream, passed) = UnixStream::pair().map_err(MicrovmError::Sockets)?;
@@ -174,8 +187,25 @@ impl Microvm {
     }
 
     /// Ends the machine at once, without waiting until the kernel has taken it apart.
-    pub(crate) fn kill(&self) {
-        self.owned.process.kill();
+    pub(crate) fn kill_in_background(&self) {
+        self.owned.process.kill_in_background();
+    }
+
+    /// Switches a machine off that has a disk of its own, so that all is on it. What takes too long is
+    /// left to the file system's journal.
+    pub(crate) fn settle(&mut self, patience: Duration) {
+        if !self.keeps {
+            return;
+        }
+        let deadline = Instant::now() + patience;
+        let Ok(stream) = self.connect() else { return };
+        let options = SessionOptions {
+            answer_timeout: patience,
+            ..SessionOptions::default()
+        };
+        if Session::new(stream, options).power_off().is_ok() {
+            self.owned.process.wait(deadline);
+        }
     }
 
     /// The id of the VMM process.

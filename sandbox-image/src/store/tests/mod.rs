@@ -170,6 +170,7 @@ fn unfinished_source_file_is_named() {
 
 #[test]
 fn copying_reports_how_far_it_is() {
+    #[derive(Debug)]
     struct Last(Mutex<(u64, Option<u64>)>);
     impl Progress for Last {
         fn report(&self, event: &Event<'_>) {

@@ -35,6 +35,8 @@ pub(crate) fn add(suite: &mut Suite) {
             case("end_when_their_time_is_up", durations),
             case("are_dead_without_their_supervisor", killed_supervisor),
             case("restart_in_the_tier_that_they_had", recorded_tier),
+            case("keep_their_home_over_a_stop", stopped_home),
+            case("keep_their_home_when_killed", killed_home),
         ],
     );
 }
@@ -215,14 +217,7 @@ fn durations(subject: &Subject) -> Result<()> {
 
 fn killed_supervisor(subject: &Subject) -> Result<()> {
     let own = subject.desk()?.start(|_| ())?;
-    let held = holder(&own)?;
-    let Status::Running { supervisor, .. } = record(&own)?.status else {
-        bail!("it does not run");
-    };
-    let supervisor = Pid::from_raw(i32::try_from(supervisor)?).context("no process")?;
-    kill_process(supervisor, Signal::KILL)?;
-    wait_until("it is dead", || Ok(state(&own)? == State::Dead))?;
-    wait_until("its process is gone", || Ok(!is_running(held)))?;
+    kill_supervisor(&own)?;
     let told = own.wait(None)?;
     ensure!(
         matches!(&told, Ending::Broken { problem } if problem.code == ErrorKind::SupervisorKilled)
@@ -235,6 +230,18 @@ fn killed_supervisor(subject: &Subject) -> Result<()> {
     own.run(["echo", "back"])?.says("back")?;
     own.kill()?;
     Ok(())
+}
+
+/// Kills the supervisor of a sandbox that runs, and waits until both are gone.
+fn kill_supervisor(sandbox: &Detached) -> Result<()> {
+    let held = holder(sandbox)?;
+    let Status::Running { supervisor, .. } = record(sandbox)?.status else {
+        bail!("it does not run");
+    };
+    let supervisor = Pid::from_raw(i32::try_from(supervisor)?).context("no process")?;
+    kill_process(supervisor, Signal::KILL)?;
+    wait_until("it is dead", || Ok(state(sandbox)? == State::Dead))?;
+    wait_until("its process is gone", || Ok(!is_running(held)))
 }
 
 fn recorded_tier(subject: &Subject) -> Result<()> {
@@ -263,4 +270,51 @@ fn recorded_tier(subject: &Subject) -> Result<()> {
     let place = record(&own)?.place.context("no tier is recorded")?;
     ensure!(place.tier == Tier::AppContainer, "{place:?}");
     Ok(())
+}
+
+fn stopped_home(subject: &Subject) -> Result<()> {
+    let own = subject.desk()?.start(|_| ())?;
+    write_home(&own, ":")?;
+    // Also what only the first life wrote is there in the third one.
+    for life in 2..=3 {
+        own.stop(Duration::from_secs(5))?;
+        start(&own)?;
+        look_home(&own).with_context(|| format!("in life {life}"))?;
+    }
+    own.kill()?;
+    own.remove(false)?;
+    // What has been removed is gone: the next one begins with nothing.
+    let next = subject.desk()?.start(|_| ())?;
+    next.sh("test ! -e \"$HOME/kept\"")?.says("")?;
+    next.kill()?;
+    Ok(())
+}
+
+fn killed_home(subject: &Subject) -> Result<()> {
+    let own = subject.desk()?.start(|_| ())?;
+    // A machine that is killed keeps what was synced; the rest it may lose.
+    write_home(&own, "sync file folder .")?;
+    kill_supervisor(&own)?;
+    start(&own)?;
+    look_home(&own)?;
+    own.kill()?;
+    Ok(())
+}
+
+/// Writes a file with a mode and a time of its own, and a link to it, below the home. Then does
+/// something more.
+fn write_home(sandbox: &Detached, then: &str) -> Result<()> {
+    let script = format!(
+        "mkdir \"$HOME/kept\" && cd \"$HOME/kept\" && echo text > file && chmod 640 file && \
+         touch -d @1000000000 file && ln -s file link && mkdir -m 710 folder && {then}"
+    );
+    sandbox.sh(&script)?.says("")
+}
+
+/// That all of it is there, and can be changed by whose it is.
+fn look_home(sandbox: &Detached) -> Result<()> {
+    let look = "cd \"$HOME/kept\" && cat link && readlink link && stat -c '%a %Y' file && \
+                stat -c %a folder && test -O file && echo more > folder/more && rm folder/more";
+    let found = sandbox.sh(look)?;
+    found.says("text\nfile\n640 1000000000\n710")
 }

@@ -1,11 +1,13 @@
 //! The machine that a sandbox is: CPUs, memory, other kernels, confinement.
 
 use std::fs;
+use std::io::Read;
+use std::process::ChildStdout;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use sovereign_tests::call::{Running, Sovereign, read_exactly};
-use sovereign_tests::host::{kib_field, open_descriptors, private_kib, resident_kib, vmm_of};
+use sovereign_tests::host::{descriptors, kib_field, private_kib, resident_kib, vmm_of};
 use sovereign_tests::images::STOCK;
 
 use crate::suite::{Outcome, PASSED, Suite, skip};
@@ -98,21 +100,46 @@ fn total_memory_mib(sovereign: &Sovereign, size: &str) -> Result<u64> {
     Ok(kib.with_context(|| output.to_string())? / 1024)
 }
 
-/// Starts a sandbox that has booted, runs a command and waits.
-fn waiting(sovereign: &Sovereign, memory: &str) -> Result<(Running, u32)> {
-    let mut running = sovereign
-        .run_with_memory(memory, ["--", "sh", "-c", "echo up; sleep 1000"])
-        .start()?;
-    let mut stdout = running.take_stdout()?;
-    ensure!(read_exactly(&mut stdout, 3)? == b"up\n");
-    let vmm = vmm_of(running.pid(), Duration::from_secs(5))?;
-    Ok((running, vmm))
+/// A sandbox that has booted, runs a command and waits. It ends when this is dropped.
+struct Waiting {
+    vmm: u32,
+    /// Somebody reads what it says for as long as it is looked at.
+    _stdout: ChildStdout,
+    _running: Running,
 }
 
+impl Waiting {
+    /// Starts one, however slow a machine with other work is at that.
+    fn start(sovereign: &Sovereign, memory: &str) -> Result<Self> {
+        let args = ["--boot-timeout", "180s", "--", "sh", "-c"];
+        let script = "echo up; sleep 1000";
+        let call = sovereign.run_with_memory(memory, args.into_iter().chain([script]));
+        let mut running = call.start()?;
+        let mut stdout = running.take_stdout()?;
+        let said = read_exactly(&mut stdout, 3);
+        if said.as_ref().is_ok_and(|said| said == b"up\n") {
+            return Ok(Self {
+                vmm: vmm_of(running.pid(), VMM_PATIENCE)?,
+                _stdout: stdout,
+                _running: running,
+            });
+        }
+        let mut told = String::new();
+        let mut stderr = running.take_stderr()?;
+        // So that it says no more.
+        drop(running);
+        stderr.read_to_string(&mut told)?;
+        bail!("it did not come up: {said:?}: {told}");
+    }
+}
+
+/// How long it may take to find the process of a sandbox that runs: it is there.
+const VMM_PATIENCE: Duration = Duration::from_secs(60);
+
 fn untouched_memory_is_not_taken(sovereign: &Sovereign) -> Outcome {
-    let (_small, small) = waiting(sovereign, "128M")?;
-    let (_large, large) = waiting(sovereign, "2G")?;
-    let (small, large) = (resident_kib(small)?, resident_kib(large)?);
+    let small = Waiting::start(sovereign, "128M")?;
+    let large = Waiting::start(sovereign, "2G")?;
+    let (small, large) = (resident_kib(small.vmm)?, resident_kib(large.vmm)?);
     // 64 bytes of page descriptor for each 4 KiB page: 30 MiB for the 1920 MiB more.
     ensure!(
         large < small + 64 * 1024,
@@ -122,8 +149,8 @@ fn untouched_memory_is_not_taken(sovereign: &Sovereign) -> Outcome {
 }
 
 fn vmm_has_at_most_4_mib_of_its_own(sovereign: &Sovereign) -> Outcome {
-    let (_running, vmm) = waiting(sovereign, "128M")?;
-    let private = private_kib(vmm, 128 * 1024)?;
+    let waiting = Waiting::start(sovereign, "128M")?;
+    let private = private_kib(waiting.vmm, 128 * 1024)?;
     ensure!(
         private <= PRIVATE_KIB,
         "the VMM has {private} KiB of its own"
@@ -136,8 +163,8 @@ fn vmm_has_at_most_4_mib_of_its_own(sovereign: &Sovereign) -> Outcome {
 }
 
 fn vmm_is_confined(sovereign: &Sovereign) -> Outcome {
-    let (_running, vmm) = waiting(sovereign, "128M")?;
-    for task in fs::read_dir(format!("/proc/{vmm}/task"))? {
+    let waiting = Waiting::start(sovereign, "128M")?;
+    for task in fs::read_dir(format!("/proc/{}/task", waiting.vmm))? {
         let status = fs::read_to_string(task?.path().join("status"))?;
         let is = |field: &str, value: &str| {
             status
@@ -161,9 +188,13 @@ fn vmm_is_confined(sovereign: &Sovereign) -> Outcome {
 }
 
 fn vmm_holds_few_descriptors(sovereign: &Sovereign) -> Outcome {
-    let (_running, vmm) = waiting(sovereign, "128M")?;
-    let count = open_descriptors(vmm)?;
-    ensure!(count <= 64, "the VMM has {count} descriptors open");
+    let waiting = Waiting::start(sovereign, "128M")?;
+    let open = descriptors(waiting.vmm)?;
+    ensure!(
+        open.len() <= 64,
+        "the VMM has {} open: {open:?}",
+        open.len()
+    );
     PASSED
 }
 

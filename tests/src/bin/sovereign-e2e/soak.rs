@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::env;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -172,6 +172,8 @@ impl Soak<'_> {
         }
         let left = self.desk.supervisors()?;
         ensure!(left.is_empty(), "supervisors are left: {left:?}");
+        // What those who were killed were just making or removing.
+        self.desk.says(&["prune", "-q"])?;
         for folder in ["sandboxes", "names"] {
             let left = entries(&self.desk.state.path().join(folder));
             ensure!(left.is_empty(), "{folder} is not empty: {left:?}");
@@ -180,11 +182,16 @@ impl Soak<'_> {
     }
 }
 
-fn entries(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect()
+/// Everything below a folder.
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let there = fs::read_dir(folder).into_iter().flatten().flatten();
+    let below = there.flat_map(|entry| {
+        let path = entry.path();
+        let mut below = entries(&path);
+        below.insert(0, path);
+        below
+    });
+    below.collect()
 }
 
 fn kill(pid: u32) {

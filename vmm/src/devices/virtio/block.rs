@@ -15,6 +15,8 @@ mod config;
 #[cfg(any(test, feature = "test-support"))]
 pub mod hostile;
 mod image;
+pub mod lanes;
+mod medium;
 mod request;
 mod syscalls;
 #[cfg(test)]
@@ -29,6 +31,7 @@ use super::queue::VirtQueue;
 use super::{ActivateError, DeviceResources, TRANSPORT_FEATURES, VirtioDevice};
 use config::{ConfigSpace, features};
 use image::Image;
+use medium::Medium as _;
 use request::Disk;
 use worker::{Job, Worker};
 
@@ -118,7 +121,8 @@ impl VirtioDevice for Block {
         };
         self.start_worker(|| ())
             .map_err(|error| ActivateError(format!("cannot start its thread: {error}")))?;
-        let disk = Disk::new(Arc::clone(&self.image), self.index, features);
+        let name = format!("sovereign-{}", self.index);
+        let disk = Disk::new(Arc::clone(&self.image), &name, features);
         let job = Job {
             queue: VirtQueue::new(queue),
             memory,

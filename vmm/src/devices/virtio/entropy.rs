@@ -5,18 +5,13 @@
 //! request: the length of a buffer is the guest's word, and it may describe more than it has memory.
 
 use std::io;
-use std::sync::Arc;
 
-use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
+use event_manager::{EventOps, Events, MutEventSubscriber};
 use rustix::rand::{GetRandomFlags, getrandom};
-use vm_memory::GuestAddressSpace;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::queue::{Chain, QueueError, Served, VirtQueue};
-use super::{
-    ActivateError, DeviceResources, Interrupt, TRANSPORT_FEATURES, VirtioDevice, report_failure,
-};
-use crate::memory::{GuestRam, GuestRamHandle};
+use super::looped::LoopedQueue;
+use super::queue::{Chain, QueueError};
+use super::{ActivateError, DeviceResources, TRANSPORT_FEATURES, VirtioDevice};
 
 /// Device number (virtio 1.2, section 5).
 const ID_ENTROPY: u32 = 4;
@@ -29,10 +24,6 @@ const MAX_BYTES_PER_REQUEST: usize = 64 * 1024;
 
 /// How many bytes are drawn at once.
 const CHUNK: usize = 4096;
-
-/// Events of the I/O loop.
-const ACTIVATED: u32 = 0;
-const KICKED: u32 = 1;
 
 /// Why the device stopped serving.
 #[derive(Debug, thiserror::Error)]
@@ -50,18 +41,7 @@ enum EntropyError {
 
 /// The entropy device.
 pub struct Entropy {
-    /// Tells the I/O loop that there is a kick to watch.
-    activated: EventFd,
-    running: Option<Running>,
-    /// The kick that the I/O loop watches. The transport keeps one for its life, so it stays
-    /// registered across resets.
-    watched: Option<Arc<EventFd>>,
-}
-
-struct Running {
-    queue: VirtQueue,
-    memory: GuestRamHandle,
-    interrupt: Interrupt,
+    queue: LoopedQueue,
 }
 
 impl Entropy {
@@ -71,60 +51,8 @@ impl Entropy {
     /// The host has no event descriptors left.
     pub fn new() -> io::Result<Self> {
         Ok(Self {
-            activated: EventFd::new(EFD_NONBLOCK)?,
-            running: None,
-            watched: None,
+            queue: LoopedQueue::new(ID_ENTROPY, QUEUE_SIZE)?,
         })
-    }
-
-    /// Watches the queue's kick, if it is not watched yet.
-    fn watch(&mut self, ops: &mut EventOps<'_>) {
-        let Some(running) = &self.running else { return };
-        let kick = running.queue.kick();
-        if self
-            .watched
-            .as_ref()
-            .is_some_and(|watched| Arc::ptr_eq(watched, kick))
-        {
-            return;
-        }
-        if let Some(old) = self.watched.take() {
-            // It fails when it is not watched, and that is the aim.
-            let _ = ops.remove(Events::empty(old.as_ref()));
-        }
-        match ops.add(Events::with_data(kick.as_ref(), KICKED, EventSet::IN)) {
-            Ok(()) => self.watched = Some(Arc::clone(kick)),
-            Err(error) => self.fail(&error),
-        }
-    }
-
-    fn serve(&mut self) {
-        let Some(running) = &mut self.running else {
-            return;
-        };
-        let memory = running.memory.memory();
-        match running.serve(&memory) {
-            Ok(Served::All) => {}
-            Ok(Served::Partly) => {
-                // Others on the loop get their turn first. A full counter is a kick already.
-                let _ = running.queue.kick().write(1);
-            }
-            Err(error) => self.fail(&error),
-        }
-    }
-
-    fn fail(&mut self, error: &dyn std::error::Error) {
-        report_failure(ID_ENTROPY, error);
-        if let Some(running) = self.running.take() {
-            running.interrupt.signal_needs_reset();
-        }
-    }
-}
-
-impl Running {
-    fn serve(&mut self, memory: &GuestRam) -> Result<Served, EntropyError> {
-        let limit = self.queue.size();
-        self.queue.serve(memory, &self.interrupt, limit, fill)
     }
 }
 
@@ -148,53 +76,21 @@ impl VirtioDevice for Entropy {
     fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
 
     fn activate(&mut self, resources: DeviceResources) -> Result<(), ActivateError> {
-        let DeviceResources {
-            memory,
-            queues,
-            interrupt,
-            ..
-        } = resources;
-        let Some(queue) = queues.into_iter().next().flatten() else {
-            return Err(ActivateError("its queue is not ready".into()));
-        };
-        self.running = Some(Running {
-            queue: VirtQueue::new(queue),
-            memory,
-            interrupt,
-        });
-        self.activated
-            .write(1)
-            .map_err(|error| ActivateError(format!("cannot wake the I/O loop: {error}")))
+        self.queue.activate(resources)
     }
 
     fn reset(&mut self) {
-        self.running = None;
+        self.queue.reset();
     }
 }
 
 impl MutEventSubscriber for Entropy {
     fn init(&mut self, ops: &mut EventOps<'_>) {
-        if let Err(error) = ops.add(Events::with_data(&self.activated, ACTIVATED, EventSet::IN)) {
-            self.fail(&error);
-        }
+        self.queue.init(ops);
     }
 
     fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
-        match events.data() {
-            ACTIVATED => {
-                // Empty when a second activation was quicker than the loop.
-                let _ = self.activated.read();
-                self.watch(ops);
-            }
-            KICKED => {
-                if let Some(kick) = &self.watched {
-                    // Also when the device does not run, or the loop would be woken for ever.
-                    let _ = kick.read();
-                }
-                self.serve();
-            }
-            _ => {}
-        }
+        self.queue.process(events, ops, fill);
     }
 }
 

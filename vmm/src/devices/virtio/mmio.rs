@@ -72,8 +72,9 @@ pub struct MmioTransport {
     memory: GuestRamHandle,
     interrupt: Interrupt,
     kicks: Vec<Arc<EventFd>>,
+    /// Whether the device itself is told of notifications.
+    serves_at_once: bool,
 
-    device_id: u32,
     offered_features: u64,
     max_queue_sizes: Vec<u16>,
 
@@ -96,13 +97,11 @@ impl MmioTransport {
         memory: GuestRamHandle,
         irqfd: Arc<EventFd>,
     ) -> Result<Self, MmioError> {
-        let (device_id, offered_features, max_queue_sizes) = {
+        let (offered_features, max_queue_sizes, serves_at_once) = {
             let device = lock(&device);
-            (
-                device.device_id(),
-                device.offered_features(),
-                device.max_queue_sizes().to_vec(),
-            )
+            let max_queue_sizes = device.max_queue_sizes().to_vec();
+            let serves_at_once = device.serves_at_once();
+            (device.offered_features(), max_queue_sizes, serves_at_once)
         };
         let kicks = (0..max_queue_sizes.len())
             .map(|queue| match EventFd::new(EFD_NONBLOCK) {
@@ -120,7 +119,7 @@ impl MmioTransport {
             memory,
             interrupt,
             kicks,
-            device_id,
+            serves_at_once,
             offered_features,
             queues: vec![QueueRegisters::default(); max_queue_sizes.len()],
             max_queue_sizes,
@@ -134,10 +133,15 @@ impl MmioTransport {
 
     /// What a notification of each queue signals, in order: KVM does it without leaving the kernel
     /// when each is registered as an ioeventfd at [`QUEUE_NOTIFY`] with the queue's number as
-    /// `datamatch`. They stay the same for the transport's life.
+    /// `datamatch`. They stay the same for the transport's life. There are none if the device is to be
+    /// told itself, by a write to that register.
     #[must_use]
-    pub fn queue_kicks(&self) -> &[Arc<EventFd>] {
-        &self.kicks
+    pub fn doorbells(&self) -> &[Arc<EventFd>] {
+        if self.serves_at_once {
+            &[]
+        } else {
+            &self.kicks
+        }
     }
 
     /// The driver reads `data.len()` bytes at `offset` of the register window.
@@ -170,7 +174,8 @@ impl MmioTransport {
         match offset {
             registers::MAGIC_VALUE => registers::MAGIC,
             registers::VERSION => registers::VERSION_2,
-            registers::DEVICE_ID => self.device_id,
+            // Read anew: a device may come later than its window.
+            registers::DEVICE_ID => lock(&self.device).device_id(),
             registers::VENDOR_ID => registers::VENDOR,
             registers::DEVICE_FEATURES => half(self.offered_features, self.device_features_sel),
             registers::QUEUE_NUM_MAX => self.queue_num_max(),
@@ -285,7 +290,13 @@ impl MmioTransport {
     /// A notification that KVM did not take for itself.
     fn notify(&self, queue: u32) {
         let index = usize::try_from(queue).ok();
-        if let Some(kick) = index.and_then(|index| self.kicks.get(index)) {
+        let Some((index, kick)) = index.and_then(|index| Some((index, self.kicks.get(index)?)))
+        else {
+            return;
+        };
+        if self.serves_at_once {
+            lock(&self.device).notified(index);
+        } else {
             // It fails only when the counter is full, and then the device is about to look anyway.
             let _ = kick.write(1);
         }
@@ -316,7 +327,8 @@ impl MmioTransport {
             })
             .and_then(|resources| Ok(lock(&self.device).activate(resources)?));
         if let Err(error) = started {
-            report_failure(self.device_id, &error);
+            let device_id = lock(&self.device).device_id();
+            report_failure(device_id, &error);
             self.interrupt.signal_needs_reset();
         }
     }

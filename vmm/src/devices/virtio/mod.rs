@@ -8,6 +8,7 @@ pub mod block;
 #[cfg(any(test, feature = "test-support"))]
 pub mod driver;
 pub mod entropy;
+mod looped;
 pub mod mmio;
 pub mod queue;
 pub mod vsock;
@@ -41,7 +42,7 @@ pub const TRANSPORT_FEATURES: u64 =
 
 /// What a device behind the MMIO transport can do. All calls come from the transport, one at a time.
 pub trait VirtioDevice: Send {
-    /// The device's number in virtio 1.2, section 5.
+    /// The device's number in virtio 1.2, section 5; 0 for as long as there is none (section 4.2.2).
     fn device_id(&self) -> u32;
 
     /// The largest size of each queue, in order. Its length is the number of queues.
@@ -69,6 +70,15 @@ pub trait VirtioDevice: Send {
     /// # Errors
     /// Says why the device cannot start; the transport then sets `DEVICE_NEEDS_RESET`.
     fn activate(&mut self, resources: DeviceResources) -> Result<(), ActivateError>;
+
+    /// Whether the vCPU that notifies a queue serves it, too. Only for what never waits and soon ends:
+    /// then that is quicker than to wake another thread, and the vCPU by an interrupt.
+    fn serves_at_once(&self) -> bool {
+        false
+    }
+
+    /// The driver has notified this queue. Only if the device [serves at once](Self::serves_at_once).
+    fn notified(&mut self, _queue: usize) {}
 
     /// Stops the device and forgets everything that the driver told it. When it returns, nothing of
     /// the device touches guest memory any more.

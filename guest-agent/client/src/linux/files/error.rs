@@ -43,6 +43,17 @@ pub enum FilesError {
 }
 
 impl FilesError {
+    /// The file that it is about and the system's reason, if it is one of an archive, on this side.
+    #[must_use]
+    pub fn file(&self) -> Option<(&str, &io::Error)> {
+        match self {
+            Self::Archive(
+                ArchiveError::File { path, source } | ArchiveError::Owner { path, source, .. },
+            ) => Some((path, source)),
+            _ => None,
+        }
+    }
+
     pub(super) fn is_broken_pipe(&self) -> bool {
         let source = match self {
             Self::Io { source, .. } | Self::Archive(ArchiveError::Stream(source)) => source,

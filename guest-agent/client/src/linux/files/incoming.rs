@@ -2,10 +2,10 @@
 //! thread, so that data takes no way round through a pipe.
 
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use agent_archive::digest::{Digest, DigestWriter};
+use agent_archive::buffered::read_buffered;
 
 use crate::error::ClientError;
 use crate::linux::pump::{Pump, Turn};
@@ -42,7 +42,6 @@ pub(super) struct Incoming<'a> {
     /// What was taken out of the basket, and how much of it was handed out.
     ready: Vec<u8>,
     given: usize,
-    digest: DigestWriter<io::Sink>,
     ended: Option<Result<(), ClientError>>,
 }
 
@@ -54,20 +53,18 @@ impl<'a> Incoming<'a> {
             basket,
             ready: Vec::new(),
             given: 0,
-            digest: DigestWriter::new(io::sink()),
             ended: None,
         }
     }
 
-    /// Reads what is left, and tells how much came and what its digest is.
+    /// Reads what is left.
     ///
     /// # Errors
     ///
     /// What ended the session, if that was not its report.
-    pub(super) fn finish(mut self) -> Result<(u64, Digest), ClientError> {
+    pub(super) fn finish(mut self) -> Result<(), ClientError> {
         while self.refill() {}
-        let (bytes, digest, _) = self.digest.finish();
-        self.ended.unwrap_or(Ok(())).map(|()| (bytes, digest))
+        self.ended.unwrap_or(Ok(()))
     }
 
     /// Waits until there is something to hand out. `false` at the end.
@@ -78,8 +75,6 @@ impl<'a> Incoming<'a> {
             let ready = &mut self.ready;
             self.basket.with(|held| std::mem::swap(held, ready));
             if !self.ready.is_empty() {
-                // A sink takes everything.
-                let _ = self.digest.write_all(&self.ready);
                 return true;
             }
             if self.ended.is_some() {
@@ -95,17 +90,21 @@ impl<'a> Incoming<'a> {
     }
 }
 
+impl BufRead for Incoming<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.given >= self.ready.len() && !self.refill() {
+            return Ok(&[]);
+        }
+        Ok(self.ready.get(self.given..).unwrap_or_default())
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.given += count;
+    }
+}
+
 impl Read for Incoming<'_> {
     fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
-        if self.given >= self.ready.len() && !self.refill() {
-            return Ok(0);
-        }
-        let rest = self.ready.get(self.given..).unwrap_or_default();
-        let count = rest.len().min(space.len());
-        if let (Some(space), Some(data)) = (space.get_mut(..count), rest.get(..count)) {
-            space.copy_from_slice(data);
-        }
-        self.given += count;
-        Ok(count)
+        read_buffered(self, space)
     }
 }

@@ -5,18 +5,22 @@
 //!  agent ──pump──▶ digest ──▶ writer, or unpacked
 //! ```
 //!
+//! Where memory can be passed to the agent, what is much takes a lane: the streams only tell of it.
+//!
 //! Data is never held: as much is read as the other side has taken. Both sides take the digest of what
 //! they sent and got, and an operation whose digests differ has failed. What comes out of a
 //! sandbox is hostile, and is unpacked so that nothing leaves its folder.
 
 mod error;
 mod incoming;
+mod lane;
 mod transfer;
 
 use std::io::{self, Read, Write};
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
+pub use agent_archive::digest::Meter;
 use agent_archive::{Links, UnpackOptions};
 use agent_protocol::files::{FileChange, FileEntry, FileOperation, Transfer};
 use serde_bytes::ByteBuf;
@@ -35,6 +39,7 @@ pub struct Files {
     session: Session,
     user: Option<String>,
     owners: bool,
+    meter: Option<Meter>,
 }
 
 impl Files {
@@ -43,6 +48,7 @@ impl Files {
             session,
             user,
             owners: false,
+            meter: None,
         }
     }
 
@@ -52,6 +58,15 @@ impl Files {
     pub fn keeping_owners(mut self) -> Self {
         self.owners = true;
         self
+    }
+
+    /// What is moved is told to a meter as it moves: data, and what an archive says of it.
+    #[must_use]
+    pub fn counted_by(self, meter: Meter) -> Self {
+        Self {
+            meter: Some(meter),
+            ..self
+        }
     }
 
     /// What is known of a file; of what it leads to, if it is a link and `follow`.
@@ -176,7 +191,7 @@ impl Files {
         input: &mut (dyn Read + Send),
     ) -> Result<Transfer, FilesError> {
         self.send(path, FileOperation::Write { mode }, |out, _| {
-            copy(input, out).map_err(reading)
+            copy(input, out)
         })
     }
 
@@ -193,7 +208,7 @@ impl Files {
         input: BorrowedFd<'_>,
     ) -> Result<Transfer, FilesError> {
         self.send(path, FileOperation::Write { mode }, |out, taker| {
-            copy(&mut WhileTaken { input, taker }, out).map_err(reading)
+            copy(&mut WhileTaken { input, taker }, out)
         })
     }
 
@@ -224,7 +239,7 @@ impl Files {
         input: &mut (dyn Read + Send),
     ) -> Result<Transfer, FilesError> {
         let operation = self.unpack_as(root);
-        self.send(path, operation, |out, _| copy(input, out).map_err(reading))
+        self.send(path, operation, |out, _| copy(input, out))
     }
 
     /// As [`unpack`](Self::unpack), from a descriptor: a refusal is told at once, also while nothing
@@ -241,7 +256,7 @@ impl Files {
     ) -> Result<Transfer, FilesError> {
         let operation = self.unpack_as(root);
         self.send(path, operation, |out, taker| {
-            copy(&mut WhileTaken { input, taker }, out).map_err(reading)
+            copy(&mut WhileTaken { input, taker }, out)
         })
     }
 
@@ -265,7 +280,8 @@ impl Files {
             owners: self.owners,
         };
         self.take(path, pack_as(name, follow), |incoming| {
-            agent_archive::unpack(incoming, folder, options).map(drop)
+            agent_archive::unpack(incoming, folder, options)?;
+            Ok(())
         })
     }
 
@@ -300,7 +316,7 @@ impl Files {
     }
 
     fn change(self, path: &[u8], operation: FileOperation) -> Result<(), FilesError> {
-        self.talk(path, operation, InputSource::Empty, None)?;
+        self.talk(path, operation, None, InputSource::Empty, None)?;
         Ok(())
     }
 }
@@ -309,12 +325,5 @@ fn pack_as(name: &[u8], follow: bool) -> FileOperation {
     FileOperation::Pack {
         name: ByteBuf::from(name),
         follow,
-    }
-}
-
-fn reading(source: io::Error) -> FilesError {
-    FilesError::Io {
-        doing: "reading what is to be sent to the sandbox",
-        source,
     }
 }

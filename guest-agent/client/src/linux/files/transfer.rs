@@ -2,12 +2,14 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io::{self, BufRead, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::thread::{self, ScopedJoinHandle};
 
 use agent_archive::ArchiveError;
-use agent_archive::digest::{Digest, DigestWriter};
+use agent_archive::digest::{Digest, DigestReader, DigestWriter};
+use agent_archive::lane::Memory;
+use agent_archive::room::{self, CopyError, Room};
 use agent_protocol::files::{
     FileOperation, FileReport, FileRequest, MAX_RECORD, Transfer, decode_record,
 };
@@ -18,6 +20,7 @@ use serde::de::DeserializeOwned;
 use serde_bytes::ByteBuf;
 
 use super::incoming::{Basket, Incoming};
+use super::lane::{Inlet, Outlet};
 use super::{Files, FilesError};
 use crate::linux::pump::PumpIo;
 use crate::linux::session::Exec;
@@ -51,25 +54,26 @@ impl Files {
         operation: FileOperation,
         out: &mut (dyn Write + Send),
     ) -> Result<Transfer, FilesError> {
+        if self.takes_lane(&operation) {
+            return self.take(path, operation, |incoming| {
+                pass_on(incoming, out)?;
+                out.flush().map_err(passing_on)
+            });
+        }
         let mut output = DigestTaker {
-            out: Some(DigestWriter::new(out)),
+            out: Some(DigestWriter::new(out).counted(self.meter.clone())),
             failure: None,
         };
-        let talked = self.talk(path, operation, InputSource::Empty, Some(&mut output));
-        if let Some(source) = output.failure {
-            let doing = "passing on what came from the sandbox";
-            return Err(FilesError::Io { doing, source });
+        let talked = self.talk(path, operation, None, InputSource::Empty, Some(&mut output));
+        if let Some(error) = output.failure {
+            return Err(passing_on(error));
         }
         let transfer = talked?;
         let got = output.out.map(|out| {
             let (bytes, digest, inner) = out.finish();
             inner.flush().map(|()| (bytes, digest))
         });
-        let got = got.transpose().map_err(|source| FilesError::Io {
-            doing: "passing on what came from the sandbox",
-            source,
-        })?;
-        compare(path, transfer, got)
+        compare(path, transfer, got.transpose().map_err(passing_on)?)
     }
 
     /// Has `use_it` read what the sandbox sends, and compares digests.
@@ -77,30 +81,41 @@ impl Files {
         self,
         path: &[u8],
         operation: FileOperation,
-        use_it: impl FnOnce(&mut dyn Read) -> Result<(), ArchiveError>,
+        use_it: impl FnOnce(&mut dyn BufRead) -> Result<(), FilesError>,
     ) -> Result<Transfer, FilesError> {
+        let lane = self.lane(&operation);
+        let (freed_out, freed) = new_pipe()?;
+        // This thread also passes on what is written there, and must not wait for itself.
+        never_blocking(&freed)?;
         let mut report = Vec::new();
         let basket = Basket::default();
         let mut taker = basket.clone();
-        let exec = self.request(path, operation)?;
+        let meter = self.meter.clone();
+        let memory = lane.as_ref().map(Memory::descriptor).transpose();
+        let exec = self.request(path, operation, memory.map_err(making_lane)?)?;
         let pump = exec.into_pump(PumpIo {
+            stdin: InputSource::Fd(freed_out.as_fd()),
             stdout: OutputTarget::Taker(&mut taker),
             stderr: into_report(&mut report),
             ..PumpIo::default()
         });
         let mut incoming = Incoming::new(pump, basket);
-        let used = use_it(&mut incoming);
-        // A stream that ends early is what an error on the other side looks like here.
+        let mut data = DigestReader::new(Inlet::new(lane, &mut incoming, freed)).counted(meter);
+        let used = use_it(&mut data);
+        let used = used.and_then(|()| {
+            let rest = io::copy(&mut data, &mut io::sink());
+            rest.map(drop)
+                .map_err(|error| ArchiveError::Stream(error).into())
+        });
         let early = match used {
-            Ok(()) => Ok(()),
-            Err(error @ ArchiveError::Stream(_)) => Err(error),
-            // Nobody reads on, and the sandbox learns that by the session's end.
-            Err(error) => return Err(error.into()),
+            Err(error) if !ends_early(&error) => return Err(error),
+            used => used,
         };
-        let got = incoming.finish()?;
+        let (bytes, digest, _) = data.finish();
+        incoming.finish()?;
         let transfer = read_report(path, &report)?;
         early?;
-        compare(path, transfer, Some(got))
+        compare(path, transfer, Some((bytes, digest)))
     }
 
     /// Sends what `fill` writes, with its digest behind it, and compares digests. `fill` is told a
@@ -109,23 +124,28 @@ impl Files {
         self,
         path: &[u8],
         operation: FileOperation,
-        fill: impl FnOnce(&mut dyn Write, BorrowedFd<'_>) -> Result<(), FilesError> + Send,
+        fill: impl FnOnce(&mut dyn Room, BorrowedFd<'_>) -> Result<(), FilesError> + Send,
     ) -> Result<Transfer, FilesError> {
+        let lane = self.lane(&operation);
+        let memory = lane.as_ref().map(Memory::descriptor).transpose();
+        let memory = memory.map_err(making_lane)?;
         let (read, write) = new_pipe()?;
+        let meter = self.meter.clone();
+        let (answers, answers_in) = new_pipe()?;
+        never_blocking(&answers_in)?;
         thread::scope(|scope| {
             let filling = start(scope, "send-files", move || {
                 let buffered = io::BufWriter::with_capacity(CHUNK, &write);
-                let mut out = DigestWriter::new(buffered);
+                let mut out =
+                    DigestWriter::new(Outlet::new(lane, buffered, answers)).counted(meter);
                 fill(&mut out, write.as_fd())?;
-                out.write_trailer().map_err(|source| FilesError::Io {
-                    doing: "sending data to the sandbox",
-                    source,
-                })
+                out.write_trailer().map_err(sending)
             })?;
-            let input = InputSource::Fd(read.as_fd());
-            let talked = self.talk(path, operation, input, None);
+            let stdin = InputSource::Fd(read.as_fd());
+            let mut stdout = PipeTaker(answers_in);
+            let talked = self.talk(path, operation, memory, stdin, Some(&mut stdout));
             // Whoever still fills it learns that nobody reads.
-            drop(read);
+            drop((read, stdout));
             match (talked, joined(filling)?) {
                 (Ok(transfer), Ok(sent)) => compare(path, transfer, Some(sent)),
                 // The other side gave up first, and knows why.
@@ -136,11 +156,12 @@ impl Files {
         })
     }
 
-    /// One session, to its report.
+    /// One session, to its report; with the memory of its lane.
     pub(super) fn talk(
         self,
         path: &[u8],
         operation: FileOperation,
+        lane: Option<OwnedFd>,
         stdin: InputSource<'_>,
         stdout: Option<&mut dyn Taker>,
     ) -> Result<Transfer, FilesError> {
@@ -149,7 +170,7 @@ impl Files {
             None => OutputTarget::Discard,
         };
         let mut report = Vec::new();
-        let exec = self.request(path, operation)?;
+        let exec = self.request(path, operation, lane)?;
         exec.pump(PumpIo {
             stdin,
             stdout,
@@ -159,12 +180,76 @@ impl Files {
         read_report(path, &report)
     }
 
-    fn request(self, path: &[u8], operation: FileOperation) -> Result<Exec, FilesError> {
-        Ok(self.session.request_files(FileRequest {
+    fn takes_lane(&self, operation: &FileOperation) -> bool {
+        self.session.has_lanes() && operation.is_bulk()
+    }
+
+    /// A lane, for what takes one, if there can be one: data goes without, too.
+    fn lane(&self, operation: &FileOperation) -> Option<Memory> {
+        let lane = self.takes_lane(operation).then(Memory::new);
+        lane.and_then(Result::ok)
+    }
+
+    fn request(
+        self,
+        path: &[u8],
+        operation: FileOperation,
+        lane: Option<OwnedFd>,
+    ) -> Result<Exec, FilesError> {
+        let request = FileRequest {
             path: ByteBuf::from(path),
             user: self.user,
+            lane: lane.is_some(),
             operation,
-        })?)
+        };
+        Ok(self.session.request_files(request, lane)?)
+    }
+}
+
+fn sending(source: io::Error) -> FilesError {
+    FilesError::Io {
+        doing: "sending data to the sandbox",
+        source,
+    }
+}
+
+/// Whether a stream has ended early, which is what an error on the other side looks like here. Whoever has
+/// any other reason reads no more, and the sandbox learns that by the session's end.
+fn ends_early(error: &FilesError) -> bool {
+    match error {
+        FilesError::Archive(ArchiveError::Stream(error)) => {
+            error.kind() == io::ErrorKind::UnexpectedEof
+        }
+        _ => false,
+    }
+}
+
+fn making_lane(source: io::Error) -> FilesError {
+    FilesError::Io {
+        doing: "making memory for the transfer",
+        source,
+    }
+}
+
+fn passing_on(source: io::Error) -> FilesError {
+    FilesError::Io {
+        doing: "passing on what came from the sandbox",
+        source,
+    }
+}
+
+fn pass_on(incoming: &mut dyn BufRead, out: &mut dyn Write) -> Result<(), FilesError> {
+    loop {
+        let count = match incoming.fill_buf() {
+            Ok([]) => return Ok(()),
+            Ok(data) => {
+                out.write_all(data).map_err(passing_on)?;
+                data.len()
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+            Err(error) => return Err(ArchiveError::Stream(error).into()),
+        };
+        incoming.consume(count);
     }
 }
 
@@ -195,16 +280,15 @@ fn compare(
     }
 }
 
-pub(super) fn copy(input: &mut dyn Read, out: &mut dyn Write) -> io::Result<()> {
-    let mut buffer = vec![0; CHUNK];
-    loop {
-        match input.read(&mut buffer) {
-            Ok(0) => return Ok(()),
-            Ok(count) => out.write_all(buffer.get(..count).unwrap_or_default())?,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
+/// Passes on what comes, as it comes.
+pub(super) fn copy(input: &mut dyn Read, out: &mut dyn Room) -> Result<(), FilesError> {
+    room::pass_on(out, u64::MAX, input).map_err(|error| match error {
+        CopyError::Reading(source) => FilesError::Io {
+            doing: "reading what is to be sent to the sandbox",
+            source,
+        },
+        CopyError::Writing(error) => sending(error),
+    })
 }
 
 fn start<'scope, T: Send + 'scope>(
@@ -238,6 +322,13 @@ fn new_pipe() -> Result<(File, File), FilesError> {
     Ok((read.into(), write.into()))
 }
 
+fn never_blocking(pipe: &File) -> Result<(), FilesError> {
+    rustix::io::ioctl_fionbio(pipe, true).map_err(|error| FilesError::Io {
+        doing: "making a pipe",
+        source: error.into(),
+    })
+}
+
 pub(super) fn shown(path: &[u8]) -> String {
     String::from_utf8_lossy(path).into_owned()
 }
@@ -267,6 +358,24 @@ impl fmt::Debug for DigestTaker<'_> {
         formatter
             .debug_struct("DigestTaker")
             .finish_non_exhaustive()
+    }
+}
+
+/// Passes on into a pipe that never blocks what is less than fits there.
+#[derive(Debug)]
+struct PipeTaker(File);
+
+impl Taker for PipeTaker {
+    fn take(&mut self, data: &[u8]) -> io::Result<()> {
+        match self.0.write_all(data) {
+            // Who reads it wants no more.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            // More than anybody has asked for.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Err(io::ErrorKind::InvalidData.into())
+            }
+            written => written,
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The conformance suite on the tiers that need no guest: here, as each kind of user, and on container
 //! engines that are started for it alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
@@ -216,7 +216,8 @@ fn unconfined(programs: &Programs) -> Option<Command> {
     })
 }
 
-/// Writes what was found out to the recorded results, and to the table in the README.
+/// Writes what was found out to the recorded results, and to the table in the README. Of cases that did
+/// not run, what is recorded stays.
 pub(crate) fn record(report: &Report) -> Result<()> {
     let (results, readme) = (
         workspace().join("docs/conformance.json"),
@@ -230,14 +231,25 @@ pub(crate) fn record(report: &Report) -> Result<()> {
             .filter_map(|(name, verdict)| case(name, verdict))
             .collect();
         if !cases.is_empty() {
-            known.set(column, cases);
+            known.merge(column, cases);
         }
     }
+    known.retain(&all_cases()?);
     known.write(&results)?;
     let document = with_table(&fs::read_to_string(&readme)?, &known.table())?;
     fs::write(&readme, document).context("cannot write README.md")?;
     ensure!(!report.failed(), "recorded, with failures");
     Ok(())
+}
+
+/// The names of all cases that the suite has, without a tier's name.
+fn all_cases() -> Result<BTreeSet<String>> {
+    let programs = Programs::find()?;
+    let names = programs.list(&programs.conformance, &["--tier", "local"])?;
+    let names = names.iter().filter_map(|name| name.split_once("::"));
+    let names: BTreeSet<_> = names.map(|(_, name)| name.to_owned()).collect();
+    ensure!(!names.is_empty(), "the suite has no cases");
+    Ok(names)
 }
 
 /// A case of a tier, without the tier's name.

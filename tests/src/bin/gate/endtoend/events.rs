@@ -90,6 +90,12 @@ impl Events {
         any
     }
 
+    /// How many tests have failed.
+    pub(crate) fn failures(&self) -> usize {
+        let failed = |verdict: &&Option<Verdict>| matches!(verdict, Some(Verdict::Failed(_)));
+        self.verdicts.values().filter(failed).count()
+    }
+
     /// Forgets which test was running: it will be run again.
     pub(crate) fn restart(&mut self) {
         self.running = None;
@@ -172,7 +178,9 @@ mod tests {
         events.read(r#"{ "type": "test", "name": "a", "event": "ok" }"#);
         events.read(r#"{ "type": "test", "name": "b", "event": "failed", "stdout": "spoiled" }"#);
         events.read(r#"{ "type": "test", "name": "c", "event": "failed", "stdout": "wrong" }"#);
+        assert_eq!(events.failures(), 2);
         assert!(events.take_back(|message| message == "spoiled"));
+        assert_eq!(events.failures(), 1);
         assert_eq!(events.unfinished(), ["b"]);
         assert!(!events.take_back(|message| message == "spoiled"));
     }

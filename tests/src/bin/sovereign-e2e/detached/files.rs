@@ -1,12 +1,17 @@
 //! Files go in, out and between.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown, symlink};
+use std::process::Command;
+use std::time::{Duration, UNIX_EPOCH};
 
-use anyhow::ensure;
+use anyhow::{Context, Result, ensure};
 
 use super::Desk;
-use crate::suite::{Outcome, PASSED};
+use crate::suite::{Outcome, PASSED, skip};
+
+/// The sandbox's user.
+const USER: u32 = 1000;
 
 /// As `docker cp` does, with modes, links and holes; and nothing is half written.
 pub(super) fn files_go_in_out_and_between(desk: &Desk) -> Outcome {
@@ -45,5 +50,140 @@ pub(super) fn files_go_in_out_and_between(desk: &Desk) -> Outcome {
         missing.to_string().contains("/no/such: No such file"),
         "{missing}"
     );
+    PASSED
+}
+
+/// With modes, times and links; root's are kept where somebody is root, and else nobody pretends.
+pub(super) fn archive_keeps_who_files_belong_to(desk: &Desk) -> Outcome {
+    let ours = rustix::process::geteuid();
+    if !ours.is_root() && ours.as_raw() != USER {
+        return skip("only root can give files away");
+    }
+    desk.start(&["--name", "a", "--", "sleep", "600"])?;
+    let here = tempfile::tempdir()?;
+    let path = |name: &str| here.path().join(name).display().to_string();
+    fs::create_dir(path("tree"))?;
+    fs::write(path("tree/run"), "run")?;
+    symlink("run", path("tree/link"))?;
+    fs::hard_link(path("tree/run"), path("tree/same"))?;
+    fs::set_permissions(path("tree/run"), fs::Permissions::from_mode(0o751))?;
+    let time = UNIX_EPOCH + Duration::new(1_000_000_000, 123_456_789);
+    fs::File::open(path("tree/run"))?.set_modified(time)?;
+    for name in ["tree/run", "tree/link", "tree"] {
+        lchown(path(name), Some(USER), Some(USER))?;
+    }
+    desk.says(&["cp", "-a", &path("tree"), "a:/tmp/tree"])?;
+    let stat = "cd /tmp/tree; stat -c '%n %u %g %a %Y' run; stat -c '%n %u %g' link; \
+                test run -ef same";
+    let told = desk.says(&["exec", "a", "--", "sh", "-c", stat])?;
+    let expected = format!("run {USER} {USER} 751 1000000000\nlink {USER} {USER}");
+    ensure!(told == expected, "{told}");
+
+    desk.says(&["cp", "-a", "a:/tmp/tree", &path("back")])?;
+    for name in ["back/run", "back/link", "back"] {
+        let kept = fs::symlink_metadata(path(name))?;
+        let owner = (kept.uid(), kept.gid());
+        ensure!(owner == (USER, USER), "{name}: {owner:?}");
+    }
+    let run = fs::metadata(path("back/run"))?;
+    ensure!(run.mode() & 0o7777 == 0o751, "{:o}", run.mode());
+    ensure!(run.modified()? == time, "{:?}", run.modified());
+    ensure!(run.ino() == fs::metadata(path("back/same"))?.ino());
+    ensure!(fs::read_link(path("back/link"))?.to_str() == Some("run"));
+    if ours.is_root() {
+        roots_file_is_given_or_refused(desk, &path("roots"))?;
+    }
+    PASSED
+}
+
+fn roots_file_is_given_or_refused(desk: &Desk, source: &str) -> Result<()> {
+    fs::write(source, "root's")?;
+    let root: &[&str] = match desk.tier {
+        "microvm" => &["-u", "root"],
+        _ => &[],
+    };
+    let words = [&["cp", "-a"], root, &[source, "a:/tmp"]].concat();
+    let given = desk.call(words).output()?;
+    if given.code() == Some(0) {
+        let owner = desk.says(&["exec", "a", "--", "stat", "-c", "%u", "/tmp/roots"])?;
+        ensure!(owner == "0", "{owner}");
+        return Ok(());
+    }
+    ensure!(
+        desk.tier != "microvm" && given.code() == Some(125),
+        "{given}"
+    );
+    let words = "cannot be given to user 0";
+    ensure!(given.errors().contains(words), "{given}");
+    Ok(())
+}
+
+/// The error names the file, the reason and the remedy, and what was there before stays.
+pub(super) fn full_sandbox_is_told(desk: &Desk) -> Outcome {
+    let bound = ["--overlay-size", "2M", "--name", "a", "--", "sleep", "600"];
+    desk.start(&bound)?;
+    let here = tempfile::tempdir()?;
+    let big = here.path().join("big");
+    fs::write(&big, "small")?;
+    let source = big.display().to_string();
+    desk.says(&["cp", &source, "a:/tmp"])?;
+    fs::write(&big, vec![b'x'; 8 << 20])?;
+    let full = desk.call(["cp", "--json", &source, "a:/tmp"]).output()?;
+    ensure!(full.code() == Some(125), "{full}");
+    let error = &full.json()?["error"];
+    ensure!(error["code"] == "no-space", "{full}");
+    let message = error["message"].as_str().unwrap_or_default();
+    ensure!(message.starts_with("/tmp/big: No space left"), "{full}");
+    let hint = error["hint"].as_str().unwrap_or_default();
+    ensure!(hint.contains("--overlay-size"), "{full}");
+    let old = desk.says(&["fs", "cat", "a", "/tmp/big"])?;
+    ensure!(old == "small", "{old}");
+    PASSED
+}
+
+/// The same of a file system of this machine.
+pub(super) fn full_host_is_told(desk: &Desk) -> Outcome {
+    if !rustix::process::geteuid().is_root() {
+        return skip("only root can mount a small file system");
+    }
+    let script = "head -c 4194304 /dev/zero > big; exec sleep 600";
+    desk.start(&["--name", "a", "--", "sh", "-c", script])?;
+    desk.eventually("the file is there", || {
+        let told = desk.call(["exec", "a", "--", "stat", "-c", "%s", "big"]);
+        Ok(told.output()?.text() == "4194304")
+    })?;
+    let small = tempfile::tempdir()?;
+    let mount = "mount -t tmpfs -o size=1m tmpfs \"$1\" || exit 99
+        \"$2\" cp --json a:big \"$1\"; code=$?; ls -A \"$1\" >&2; exit $code";
+    let output = Command::new("unshare")
+        .args(["--mount", "sh", "-c", mount, "sh"])
+        .arg(small.path())
+        .arg(desk.program())
+        .env("SOVEREIGN_STATE_DIR", desk.state.path())
+        .output()
+        .context("cannot start unshare")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if output.status.code() == Some(99) || said.contains("unshare failed") {
+        return skip(format!("nothing can be mounted here: {}", said.trim()));
+    }
+    ensure!(
+        output.status.code() == Some(125),
+        "{}: {said}",
+        output.status
+    );
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let error = &told["error"];
+    let place = small.path().display().to_string();
+    let message = error["message"].as_str().unwrap_or_default();
+    ensure!(
+        message.starts_with(&format!("{place}/big: No space left")),
+        "{told}"
+    );
+    let hint = error["hint"].as_str().unwrap_or_default();
+    ensure!(
+        hint.contains(&place) && error["code"] == "no-space",
+        "{told}"
+    );
+    ensure!(said.is_empty(), "it left {said}");
     PASSED
 }

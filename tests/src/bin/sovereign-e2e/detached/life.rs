@@ -206,7 +206,9 @@ pub(super) fn lives_are_bounded(desk: &Desk) -> Outcome {
 pub(super) fn removed_when_it_ends_if_asked(desk: &Desk) -> Outcome {
     desk.start(&["--rm", "--name", "a", "--", "true"])?;
     desk.eventually("it is gone", || Ok(desk.says(&["ls", "-aq"])?.is_empty()))?;
-    let left: Vec<_> = fs::read_dir(desk.state.path().join("sandboxes"))?.collect();
-    ensure!(left.is_empty(), "{left:?}");
+    desk.eventually("its folder is gone", || {
+        let mut left = fs::read_dir(desk.state.path().join("sandboxes"))?;
+        Ok(left.next().is_none())
+    })?;
     PASSED
 }

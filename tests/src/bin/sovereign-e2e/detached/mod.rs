@@ -3,17 +3,32 @@
 mod bulk;
 mod console;
 mod desk;
+mod environment;
 mod files;
+mod kept;
+mod killed_copy;
 mod life;
 mod limits;
+mod progress;
 mod records;
 mod usage;
+mod volumes;
+mod watchers;
 
 use crate::suite::{Suite, Test};
 use bulk::files_of_any_size_cost_no_memory;
 use console::console_is_kept_or_told_to_be_none;
 pub(crate) use desk::{Desk, with};
-use files::files_go_in_out_and_between;
+use environment::environment_comes_from_files;
+use files::{
+    archive_keeps_who_files_belong_to, files_go_in_out_and_between, full_host_is_told,
+    full_sandbox_is_told,
+};
+use kept::{
+    disk_is_bounded_or_refused, full_disk_of_the_host_is_the_guests_error,
+    what_is_written_outlives_a_killed_sandbox, what_is_written_outlives_a_stop_until_it_is_removed,
+};
+use killed_copy::killed_copy_leaves_nothing_for_long;
 use life::{
     attached_user_types_and_reads, command_goes_on_alone_and_its_result_is_kept,
     end_is_kept_and_told, killed_supervisor_leaves_a_dead_sandbox_that_can_start_again,
@@ -21,23 +36,36 @@ use life::{
     removed_when_it_ends_if_asked, sandbox_outlives_its_creator, stop_is_gentle_first,
 };
 use limits::{limits_of_a_command_hold, pid_limit_holds_or_is_refused};
+use progress::copy_shows_bytes_and_rate_on_a_terminal_alone;
 use records::{
     events_tell_what_happened, full_state_folder_is_named_and_left_empty,
     misuse_is_told_with_the_remedy, name_belongs_to_one_of_many,
 };
 use usage::{looking_is_no_use, usage_is_measured};
+use volumes::{
+    prune_removes_volumes_whose_sandbox_is_gone,
+    removal_without_the_engine_is_told_and_can_be_forced,
+};
+use watchers::{whoever_only_looks_dies_of_the_signal, whoever_reads_no_more_ends_it_silently};
 
 /// The tests, each on every tier.
 macro_rules! on_every_tier {
     ($suite:expr, $($name:ident),+ $(,)?) => {
         let local: &[(&str, Test)] = &[$((stringify!($name), |s| with(s, "local", $name))),+];
         let guest: &[(&str, Test)] = &[$((stringify!($name), |s| with(s, "microvm", $name))),+];
+        $suite.host("detached", local);
+        with_an_engine!($suite, $($name),+);
+        $suite.guest("detached", guest);
+    };
+}
+
+/// The tests, each with each container engine.
+macro_rules! with_an_engine {
+    ($suite:expr, $($name:ident),+ $(,)?) => {
         let docker: &[(&str, Test)] = &[$((stringify!($name), |s| with(s, "docker", $name))),+];
         let podman: &[(&str, Test)] = &[$((stringify!($name), |s| with(s, "podman", $name))),+];
-        $suite.host("detached", local);
         $suite.engine("docker", "detached", docker);
         $suite.engine("podman", "detached", podman);
-        $suite.guest("detached", guest);
     };
 }
 
@@ -58,17 +86,43 @@ pub(crate) fn add(suite: &mut Suite) {
         events_tell_what_happened,
         files_go_in_out_and_between,
         files_of_any_size_cost_no_memory,
+        copy_shows_bytes_and_rate_on_a_terminal_alone,
+        archive_keeps_who_files_belong_to,
+        full_sandbox_is_told,
+        full_host_is_told,
+        environment_comes_from_files,
         limits_of_a_command_hold,
         pid_limit_holds_or_is_refused,
         usage_is_measured,
         looking_is_no_use,
         console_is_kept_or_told_to_be_none,
+        what_is_written_outlives_a_stop_until_it_is_removed,
+        what_is_written_outlives_a_killed_sandbox,
+        disk_is_bounded_or_refused,
+        whoever_reads_no_more_ends_it_silently,
+        whoever_only_looks_dies_of_the_signal,
+    );
+    with_an_engine!(
+        suite,
+        removal_without_the_engine_is_told_and_can_be_forced,
+        prune_removes_volumes_whose_sandbox_is_gone,
+    );
+    suite.guest(
+        "detached",
+        &[("full_disk_of_the_host_is_the_guests_error", |s| {
+            with(s, "microvm", full_disk_of_the_host_is_the_guests_error)
+        })],
     );
     suite.host(
         "detached",
-        &[(
-            "full_state_folder_is_named_and_left_empty",
-            full_state_folder_is_named_and_left_empty,
-        )],
+        &[
+            (
+                "full_state_folder_is_named_and_left_empty",
+                full_state_folder_is_named_and_left_empty,
+            ),
+            ("killed_copy_leaves_nothing_for_long", |s| {
+                with(s, "local", killed_copy_leaves_nothing_for_long)
+            }),
+        ],
     );
 }

@@ -125,6 +125,7 @@ pub(super) fn full_state_folder_is_named_and_left_empty(sovereign: &Sovereign) -
     );
     let place = dir.path().display().to_string();
     ensure!(said.contains("space") && said.contains(&place), "{said}");
+    ensure!(said.contains("SOVEREIGN_STATE_DIR"), "no remedy: {said}");
     ensure!(
         output.stdout.is_empty(),
         "{}",

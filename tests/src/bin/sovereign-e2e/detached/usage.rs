@@ -85,6 +85,8 @@ pub(super) fn looking_is_no_use(desk: &Desk) -> Outcome {
     desk.says(&["start", "b"])?;
     desk.eventually("the idle one has ended", || {
         desk.call(["stats", "--no-stream", "b"]).output()?;
+        let completion = desk.call(["--", "sovereign", "cp", "b:/"]);
+        completion.env("SOVEREIGN_COMPLETE", "fish").output()?;
         Ok(desk.state_of("b")? == "exited")
     })?;
     ensure!(desk.state_of("a")? == "running");

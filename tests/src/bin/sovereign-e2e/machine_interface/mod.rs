@@ -1,5 +1,6 @@
 //! `--json`: what every command really prints is what its published schema says, on every tier.
 
+mod builds;
 mod schemas;
 
 use std::fs;
@@ -9,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use sovereign_tests::call::{Call, Sovereign};
 
+use self::builds::build_keeps_its_schema;
 use self::schemas::Schemas;
 use crate::detached::{Desk, with};
 use crate::suite::{Outcome, PASSED, Suite, Test};
@@ -26,10 +28,13 @@ pub(crate) fn add(suite: &mut Suite) {
     suite.guest("machine_interface", &guest);
     suite.host(
         "machine_interface",
-        &[(
-            "commands_without_a_sandbox_keep_their_schemas",
-            commands_without_a_sandbox_keep_their_schemas,
-        )],
+        &[
+            (
+                "commands_without_a_sandbox_keep_their_schemas",
+                commands_without_a_sandbox_keep_their_schemas,
+            ),
+            ("build_keeps_its_schema", build_keeps_its_schema),
+        ],
     );
 }
 

@@ -49,7 +49,7 @@ pub fn drive(data: &[u8]) {
     let image = Arc::new(Image::open(&path, read_only).expect("a disk"));
     let mut disk = Disk::new(
         image,
-        0,
+        "hostile",
         if script.byte().is_multiple_of(2) {
             u64::MAX
         } else {

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use vm_memory::VolatileSlice;
 
 use super::config::SECTOR_SIZE;
+use super::medium::Medium;
 use super::syscalls;
 
 /// Why an image cannot be a disk.
@@ -147,47 +148,41 @@ impl Image {
     pub(super) fn file(&self) -> &File {
         &self.file
     }
+}
 
-    /// How many whole sectors the image has.
-    pub(super) fn sectors(&self) -> u64 {
+impl Medium for Image {
+    fn sectors(&self) -> u64 {
         self.sectors
     }
 
-    /// Whether the image is open for reading only.
-    pub(super) fn is_read_only(&self) -> bool {
+    fn is_read_only(&self) -> bool {
         self.read_only
     }
 
-    /// Whether parts of the image can be given back to the host.
-    pub(super) fn punches_holes(&self) -> bool {
+    fn punches_holes(&self) -> bool {
         self.punches_holes
     }
 
-    /// Reads some bytes at `offset` into guest memory. Zero bytes mean the end of the file.
-    pub(super) fn read_at(&self, buffers: &[VolatileSlice<'_>], offset: u64) -> io::Result<usize> {
+    fn read_at(&self, buffers: &[VolatileSlice<'_>], offset: u64) -> io::Result<usize> {
         syscalls::read_at(&self.file, buffers, offset)
     }
 
-    /// Writes some bytes from guest memory at `offset`.
-    pub(super) fn write_at(&self, buffers: &[VolatileSlice<'_>], offset: u64) -> io::Result<usize> {
+    fn write_at(&self, buffers: &[VolatileSlice<'_>], offset: u64) -> io::Result<usize> {
         syscalls::write_at(&self.file, buffers, offset)
     }
 
-    /// Makes what was written safe against a crash of the host.
-    pub(super) fn sync(&self) -> io::Result<()> {
+    fn sync(&self) -> io::Result<()> {
         Ok(rustix::io::retry_on_intr(|| fdatasync(&self.file))?)
     }
 
-    /// Gives the storage of a range back; it reads as zeroes afterwards.
-    pub(super) fn punch_hole(&self, offset: u64, len: u64) -> io::Result<()> {
+    fn punch_hole(&self, offset: u64, len: u64) -> io::Result<()> {
         let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         Ok(rustix::io::retry_on_intr(|| {
             fallocate(&self.file, mode, offset, len)
         })?)
     }
 
-    /// Makes a range read as zeroes and keeps its storage, where the file system can do that.
-    pub(super) fn zero_range(&self, offset: u64, len: u64) -> io::Result<()> {
+    fn zero_range(&self, offset: u64, len: u64) -> io::Result<()> {
         let mode = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
         match rustix::io::retry_on_intr(|| fallocate(&self.file, mode, offset, len)) {
             Err(Errno::OPNOTSUPP) => self.punch_hole(offset, len),

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::config::{MAX_RANGES, SECTOR_SIZE, SIZE_MAX, VIRTIO_BLK_F_FLUSH, seg_max};
-use super::image::Image;
+use super::medium::Medium;
 use super::{ID_BLOCK, QUEUE_SIZE};
 use crate::devices::virtio::queue::{Chain, GuestBuffers};
 use crate::devices::virtio::report_failure;
@@ -56,31 +56,34 @@ enum Failure {
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        if Errno::from_io_error(&error) == Some(Errno::OPNOTSUPP) {
-            return Self::Unsupported;
+        match Errno::from_io_error(&error) {
+            Some(Errno::OPNOTSUPP) => Self::Unsupported,
+            // There is nothing at this place.
+            Some(Errno::NXIO) => Self::Refused,
+            _ => Self::Host(error),
         }
-        Self::Host(error)
     }
 }
 
 /// A disk as one driver uses it, from activation to reset.
-pub(super) struct Disk {
-    image: Arc<Image>,
+pub(super) struct Disk<M> {
+    medium: Arc<M>,
     id: [u8; ID_LEN],
     /// The driver does not know of a cache, so nothing may stay in it.
     write_through: bool,
     reported: bool,
 }
 
-impl Disk {
-    pub(super) fn new(image: Arc<Image>, index: usize, features: u64) -> Self {
+impl<M: Medium> Disk<M> {
+    /// `name` is what the driver is told that the disk is called.
+    pub(super) fn new(medium: Arc<M>, name: &str, features: u64) -> Self {
         let mut id = [0; ID_LEN];
-        for (byte, value) in id.iter_mut().zip(format!("sovereign-{index}").bytes()) {
+        for (byte, value) in id.iter_mut().zip(name.bytes()) {
             *byte = value;
         }
-        let write_through = features & VIRTIO_BLK_F_FLUSH == 0 && !image.is_read_only();
+        let write_through = features & VIRTIO_BLK_F_FLUSH == 0 && !medium.is_read_only();
         Self {
-            image,
+            medium,
             id,
             write_through,
             reported: false,
@@ -143,7 +146,7 @@ impl Disk {
         let len = data.len();
         let mut offset = self.data_offset(sector, len)?;
         while !data.is_empty() {
-            let count = self.image.read_at(data.slices(), offset)?;
+            let count = self.medium.read_at(data.slices(), offset)?;
             if count == 0 {
                 // The file has become shorter since it was opened.
                 return Err(Failure::Host(io::ErrorKind::UnexpectedEof.into()));
@@ -158,7 +161,7 @@ impl Disk {
         self.require_writable()?;
         let mut offset = self.data_offset(sector, data.len())?;
         while !data.is_empty() {
-            let count = self.image.write_at(data.slices(), offset)?;
+            let count = self.medium.write_at(data.slices(), offset)?;
             if count == 0 {
                 return Err(Failure::Host(io::ErrorKind::WriteZero.into()));
             }
@@ -169,8 +172,8 @@ impl Disk {
     }
 
     fn flush(&self) -> Result<usize, Failure> {
-        if !self.image.is_read_only() {
-            self.image.sync()?;
+        if !self.medium.is_read_only() {
+            self.medium.sync()?;
         }
         Ok(0)
     }
@@ -184,7 +187,7 @@ impl Disk {
         self.require_writable()?;
         // VIRTIO 1.2 §5.2.6.2: no flag means anything for a discard.
         for range in self.ranges(data, 0)?.iter().filter(|range| range.len > 0) {
-            self.image.punch_hole(range.offset, range.len)?;
+            self.medium.punch_hole(range.offset, range.len)?;
         }
         self.finish_write()
     }
@@ -197,9 +200,9 @@ impl Disk {
             .filter(|range| range.len > 0)
         {
             if range.flags & UNMAP == 0 {
-                self.image.zero_range(range.offset, range.len)?;
+                self.medium.zero_range(range.offset, range.len)?;
             } else {
-                self.image.punch_hole(range.offset, range.len)?;
+                self.medium.punch_hole(range.offset, range.len)?;
             }
         }
         self.finish_write()
@@ -207,14 +210,14 @@ impl Disk {
 
     fn finish_write(&self) -> Result<usize, Failure> {
         if self.write_through {
-            self.image.sync()?;
+            self.medium.sync()?;
         }
         Ok(0)
     }
 
     fn require_writable(&self) -> Result<(), Failure> {
         // VIRTIO 1.2 §5.2.6.2: a write to a read-only device fails.
-        if self.image.is_read_only() {
+        if self.medium.is_read_only() {
             Err(Failure::Refused)
         } else {
             Ok(())
@@ -234,7 +237,7 @@ impl Disk {
     /// The byte offset of `sector`, if it and the `count - 1` sectors after it are on the disk.
     fn require_on_disk(&self, sector: u64, count: u64) -> Result<u64, Failure> {
         let end = sector.checked_add(count).ok_or(Failure::Refused)?;
-        if end > self.image.sectors() {
+        if end > self.medium.sectors() {
             return Err(Failure::Refused);
         }
         // No overflow: the file is longer than this.
@@ -247,7 +250,7 @@ impl Disk {
         if !data.len().is_multiple_of(RANGE_LEN) || count == 0 || count > MAX_RANGES as usize {
             return Err(Failure::Refused);
         }
-        if !self.image.punches_holes() {
+        if !self.medium.punches_holes() {
             return Err(Failure::Unsupported);
         }
         (0..count).map(|_| self.range(data, flags)).collect()

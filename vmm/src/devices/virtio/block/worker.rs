@@ -19,6 +19,7 @@ use std::time::Duration;
 use vm_memory::GuestAddressSpace;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::image::Image;
 use super::request::{Disk, NoStatus};
 use super::{ID_BLOCK, syscalls};
 use crate::devices::virtio::queue::{QueueError, Served, VirtQueue};
@@ -39,7 +40,7 @@ pub(super) struct Job {
     pub(super) queue: VirtQueue,
     pub(super) memory: GuestRamHandle,
     pub(super) interrupt: Interrupt,
-    pub(super) disk: Disk,
+    pub(super) disk: Disk<Image>,
 }
 
 enum Phase {

@@ -1,14 +1,17 @@
 //! The device on an event loop, with honest and hostile drivers.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use event_manager::{EventManager, SubscriberOps};
+use vmm_sys_util::eventfd::EventFd;
 
 use super::*;
+use crate::devices::virtio::Interrupt;
 use crate::devices::virtio::driver::{
     Buffer, REGION_LEN, RingDriver, guest_memory, interrupt, needs_reset,
 };
 use crate::devices::virtio::mmio::hostile;
+use crate::memory::GuestRamHandle;
 
 const RING: u64 = 0x1000;
 const DATA: u64 = 0x2_0000;

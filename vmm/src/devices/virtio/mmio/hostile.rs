@@ -7,7 +7,7 @@ use vm_memory::GuestAddressSpace;
 
 use super::registers::{
     DRIVER_FEATURES, DRIVER_FEATURES_SEL, QUEUE_DESC_LOW, QUEUE_DEVICE_LOW, QUEUE_DRIVER_LOW,
-    QUEUE_NUM, QUEUE_READY, QUEUE_SEL, STATUS,
+    QUEUE_NOTIFY, QUEUE_NUM, QUEUE_READY, QUEUE_SEL, STATUS,
 };
 use super::status::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK};
 use super::{MmioTransport, half};
@@ -97,9 +97,7 @@ fn step(transport: &mut MmioTransport, driver: &mut RingDriver, script: &mut Scr
         }
         11 | 12 => set_up_queue(transport, driver, script),
         13 | 14 => {
-            for kick in transport.queue_kicks() {
-                let _ = kick.write(1);
-            }
+            put(transport, QUEUE_NOTIFY, u32::from(script.byte() % 8 == 7));
         }
         _ => {
             if script.byte() < 40 {

@@ -16,6 +16,8 @@ struct Recorder {
     resets: usize,
     refuse: bool,
     config: [u8; 8],
+    serves_at_once: bool,
+    notified: Vec<usize>,
 }
 
 impl VirtioDevice for Recorder {
@@ -57,6 +59,14 @@ impl VirtioDevice for Recorder {
         Ok(())
     }
 
+    fn serves_at_once(&self) -> bool {
+        self.serves_at_once
+    }
+
+    fn notified(&mut self, queue: usize) {
+        self.notified.push(queue);
+    }
+
     fn reset(&mut self) {
         self.resets += 1;
         self.resources = None;
@@ -72,7 +82,11 @@ struct Machine {
 
 impl Machine {
     fn new() -> Self {
-        let device = Arc::new(Mutex::new(Recorder::default()));
+        Self::with(Recorder::default())
+    }
+
+    fn with(device: Recorder) -> Self {
+        let device = Arc::new(Mutex::new(device));
         let memory = guest_memory();
         let irqfd = Arc::new(event_fd());
         let transport = MmioTransport::new(device.clone(), memory.clone(), irqfd.clone()).unwrap();
@@ -486,7 +500,7 @@ fn device_that_needs_a_reset_ignores_everything_else() {
 #[test]
 fn reset_forgets_everything_and_keeps_the_kicks() {
     let mut machine = Machine::at(RUNNING);
-    let kicks = machine.transport.queue_kicks().to_vec();
+    let kicks = machine.transport.doorbells().to_vec();
     kicks[1].write(3).unwrap();
     let interrupt = machine
         .device
@@ -539,9 +553,23 @@ fn notification_by_an_exit_signals_the_kick() {
     for absent in [2, 0x1_0001, u32::MAX] {
         machine.put(QUEUE_NOTIFY, absent);
     }
-    let kicks = machine.transport.queue_kicks();
+    let kicks = machine.transport.doorbells();
     assert!(kicks[0].read().is_err());
     assert_eq!(kicks[1].read().unwrap(), 1);
+}
+
+#[test]
+fn device_that_serves_at_once_is_told_itself() {
+    let mut machine = Machine::with(Recorder {
+        serves_at_once: true,
+        ..Recorder::default()
+    });
+    machine.advance(RUNNING);
+    for queue in [1, 2, u32::MAX, 0] {
+        machine.put(QUEUE_NOTIFY, queue);
+    }
+    assert_eq!(machine.device.lock().unwrap().notified, [1, 0]);
+    assert!(machine.transport.doorbells().is_empty());
 }
 
 #[test]

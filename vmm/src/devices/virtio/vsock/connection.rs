@@ -32,20 +32,22 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use bitflags::bitflags;
 use rustix::net::Shutdown;
 use vm_memory::VolatileSlice;
 use vmm_sys_util::epoll::EventSet;
 
 use super::credit::{CreditViolation, ReceiveCredit, SendCredit};
 use super::ends::Ends;
+use super::lane::ConnectionLane;
 use super::outbox::Outbox;
+use super::owed::Owed;
 use super::packet::{ConnectionKey, Header};
 use super::spec::{
     MAX_PAYLOAD, OP_CREDIT_REQUEST, OP_CREDIT_UPDATE, OP_REQUEST, OP_RESPONSE, OP_RST, OP_RW,
     OP_SHUTDOWN, TYPE_STREAM,
 };
 use super::stream::{HostStream, Received};
+use crate::devices::virtio::block::lanes::LaneNumber;
 
 /// How long the guest may take to answer a REQUEST. Its kernel answers, not its programs, but it may
 /// be a slow one under load.
@@ -57,17 +59,6 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The least and the most that one read from the host wants to fill; the least is a buffer, however
 /// large the guest makes them. It grows while the host has more.
 const READ_SIZES: (usize, usize) = (1024, MAX_PAYLOAD);
-
-bitflags! {
-    /// Control packets that the guest is yet to get.
-    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    struct Owed: u8 {
-        const REQUEST = 1;
-        const RESPONSE = 2;
-        const CREDIT_UPDATE = 4;
-        const CREDIT_REQUEST = 8;
-    }
-}
 
 /// Where a connection is in its life; see the module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,6 +118,7 @@ pub(super) struct Connection {
     /// How much the next read from the host wants to fill.
     read_size: usize,
     deadline: Option<Instant>,
+    lane: ConnectionLane,
 }
 
 impl Connection {
@@ -177,7 +169,15 @@ impl Connection {
             credit_requested: false,
             read_size: READ_SIZES.0,
             deadline: None,
+            lane: ConnectionLane::new(match phase {
+                Phase::Requesting => LaneNumber::of_host_port(key.host_port),
+                _ => LaneNumber::of_guest_port(key.guest_port),
+            }),
         }
+    }
+
+    pub(super) fn lane(&mut self) -> &mut ConnectionLane {
+        &mut self.lane
     }
 
     pub(super) fn key(&self) -> ConnectionKey {
@@ -363,13 +363,15 @@ impl Connection {
     /// Reads from the host into the guest's `buffers`, which have room for `room` bytes: at most the
     /// limit of [`read_plan`](Self::read_plan).
     pub(super) fn read(&mut self, buffers: &[VolatileSlice<'_>], room: usize) -> (usize, Verdict) {
-        match self.stream.receive(buffers) {
+        match self.stream.receive(buffers, self.lane.is_wanted()) {
             Ok(Received { bytes: 0, .. }) => {
                 self.ends.host_is_at_eof();
                 self.host_readable = false;
                 (0, Verdict::Keep)
             }
-            Ok(Received { bytes, cut_short }) => {
+            Ok(received) => {
+                let bytes = received.bytes;
+                self.lane.take(received.descriptor);
                 self.send.spend(u32::try_from(bytes).unwrap_or(u32::MAX));
                 if bytes == room {
                     self.read_size = self.read_size.saturating_mul(4).min(READ_SIZES.1);
@@ -377,7 +379,7 @@ impl Connection {
                     self.read_size = bytes.next_power_of_two().clamp(READ_SIZES.0, READ_SIZES.1);
                     // Fewer bytes than there was room for: the socket is empty (epoll(7)), and the
                     // next byte brings an event. An end that has been announced brings none.
-                    self.host_readable = self.host_ending || cut_short;
+                    self.host_readable = self.host_ending || received.cut_short;
                 }
                 (bytes, Verdict::Keep)
             }
@@ -491,6 +493,7 @@ impl Connection {
     pub(super) fn start_draining(&mut self) -> bool {
         self.phase = Phase::Draining;
         self.deadline = None;
+        self.lane.close();
         self.is_blocked()
     }
 }

@@ -58,6 +58,7 @@ impl Stage {
         let memory = guest_memory();
         let config = VsockConfig {
             guest_cid: CID,
+            lanes: false,
             uds_path: None,
         };
         let mut stage = Self {

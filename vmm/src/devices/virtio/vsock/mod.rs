@@ -26,8 +26,10 @@ mod gather;
 mod host;
 #[cfg(any(test, feature = "test-support"))]
 pub mod hostile;
+mod lane;
 mod muxer;
 mod outbox;
+mod owed;
 mod packet;
 mod reactor;
 mod rings;

@@ -23,6 +23,7 @@ use super::packet::Header;
 use super::reactor::{Reactor, Token};
 use super::spec::{OP_RST, TYPE_STREAM};
 use super::table::{Entry, EntryId, MAX_ENTRIES, Peer, Table};
+use crate::devices::virtio::block::lanes::Lanes;
 
 /// How many resets may be owed before the device stops to take packets.
 const MAX_RESETS: usize = 1024;
@@ -43,10 +44,15 @@ pub(super) struct Muxer {
     /// Clients may be waiting to be let in, for whom there was no room.
     clients_wait: bool,
     next_host_port: u32,
+    lanes: Option<Lanes>,
 }
 
 impl Muxer {
-    pub(super) fn new(guest_cid: u32, path: Option<&Path>) -> Result<Self, VsockError> {
+    pub(super) fn new(
+        guest_cid: u32,
+        path: Option<&Path>,
+        lanes: Option<Lanes>,
+    ) -> Result<Self, VsockError> {
         let reactor = Reactor::new().map_err(VsockError::Reactor)?;
         let path = path.map(PathInterface::listen).transpose()?;
         if let Some(path) = &path {
@@ -65,6 +71,7 @@ impl Muxer {
             clients: 0,
             clients_wait: false,
             next_host_port: FIRST_HOST_PORT,
+            lanes,
         })
     }
 

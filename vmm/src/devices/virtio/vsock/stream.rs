@@ -10,7 +10,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 use vm_memory::VolatileSlice;
@@ -28,12 +28,14 @@ pub(super) struct HostStream {
 }
 
 /// What [`HostStream::receive`] got.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Received {
     /// Bytes put into the buffers; 0 at the end of the stream.
     pub(super) bytes: usize,
-    /// Whether descriptors came with the bytes. They are closed (they cannot cross into a guest), and
-    /// the kernel stops there: more bytes may wait although the buffers are not full.
+    /// The first descriptor that came with the bytes, if it was asked for.
+    pub(super) descriptor: Option<OwnedFd>,
+    /// Whether descriptors came with the bytes. All but that one are closed (they cannot cross into a
+    /// guest), and the kernel stops there: more bytes may wait although the buffers are not full.
     pub(super) cut_short: bool,
 }
 
@@ -81,11 +83,16 @@ impl HostStream {
         }
     }
 
-    /// Reads into guest memory, as many bytes as there are and as have room.
+    /// Reads into guest memory, as many bytes as there are and as have room; and a descriptor, if one
+    /// is wanted and comes with them.
     ///
     /// # Errors
     /// `WouldBlock` when there is nothing now; any other error is the end of the stream.
-    pub(super) fn receive(&self, buffers: &[VolatileSlice<'_>]) -> io::Result<Received> {
+    pub(super) fn receive(
+        &self,
+        buffers: &[VolatileSlice<'_>],
+        wants_descriptor: bool,
+    ) -> io::Result<Received> {
         let batch = buffers.get(..MAX_BUFFERS).unwrap_or(buffers);
         let guards: Vec<_> = batch.iter().map(VolatileSlice::ptr_guard_mut).collect();
         let mut vectors: Vec<_> = guards
@@ -98,9 +105,15 @@ impl HostStream {
         let mut message = empty_message();
         message.msg_iov = vectors.as_mut_ptr();
         message.msg_iovlen = vectors.len() as _;
+        let mut control = ControlBuffer::default();
+        if wants_descriptor {
+            message.msg_control = (&raw mut control).cast();
+            message.msg_controllen = ONE_DESCRIPTOR as _;
+        }
         loop {
-            // SAFETY: `message` names the first of `vectors`, which outlives the call, and no address
-            // or control buffer. Each vector is a `VolatileSlice`, so it is valid for writes of its length
+            // SAFETY: `message` names the first of `vectors`, which outlives the call, no address, and
+            // no control buffer or `control`, which outlives the call, too, and is as long as is said.
+            // Each vector is a `VolatileSlice`, so it is valid for writes of its length
             // while its guest memory is borrowed, and nothing has a Rust reference to it. The
             // descriptor is open, being owned.
             let result = unsafe {
@@ -111,9 +124,11 @@ impl HostStream {
                 )
             };
             if let Ok(bytes) = usize::try_from(result) {
+                let descriptor = control.take_descriptor();
                 return Ok(Received {
                     bytes,
-                    cut_short: message.msg_flags & libc::MSG_CTRUNC != 0,
+                    cut_short: descriptor.is_some() || message.msg_flags & libc::MSG_CTRUNC != 0,
+                    descriptor,
                 });
             }
             let error = io::Error::last_os_error();
@@ -185,6 +200,37 @@ impl HostStream {
 impl AsRawFd for HostStream {
     fn as_raw_fd(&self) -> RawFd {
         self.fd.as_raw_fd()
+    }
+}
+
+/// The length of a control message with one descriptor (cmsg(3), `CMSG_LEN`).
+const ONE_DESCRIPTOR: usize = size_of::<libc::cmsghdr>() + size_of::<RawFd>();
+
+/// Room for one control message with one descriptor. Zeroed, it holds none.
+#[repr(C)]
+struct ControlBuffer {
+    header: libc::cmsghdr,
+    descriptor: RawFd,
+}
+
+impl Default for ControlBuffer {
+    fn default() -> Self {
+        let buffer = MaybeUninit::<Self>::zeroed();
+        // SAFETY: all fields, and those of the header, are integers, for which zero is a value. (The
+        // header has private padding with musl, so it cannot be written out.)
+        unsafe { buffer.assume_init() }
+    }
+}
+
+impl ControlBuffer {
+    /// The descriptor that the kernel has put there, if it has. It is asked once.
+    fn take_descriptor(self) -> Option<OwnedFd> {
+        let holds_one = self.header.cmsg_level == libc::SOL_SOCKET
+            && self.header.cmsg_type == libc::SCM_RIGHTS
+            && u64::try_from(self.header.cmsg_len).is_ok_and(|len| len == ONE_DESCRIPTOR as u64);
+        // SAFETY: the buffer was zeroed, so a header that says so was written by recvmsg, which has
+        // made the descriptor for us alone; nobody has it but this buffer, which ends here.
+        holds_one.then(|| unsafe { OwnedFd::from_raw_fd(self.descriptor) })
     }
 }
 

@@ -76,8 +76,9 @@ impl Muxer {
         }
     }
 
-    pub(super) fn add(&mut self, connection: Connection) -> Option<EntryId> {
+    pub(super) fn add(&mut self, mut connection: Connection) -> Option<EntryId> {
         let key = connection.key();
+        connection.lane().allow(self.lanes.clone());
         let id = self.table.insert(Peer::Connection(connection), Some(key))?;
         let watched = self
             .table

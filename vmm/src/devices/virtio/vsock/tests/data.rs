@@ -1,10 +1,12 @@
 //! Bytes: none lost, none twice, none out of order, and nobody waits for nothing.
 
-use std::io::{ErrorKind, IoSlice, Read, Write};
+use std::io::{ErrorKind, IoSlice, PipeWriter, Read, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 use super::super::packet::Header;
@@ -12,6 +14,7 @@ use super::super::spec::{
     HEADER_LEN, OP_CREDIT_REQUEST, OP_CREDIT_UPDATE, OP_REQUEST, OP_RESPONSE, OP_RST, OP_RW,
 };
 use super::guest::{Guest, RX_BUFFER, Socket, noise, stream_pair};
+use crate::devices::virtio::block::lanes::{LANE_LEN, LaneNumber};
 use crate::devices::virtio::driver::{Buffer, REGION_LEN, VIRTQ_DESC_F_INDIRECT};
 
 /// A small generator for chunk sizes.
@@ -488,23 +491,39 @@ fn busy_connections_share_the_rx_queue() {
     assert!(received.iter().all(|bytes| *bytes > 40_000), "{received:?}");
 }
 
+/// Sends text with a descriptor.
+fn send_with(stream: &UnixStream, text: &[u8], descriptor: impl AsFd) {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fds = [descriptor.as_fd()];
+    assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+    let text = [IoSlice::new(text)];
+    sendmsg(stream, &text, &mut control, SendFlags::empty()).unwrap();
+}
+
+/// Memory that can be a lane.
+fn lane_memory() -> OwnedFd {
+    let memory = memfd_create("lane", MemfdFlags::ALLOW_SEALING).unwrap();
+    ftruncate(&memory, LANE_LEN).unwrap();
+    fcntl_add_seals(&memory, SealFlags::SHRINK).unwrap();
+    memory
+}
+
+/// Whether somebody else has the pipe's other end.
+fn is_held(writing_end: &PipeWriter) -> bool {
+    let mut fds = [PollFd::new(writing_end, PollFlags::empty())];
+    poll(&mut fds, Some(&Timespec::default())).unwrap() == 0
+}
+
 #[test]
-fn descriptors_sent_along_are_dropped_and_stop_nothing() {
+fn the_first_descriptor_sent_along_is_the_connections_lane() {
     let mut guest = Guest::started();
-    let (_socket, theirs) = guest.connected(7, 1024);
-    for text in [&b"first"[..], b"second"] {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        let fds = [theirs.as_fd()];
-        assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
-        sendmsg(
-            &theirs,
-            &[IoSlice::new(text)],
-            &mut control,
-            SendFlags::empty(),
-        )
-        .unwrap();
-    }
+    let (socket, theirs) = guest.connected(7, 1024);
+    let lane = lane_memory();
+    let (second, second_witness) = std::io::pipe().unwrap();
+    send_with(&theirs, b"first", &lane);
+    send_with(&theirs, b"second", &second);
+    drop((lane, second));
     guest.device.handle_events();
     let got: Vec<u8> = guest
         .receive()
@@ -512,6 +531,15 @@ fn descriptors_sent_along_are_dropped_and_stop_nothing() {
         .flat_map(|packet| packet.1)
         .collect();
     assert_eq!(got, b"firstsecond");
+    assert!(!is_held(&second_witness));
+    let lanes = guest.device.lanes().unwrap();
+    let number = LaneNumber::of_guest_port(7);
+    assert!(lanes.open(number, lane_memory()).is_none(), "it is taken");
+    guest.send(socket.header(OP_RST, 0), &[]);
+    assert!(
+        lanes.open(number, lane_memory()).is_some(),
+        "it ends with its connection"
+    );
 }
 
 #[test]

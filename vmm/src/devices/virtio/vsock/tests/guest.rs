@@ -65,6 +65,7 @@ impl Guest {
         let memory = guest_memory();
         let device = Vsock::new(&VsockConfig {
             guest_cid: CID,
+            lanes: true,
             uds_path,
         })
         .unwrap();

@@ -20,6 +20,7 @@ fn guest_at(path: &Path) -> Guest {
 fn vsock_at(path: &Path) -> Result<Vsock, VsockError> {
     Vsock::new(&VsockConfig {
         guest_cid: CID,
+        lanes: false,
         uds_path: Some(path.to_owned()),
     })
 }
@@ -212,6 +213,7 @@ fn bad_configurations_are_refused() {
     for cid in [0, 1, 2, u32::MAX] {
         let error = Vsock::new(&VsockConfig {
             guest_cid: cid,
+            lanes: false,
             uds_path: None,
         })
         .unwrap_err();
