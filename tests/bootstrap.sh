@@ -1,12 +1,10 @@
 #!/usr/bin/env bash
 # Installs what a Debian or Ubuntu machine lacks: `bootstrap.sh build` for building and running,
-# `bootstrap.sh test` for the tests besides, `bootstrap.sh containers` for those with containers. Says what it does; does nothing when nothing is missing.
+# `bootstrap.sh test` for the tests besides. Says what it does; does nothing when nothing is missing.
 set -euo pipefail
 
 # What `sovereign image build` takes from the machine, and a C linker for Rust's build scripts.
 build_packages=(gcc libc6-dev make flex bison bc libelf-dev libssl-dev erofs-utils mmdebstrap debian-archive-keyring xz-utils)
-# The engines that the tests with containers start for themselves (some 500 MB with what they pull in).
-container_packages=(docker.io podman uidmap iproute2)
 # What the KVM lab, the benches, the Python tests and those of terminals and shells take.
 test_packages=(qemu-system-x86 e2fsprogs util-linux python3-pytest tmux vim-tiny less procps zsh fish)
 
@@ -56,10 +54,23 @@ install_rust() {
     fi
 }
 
+# The engines that the tests with containers start for themselves (some 500 MB with what they pull in). Only
+# root can start one, so nobody else needs them; and one that is here, from wherever, stays as it is.
+install_engines() {
+    [ "$(id -u)" -eq 0 ] || return 0
+    local packages=(uidmap iproute2)
+    command -v dockerd >/dev/null || packages+=(docker.io)
+    command -v podman >/dev/null || packages+=(podman)
+    install_packages "${packages[@]}"
+}
+
 install_cargo_deny() {
     if ! cargo deny --version >/dev/null 2>&1; then
         say "Installing cargo-deny (some minutes, once)"
-        CARGO_TARGET_DIR="${XDG_CACHE_HOME:-$HOME/.cache}/sovereign/cargo-deny" cargo install -q --locked cargo-deny ||
+        # It reads some files: what an optimized build takes longer, it never wins back.
+        CARGO_TARGET_DIR="${XDG_CACHE_HOME:-$HOME/.cache}/sovereign/cargo-deny" \
+            CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+            cargo install -q --locked cargo-deny ||
             say "cargo-deny could not be installed: the licence check will be skipped"
     fi
 }
@@ -71,13 +82,11 @@ build)
     ;;
 test)
     install_packages "${test_packages[@]}"
+    install_engines
     install_cargo_deny
     ;;
-containers)
-    install_packages "${container_packages[@]}"
-    ;;
 *)
-    say "usage: bootstrap.sh build|test|containers"
+    say "usage: bootstrap.sh build|test"
     exit 2
     ;;
 esac

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -86,6 +86,7 @@ impl Daemon {
         addresses: Addresses,
         bridge: Option<&str>,
     ) -> Result<Self, StartError> {
+        let folder = &path::absolute(folder)?;
         fs::create_dir_all(folder)?;
         let port = match addresses {
             Addresses::Socket => None,
@@ -156,6 +157,8 @@ impl Daemon {
     fn spawn(&self, mut command: Command) -> io::Result<Child> {
         let log = File::options().create(true).append(true).open(self.log())?;
         command
+            // Podman's monitors leave an empty file `oom` where they were started.
+            .current_dir(&self.folder)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

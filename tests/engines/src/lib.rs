@@ -10,6 +10,11 @@ pub use daemon::{Addresses, Daemon, StandStill, StartError};
 
 use std::env;
 
+use rustix::thread::{CapabilitySet, capabilities};
+
+/// What an engine cannot do without.
+const NEEDED: CapabilitySet = CapabilitySet::SYS_ADMIN.union(CapabilitySet::NET_ADMIN);
+
 /// A container engine that speaks the Docker Engine API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Engine {
@@ -57,8 +62,12 @@ impl Engine {
         if !is_installed(program) {
             return Some(format!("there is no {program}"));
         }
-        let is_root = rustix::process::geteuid().is_root();
-        (!is_root).then(|| format!("only root can start a {program} of its own"))
+        if !rustix::process::geteuid().is_root() {
+            return Some(format!("only root can start a {program} of its own"));
+        }
+        // Root of a container that others have made has not.
+        let has_all = capabilities(None).is_ok_and(|sets| sets.effective.contains(NEEDED));
+        (!has_all).then(|| format!("a {program} needs the rights to mount and to make networks"))
     }
 }
 
