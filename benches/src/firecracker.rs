@@ -12,12 +12,15 @@ use std::thread;
 use std::time::Duration;
 
 use agent_client::{Session, SessionOptions};
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::retry_on_intr;
 use sandbox_image::Image;
 use serde_json::json;
 use tempfile::TempDir;
 
 use crate::stopwatch;
+use crate::watchdog::Watchdog;
 
 /// The port at which the agent looks for its host.
 const AGENT_PORT: u32 = 1024;
@@ -73,11 +76,29 @@ impl Guest {
         } = prepare(program, image, memory_mib)?;
         let process = command.spawn().context("cannot start Firecracker")?;
         let guest = Self { place, process };
-        let (stream, _) = listener.accept().context("the guest did not connect")?;
-        Session::new(stream, options())
-            .ping()
+        accept(&listener)
+            .and_then(|stream| Ok(Session::new(stream, options()).ping()?))
             .with_context(|| guest.place.said())?;
         Ok(guest)
+    }
+
+    /// Does some work with the guest, which ends with it if it takes too long.
+    ///
+    /// # Errors
+    ///
+    /// The work's, or that it took too long.
+    pub(crate) fn within<T>(
+        &self,
+        patience: Duration,
+        work: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        let watchdog = Watchdog::over(&self.process, patience)?;
+        let done = work();
+        if watchdog.call_off()? {
+            let said = self.place.said();
+            bail!("Firecracker or its guest stood still for {patience:?}. {said}");
+        }
+        done
     }
 
     /// A session with the guest's agent, by Firecracker's own interface for connections from the host.
@@ -182,9 +203,19 @@ fn machine(image: &Image, socket: &Path, memory_mib: u32) -> serde_json::Value {
     })
 }
 
+/// Waits for the guest's agent.
+fn accept(listener: &UnixListener) -> Result<UnixStream> {
+    let patience = Timespec::try_from(DEADLINE)?;
+    let mut fds = [PollFd::new(listener, PollFlags::IN)];
+    let ready = retry_on_intr(|| poll(&mut fds, Some(&patience)))?;
+    ensure!(ready > 0, "the guest did not connect within {DEADLINE:?}");
+    let (stream, _) = listener.accept().context("the guest did not connect")?;
+    Ok(stream)
+}
+
 /// Waits for the guest's agent and tells it to switch the guest off.
 fn switch_off(listener: &UnixListener) -> Result<()> {
-    let (stream, _) = listener.accept().context("the guest did not connect")?;
+    let stream = accept(listener)?;
     Session::new(stream, options())
         .power_off()
         .context("the guest's agent did not obey")

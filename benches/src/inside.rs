@@ -36,6 +36,7 @@ pub(crate) const COUNTED: &str = "SOVEREIGN_BENCH_COUNTED";
 pub(crate) fn measure(args: &MeasureArgs) -> Result<Results> {
     let sovereign = Sovereign::find()?;
     let (mut results, counted) = by_the_clock();
+    say("starts");
     let start = start_to_exit(&sovereign, args.runs)?;
     let ours = median(&start);
     // Only counted instructions are the same on every machine.
@@ -46,6 +47,7 @@ pub(crate) fn measure(args: &MeasureArgs) -> Result<Results> {
         counted.then_some(START_MS),
     );
     peer(&mut results, args, ours, counted);
+    say("memory");
     let memory = private_memory(&sovereign)?;
     results.add(
         "the VMM's own private memory",
@@ -53,9 +55,11 @@ pub(crate) fn measure(args: &MeasureArgs) -> Result<Results> {
         vec![memory],
         Some(PRIVATE_KIB),
     );
+    say("commands");
     if let Err(error) = exec_round_trips(&mut results, args.runs) {
         results.skip("exec round trip", format!("{error:#}"));
     }
+    say("throughput");
     match throughput(&sovereign, args.stream_mib) {
         Ok(rate) => results.add(
             "standard input to output, through cat",
@@ -82,10 +86,16 @@ pub(crate) fn copies(args: &MeasureArgs) -> Result<Results> {
 }
 
 fn copy(results: &mut Results, args: &MeasureArgs, counted: bool) {
+    say("copies");
     let peer = args.firecracker.as_deref();
     if let Err(error) = copies::measure(results, peer, args.copy_mib, counted) {
         results.skip("copies", format!("{error:#}"));
     }
+}
+
+/// Tells what is done next: in the lab, each takes a while.
+fn say(what: &str) {
+    eprintln!("measuring {what}");
 }
 
 /// Results without any figures yet, and whether their milliseconds are counted instructions.
@@ -121,6 +131,7 @@ fn peer(results: &mut Results, args: &MeasureArgs, ours: f64, counted: bool) {
         results.skip(NAME, "no Firecracker was named (--firecracker PATH)");
         return;
     };
+    say("Firecracker's starts");
     match firecracker_times(program, args.runs) {
         Ok(times) => {
             let theirs = median(&times);

@@ -20,6 +20,7 @@ mod results;
 mod samples;
 mod stopwatch;
 mod tiers;
+mod watchdog;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -24,6 +24,16 @@ const BINARIES: &[&str] = &["sovereign", "sovereign-vmm", "sovereign-agent"];
 /// Counting instructions is slow.
 const DEADLINE: Duration = Duration::from_secs(30 * 60);
 
+/// For how long a measurement says nothing at the most.
+const SILENCE: Duration = Duration::from_secs(3 * 60);
+
+/// In how many labs it is tried. QEMU keeps the number of an interrupt that VMRUN has injected as one of
+/// an exception which is still to be delivered, until the guest's next exit: if its clock has counted to the
+/// next timer by then, the guest gets the interrupt twice, the second time with interrupts disabled
+/// (`helper_vmrun`, up to 10.0 at least), and may wait for a lock of its own for ever. Runs with many copies
+/// see it, those with QEMU 10.0.13 more often than those with 7.2.
+const LABS: u32 = 3;
+
 pub(crate) fn run(args: &OutsideArgs) -> Result<ExitCode> {
     let programs = release_folder()?;
     let mut all = Vec::new();
@@ -122,14 +132,31 @@ fn in_lab(programs: &Path, args: &MeasureArgs) -> Result<Results> {
     ];
     job.mode = Mode::Counted;
     job.deadline = DEADLINE;
-    job.out = Some(dir.path().join("out"));
-    let outcome = sovereign_lab::run(&Parts::ensure()?, &job, &mut |line| println!("{line}"))?;
+    job.silence = SILENCE;
+    let parts = Parts::ensure()?;
+    let mut labs_left = LABS;
+    loop {
+        labs_left -= 1;
+        let out = dir.path().join(format!("out{labs_left}"));
+        job.out = Some(out.clone());
+        match once_in_lab(&parts, &job) {
+            Ok(()) => return read(&out.join("results.json")),
+            Err(error) if labs_left > 0 => {
+                println!("note: {error:#}\nnote: it is measured again, in another lab");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn once_in_lab(parts: &Parts, job: &Job) -> Result<()> {
+    let outcome = sovereign_lab::run(parts, job, &mut |line| println!("{line}"))?;
     ensure!(
         outcome.exit_code == 0,
         "measuring in the lab failed with {}",
         outcome.exit_code
     );
-    read(&dir.path().join("out/results.json"))
+    Ok(())
 }
 
 fn here_arguments(args: &MeasureArgs, firecracker: Option<&Path>, json: &Path) -> Vec<String> {

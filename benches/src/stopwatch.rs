@@ -1,12 +1,11 @@
 //! The time from the start of a process to its end.
 
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use anyhow::{Context, Result, bail};
+
+use crate::watchdog::Watchdog;
 
 /// How long any measured process may take. In the lab a second is a thousand million instructions,
 /// which take minutes there.
@@ -24,29 +23,10 @@ pub(crate) fn time(command: &mut Command) -> Result<(Duration, ExitStatus)> {
     let mut child = command
         .spawn()
         .with_context(|| format!("cannot start {command:?}"))?;
-    let pid = i32::try_from(child.id())
-        .ok()
-        .and_then(Pid::from_raw)
-        .context("a strange pid")?;
-    let (ended, watch) = channel::<()>();
-    let watchdog = thread::Builder::new()
-        .name("watchdog".to_owned())
-        .spawn(move || {
-            let overdue = watch.recv_timeout(DEADLINE) == Err(RecvTimeoutError::Timeout);
-            if overdue {
-                // It may have ended this very moment.
-                let _ = kill_process(pid, Signal::KILL);
-            }
-            overdue
-        })
-        .context("cannot start a thread")?;
+    let watchdog = Watchdog::over(&child, DEADLINE)?;
     let status = child.wait().context("cannot wait")?;
     let took = started.elapsed();
-    drop(ended);
-    if watchdog
-        .join()
-        .map_err(|_| anyhow!("the watchdog panicked"))?
-    {
+    if watchdog.call_off()? {
         bail!("{command:?} did not end within {DEADLINE:?}");
     }
     Ok((took, status))
