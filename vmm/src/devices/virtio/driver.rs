@@ -233,6 +233,11 @@ impl RingDriver {
         self.write(address, &index.to_le_bytes());
     }
 
+    /// Asks for an interrupt with the entry after those that were [taken](Self::take_used).
+    pub fn listen(&self) {
+        self.set_used_event(self.used_index);
+    }
+
     /// Reads `avail_event`: the device wants a kick when the available index passes it.
     #[must_use]
     pub fn avail_event(&self) -> u16 {

@@ -205,8 +205,20 @@ impl VirtQueue {
     /// # Errors
     /// The available ring cannot be read.
     pub fn signal(&mut self, memory: &GuestRam, interrupt: &Interrupt) -> Result<(), QueueError> {
+        if self.is_signal_due(memory)? {
+            interrupt.signal_used_queue();
+        }
+        Ok(())
+    }
+
+    /// Whether [`signal`](Self::signal) would interrupt the driver; it is asked once, and the interrupt
+    /// is then the caller's to send: for several queues one will do.
+    ///
+    /// # Errors
+    /// The available ring cannot be read.
+    pub fn is_signal_due(&mut self, memory: &GuestRam) -> Result<bool, QueueError> {
         if !self.unsignalled {
-            return Ok(());
+            return Ok(false);
         }
         self.unsignalled = false;
         // It also holds the fence between writing the used ring and reading what the driver wants.
@@ -214,10 +226,7 @@ impl VirtQueue {
             .queue
             .needs_notification(memory)
             .map_err(QueueError::AvailableRing)?;
-        if due && (self.queue.event_idx_enabled() || !self.interrupts_suppressed(memory)?) {
-            interrupt.signal_used_queue();
-        }
-        Ok(())
+        Ok(due && (self.queue.event_idx_enabled() || !self.interrupts_suppressed(memory)?))
     }
 
     /// Asks the driver to kick when it adds chains. Returns whether there are some already, for

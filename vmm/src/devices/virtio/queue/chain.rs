@@ -14,6 +14,7 @@ use crate::memory::GuestRam;
 #[derive(Debug)]
 pub struct Chain<'m> {
     head: u16,
+    descriptors: usize,
     /// What the driver tells the device.
     pub readable: GuestBuffers<'m>,
     /// Where the device answers.
@@ -32,11 +33,13 @@ impl<'m> Chain<'m> {
         // The iterator ends alike for a chain's proper end and for every error; only the last
         // descriptor's NEXT flag tells them apart.
         let mut complete = false;
+        let mut length = 0;
         for (count, descriptor) in descriptors.enumerate() {
             if count == usize::from(limit) {
                 return Err(QueueError::ChainTooLong { head, limit });
             }
             complete = !descriptor.has_next();
+            length = count + 1;
             parts.add(memory, head, &descriptor)?;
         }
         if !complete {
@@ -44,6 +47,7 @@ impl<'m> Chain<'m> {
         }
         Ok(Self {
             head,
+            descriptors: length,
             readable: GuestBuffers::new(parts.readable),
             writable: GuestBuffers::new(parts.writable),
         })
@@ -53,6 +57,12 @@ impl<'m> Chain<'m> {
     #[must_use]
     pub fn head(&self) -> u16 {
         self.head
+    }
+
+    /// How many descriptors it has, those in an indirect table included.
+    #[must_use]
+    pub fn descriptors(&self) -> usize {
+        self.descriptors
     }
 }
 

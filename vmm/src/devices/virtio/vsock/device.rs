@@ -121,8 +121,12 @@ impl Vsock {
 
     /// Works on the rings until there is nothing to do or others must have their turn.
     fn serve(&mut self) {
+        self.serve_at(Instant::now());
+    }
+
+    fn serve_at(&mut self, now: Instant) {
         let Some(rings) = &mut self.rings else { return };
-        match rings.serve(&mut self.muxer) {
+        match rings.serve(&mut self.muxer, now) {
             Ok(true) => self.muxer.reactor.wake(),
             Ok(false) => {}
             Err(violation) => {
@@ -146,14 +150,21 @@ impl Vsock {
     /// Does what the timer does when so much time has passed.
     #[cfg(any(test, feature = "test-support"))]
     pub(super) fn pass_time(&mut self, time: std::time::Duration) {
-        self.muxer.on_timer(Instant::now() + time);
-        self.serve();
+        let now = Instant::now() + time;
+        self.muxer.on_timer(now);
+        self.serve_at(now);
     }
 
     /// Whether the event loop would be woken.
     #[cfg(test)]
     pub(super) fn has_events(&self) -> bool {
-        self.muxer.reactor.poll(&mut Vec::new());
+        self.take_events();
+        self.take_events()
+    }
+
+    /// Takes out what has happened, and whether there was anything.
+    #[cfg(test)]
+    pub(super) fn take_events(&self) -> bool {
         let mut events = Vec::new();
         self.muxer.reactor.poll(&mut events);
         !events.is_empty()

@@ -20,8 +20,8 @@ pub(super) struct Batch<'m> {
     pub(super) connection: Option<(EntryId, ConnectionKey)>,
     pub(super) pieces: Vec<VolatileSlice<'m>>,
     pub(super) bytes: usize,
-    /// The chains that the pieces are in.
-    pub(super) heads: Vec<u16>,
+    /// The chains that the pieces are in, by their heads, and how many descriptors each has.
+    pub(super) chains: Vec<(u16, usize)>,
 }
 
 impl<'m> Batch<'m> {
@@ -37,7 +37,7 @@ impl<'m> Batch<'m> {
         self.connection = Some((id, key));
         self.pieces.extend_from_slice(chain.readable.slices());
         self.bytes += chain.readable.len();
-        self.heads.push(chain.head());
+        self.chains.push((chain.head(), chain.descriptors()));
     }
 }
 

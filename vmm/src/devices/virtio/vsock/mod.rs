@@ -34,6 +34,7 @@ mod packet;
 mod reactor;
 mod rings;
 mod spec;
+mod spent;
 mod stream;
 mod table;
 #[cfg(test)]

@@ -253,7 +253,7 @@ impl Muxer {
             }
         }
         // If it fails, deadlines are kept when the next one is set.
-        let _ = self.reactor.rearm();
+        let _ = self.reactor.rearm(now);
     }
 
     /// The driver has reset the device: it knows of no connection any more. Streams that it has not

@@ -53,6 +53,8 @@ pub(super) struct Reactor {
     /// When the timer goes off.
     armed: Option<Instant>,
     deadlines: BTreeSet<(Instant, EntryId)>,
+    /// When the rings want to be served at the latest, whatever happens until then.
+    rings_due: Option<Instant>,
 }
 
 impl Reactor {
@@ -67,6 +69,7 @@ impl Reactor {
             timer,
             armed: None,
             deadlines: BTreeSet::default(),
+            rings_due: None,
         };
         reactor.watch_input(&reactor.wake, Token::Wake)?;
         reactor.watch_input(&reactor.timer, Token::Timer)?;
@@ -155,14 +158,23 @@ impl Reactor {
         Some(first.1)
     }
 
+    /// Has the rings served at this time, which replaces the one that was set before.
+    pub(super) fn serve_rings_at(&mut self, due: Instant) -> io::Result<()> {
+        self.rings_due = Some(due);
+        self.arm()
+    }
+
     /// Sets the timer for the first deadline, after it went off.
-    pub(super) fn rearm(&mut self) -> io::Result<()> {
+    pub(super) fn rearm(&mut self, now: Instant) -> io::Result<()> {
         self.armed = None;
+        // They are served whenever something has happened.
+        self.rings_due = self.rings_due.filter(|due| *due > now);
         self.arm()
     }
 
     fn arm(&mut self) -> io::Result<()> {
-        let Some(&(first, _)) = self.deadlines.first() else {
+        let first = self.deadlines.first().map(|(deadline, _)| *deadline);
+        let Some(first) = first.into_iter().chain(self.rings_due).min() else {
             return Ok(());
         };
         // A timer that goes off too early finds nothing and is set anew; deadlines that are met

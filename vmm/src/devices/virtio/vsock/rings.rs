@@ -6,8 +6,12 @@
 //!
 //! The RX queue is watched only while the device is out of buffers: a driver that refills it otherwise
 //! does not have to kick.
+//!
+//! Packets of the TX queue that are done with are given back with the next interrupt that the guest gets
+//! anyway, unless that is too long in coming (`spent`).
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use vm_memory::GuestAddressSpace;
 use vmm_sys_util::eventfd::EventFd;
@@ -17,6 +21,7 @@ use super::gather::{Batch, TURN, Turn};
 use super::muxer::Muxer;
 use super::packet::{Header, PacketError, RxBuffer, take_packet};
 use super::spec::{EVENT_QUEUE, MAX_PAYLOAD, RX_QUEUE, TX_QUEUE};
+use super::spent::Spent;
 use super::stream::MAX_BUFFERS;
 use crate::devices::virtio::queue::{Chain, QueueError, VirtQueue};
 use crate::devices::virtio::{ActivateError, DeviceResources, Interrupt};
@@ -57,6 +62,7 @@ pub(super) struct Rings {
     interrupt: Interrupt,
     rx: VirtQueue,
     tx: VirtQueue,
+    spent: Spent,
     /// Packets may wait in the TX queue without a kick to come.
     tx_pending: bool,
 }
@@ -84,6 +90,7 @@ impl Rings {
             memory,
             interrupt,
             rx,
+            spent: Spent::of(tx.size()),
             tx,
             tx_pending: true,
         })
@@ -103,15 +110,35 @@ impl Rings {
     }
 
     /// Works on both queues. Returns whether there is more to do than fits into one turn.
-    pub(super) fn serve(&mut self, muxer: &mut Muxer) -> Result<bool, Violation> {
+    pub(super) fn serve(&mut self, muxer: &mut Muxer, now: Instant) -> Result<bool, Violation> {
         let memory = self.memory.memory();
         if self.tx_pending {
             self.drain_tx(&memory, muxer)?;
         }
         let more_rx = self.fill_rx(&memory, muxer)?;
-        self.rx.signal(&memory, &self.interrupt)?;
-        self.tx.signal(&memory, &self.interrupt)?;
+        self.tell(&memory, muxer, now)?;
         Ok(more_rx || self.tx_pending && !muxer.is_backlogged())
+    }
+
+    /// Interrupts the guest if it wants to know of what was put into the RX queue, or of packets that
+    /// cannot be kept any longer; then gives all of them back.
+    fn tell(
+        &mut self,
+        memory: &GuestRam,
+        muxer: &mut Muxer,
+        now: Instant,
+    ) -> Result<(), Violation> {
+        let mut due = self.rx.is_signal_due(memory)?;
+        if due || !self.spent.may_stay(now, &mut muxer.reactor) {
+            for head in self.spent.take() {
+                self.tx.push_used(memory, head, 0)?;
+            }
+            due |= self.tx.is_signal_due(memory)?;
+        }
+        if due {
+            self.interrupt.signal_used_queue();
+        }
+        Ok(())
     }
 
     // ---- from the guest -------------------------------------------------------------------------
@@ -126,64 +153,53 @@ impl Rings {
                 break;
             }
             if let Some(chain) = self.tx.pop(memory)? {
-                self.take_chain(memory, muxer, &mut batch, chain)?;
+                self.take_chain(muxer, &mut batch, chain);
                 continue;
             }
-            // The guest sees its credit and its buffers again before it is asked for kicks.
-            self.flush(memory, muxer, &mut batch)?;
+            // The guest sees its credit again before it is asked for kicks.
+            self.flush(muxer, &mut batch);
             if !self.tx.enable_kicks(memory)? {
                 self.tx_pending = false;
                 break;
             }
         }
-        self.flush(memory, muxer, &mut batch)
+        self.flush(muxer, &mut batch);
+        Ok(())
     }
 
-    fn take_chain<'m>(
-        &mut self,
-        memory: &'m GuestRam,
-        muxer: &mut Muxer,
-        batch: &mut Batch<'m>,
-        mut chain: Chain<'m>,
-    ) -> Result<(), Violation> {
+    fn take_chain<'m>(&mut self, muxer: &mut Muxer, batch: &mut Batch<'m>, mut chain: Chain<'m>) {
         let packet = take_packet(&mut chain);
         if !packet
             .as_ref()
             .is_ok_and(|header| batch.continues_with(header))
         {
             // Whatever this is, it comes after the payload before it.
-            self.flush(memory, muxer, batch)?;
+            self.flush(muxer, batch);
         }
         match packet {
             Ok(header) => {
                 if let Some(id) = muxer.on_packet(&header) {
                     batch.add(id, header.key(), &chain);
-                    return Ok(());
+                    return;
                 }
             }
             Err(PacketError::PayloadLength { header, .. }) => muxer.on_malformed(&header),
             // Nobody can be answered.
             Err(PacketError::NoHeader { .. }) => {}
         }
-        Ok(self.tx.push_used(memory, chain.head(), 0)?)
+        self.spent.add(chain.head(), chain.descriptors());
     }
 
-    /// Passes on what was gathered, and gives its buffers back.
-    fn flush(
-        &mut self,
-        memory: &GuestRam,
-        muxer: &mut Muxer,
-        batch: &mut Batch<'_>,
-    ) -> Result<(), Violation> {
+    /// Passes on what was gathered; then the device is done with its buffers.
+    fn flush(&mut self, muxer: &mut Muxer, batch: &mut Batch<'_>) {
         if let Some((id, _)) = batch.connection.take() {
             muxer.deliver(id, &batch.pieces);
         }
         batch.pieces.clear();
         batch.bytes = 0;
-        for head in batch.heads.drain(..) {
-            self.tx.push_used(memory, head, 0)?;
+        for (head, descriptors) in batch.chains.drain(..) {
+            self.spent.add(head, descriptors);
         }
-        Ok(())
     }
 
     // ---- to the guest ---------------------------------------------------------------------------

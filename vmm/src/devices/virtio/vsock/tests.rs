@@ -12,3 +12,4 @@ mod handshake;
 mod hostile;
 mod path;
 mod random;
+mod spent;

@@ -77,7 +77,7 @@ fn megabytes_pass_both_ways_at_once_in_random_pieces() {
             guest.send(socket.header(OP_CREDIT_UPDATE, 0), &[]);
         }
         read_available(&mut theirs, 1 + dice.roll(150_000), &mut host_got);
-        guest.tx.take_used();
+        guest.given_back();
     }
     assert!(host_got == to_host);
     assert!(guest_got == to_guest);
@@ -120,7 +120,7 @@ fn header_and_payload_may_lie_in_any_buffers() {
         let mut got = Vec::new();
         read_available(&mut theirs, 2000, &mut got);
         assert!(got == payload, "{layout:?}");
-        assert_eq!(guest.tx.take_used().len(), 2);
+        assert_eq!(guest.given_back(), 2);
     }
 }
 
@@ -419,7 +419,7 @@ fn full_socket_takes_no_byte_twice_and_loses_none() {
         send_in_pieces(&mut guest, socket.header(OP_RW, len), &piece, &layout);
         socket.sent = socket.sent.wrapping_add(len as u32);
         sent.extend(piece);
-        guest.tx.take_used();
+        guest.given_back();
         read_available(&mut theirs, 1 + dice.roll(70_000), &mut got);
         guest.device.handle_events();
         for (header, _) in guest.receive() {

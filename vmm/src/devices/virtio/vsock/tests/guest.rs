@@ -165,6 +165,13 @@ impl Guest {
             .submit(&[Buffer::Readable(slot, (HEADER_LEN + payload.len()) as u32)]);
     }
 
+    /// How many packets of the TX queue the device has given back since the last call, and gives back
+    /// when nothing else happens.
+    pub(super) fn given_back(&mut self) -> usize {
+        self.pass_time(Duration::from_millis(10));
+        self.tx.take_used().len()
+    }
+
     /// The packets that the device has sent since the last call.
     pub(super) fn receive(&mut self) -> Vec<(Header, Vec<u8>)> {
         let mut packets = Vec::new();

@@ -104,7 +104,7 @@ fn packet_shorter_than_a_header_is_dropped() {
     guest.tx.submit(&[Buffer::Writable(slot, 4096)]);
     guest.kick(1);
     guest.device.handle_events();
-    assert_eq!(guest.tx.take_used().len(), 2);
+    assert_eq!(guest.given_back(), 2);
     assert!(guest.receive().is_empty());
     assert!(!guest.is_broken());
 }
@@ -196,5 +196,5 @@ fn header_is_read_once() {
     guest.kick(1);
     guest.device.handle_events();
     assert!(!guest.is_broken());
-    assert_eq!(guest.tx.take_used().len(), 1);
+    assert_eq!(guest.given_back(), 1);
 }
