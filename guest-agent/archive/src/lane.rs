@@ -29,7 +29,7 @@ pub use self::writer::LaneWriter;
 
 /// The length of a slot in bytes: so much that telling of it costs nothing beside copying it, and so
 /// little that making the memory does not, either.
-pub const SLOT_LEN: usize = 512 * 1024;
+pub const SLOT_LEN: usize = 1024 * 1024;
 /// How many slots a lane has: one to fill while the other is read.
 pub const SLOTS: usize = 2;
 /// The length of a lane's memory in bytes.

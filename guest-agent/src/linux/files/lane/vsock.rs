@@ -22,10 +22,10 @@ const SECTOR_LEN: usize = 512;
 /// What a larger one begins and ends at.
 const ALIGNMENT: usize = 4096;
 /// Where Linux (6.8 and later) is told that memory of a slot's length may be a single page where a program
-/// asks for it. Then a slot is one piece of the guest's memory; else it is a hundred and twenty-eight, and
+/// asks for it. Then a slot is one piece of the guest's memory; else it is two hundred and fifty-six, and
 /// each is looked at by every layer on the way. Huge pages of 2 MiB would do as well, but Linux gives none
 /// to a machine of less than 512 MiB, and more than a slot would be zeroed in vain.
-const SLOT_PAGES: &str = "/sys/kernel/mm/transparent_hugepage/hugepages-512kB/enabled";
+const SLOT_PAGES: &str = "/sys/kernel/mm/transparent_hugepage/hugepages-1024kB/enabled";
 /// Where virtio-mmio windows are.
 const WINDOWS: &str = "/sys/bus/platform/devices";
 /// Where a driver is told to look at one.

@@ -39,7 +39,7 @@ use crate::devices::virtio::queue::{Chain, QueueError};
 use crate::devices::virtio::{ActivateError, DeviceResources, TRANSPORT_FEATURES, VirtioDevice};
 
 /// The length of one lane in bytes. A client's memory is as long.
-pub const LANE_LEN: u64 = 1 << 20;
+pub const LANE_LEN: u64 = 1 << 21;
 
 /// How many lanes can be told apart: twice as many as a side has vsock ports.
 const LANES: u64 = 1 << 33;
