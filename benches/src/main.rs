@@ -14,6 +14,7 @@ mod copies;
 mod crowd;
 mod docker_cp;
 mod firecracker;
+mod huge_folder;
 mod inside;
 mod outside;
 mod results;
