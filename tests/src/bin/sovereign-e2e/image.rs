@@ -13,6 +13,7 @@ use serde_json::Value;
 use sovereign_tests::call::Sovereign;
 use sovereign_tests::images::Store;
 
+use crate::small_disk::SmallDisk;
 use crate::suite::{Outcome, PASSED, Suite, skip};
 
 pub(crate) fn add(suite: &mut Suite) {
@@ -166,25 +167,13 @@ fn full_disk_is_told_and_leaves_nothing(sovereign: &Sovereign) -> Outcome {
     }
     let dir = tempfile::tempdir()?;
     // The store's locks stay: they name who held them last.
-    let script = "mount -t tmpfs -o size=8m,mode=0700 tmpfs \"$1\" || exit 99
-        SOVEREIGN_DATA_DIR=\"$1\" \"$2\" image build --progress none; code=$?
+    let script = "SOVEREIGN_DATA_DIR=\"$1\" \"$2\" image build --progress none; code=$?
         find \"$1\" -type f -size +0 ! -name '*lock'; exit $code";
-    let mut command = Command::new("unshare");
-    if !rustix::process::geteuid().is_root() {
-        command.args(["--user", "--map-root-user"]);
-    }
-    command
-        .args(["--mount", "sh", "-c", script, "sh"])
-        .arg(dir.path())
-        .arg(sovereign.program());
-    let output = command.output().context("cannot start unshare")?;
+    let output = match SmallDisk::of("8m", dir.path()).run(sovereign.program(), script)? {
+        Ok(output) => output,
+        Err(reason) => return skip(reason),
+    };
     let said = String::from_utf8_lossy(&output.stderr);
-    if output.status.code() == Some(99) || said.contains("unshare failed") {
-        return skip(format!(
-            "no file system can be mounted here: {}",
-            said.trim()
-        ));
-    }
     if said.contains("is not installed") {
         return skip(format!("no image can be built here: {}", said.trim()));
     }

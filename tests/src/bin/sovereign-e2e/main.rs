@@ -26,6 +26,7 @@ mod misuse;
 mod python;
 mod report;
 mod screen;
+mod small_disk;
 mod soak;
 mod streams;
 mod suite;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use sovereign_tests::call::{Call, Sovereign};
-use sovereign_tests::host::processes;
+use sovereign_tests::host::{is_running, processes};
 use tempfile::TempDir;
 
 use crate::suite::Outcome;
@@ -110,6 +110,15 @@ impl Desk {
         };
         let pids = processes()?.into_iter().map(|process| process.pid);
         Ok(pids.filter(is_ours).collect())
+    }
+
+    /// Waits until the sandbox `a`, which somebody has killed, is told to be dead and its process is gone.
+    pub(crate) fn sees_it_die(&self, process: u32) -> Result<()> {
+        self.eventually(
+            "it is told to be dead",
+            || Ok(self.state_of("a")? == "dead"),
+        )?;
+        self.eventually("its process is gone", || Ok(!is_running(process)))
     }
 
     pub(crate) fn eventually(

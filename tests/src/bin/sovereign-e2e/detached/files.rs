@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown, symlink};
-use std::process::Command;
 use std::time::{Duration, UNIX_EPOCH};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use super::Desk;
+use crate::small_disk::SmallDisk;
 use crate::suite::{Outcome, PASSED, skip};
 
 /// The sandbox's user.
@@ -153,19 +153,13 @@ pub(super) fn full_host_is_told(desk: &Desk) -> Outcome {
         Ok(told.output()?.text() == "4194304")
     })?;
     let small = tempfile::tempdir()?;
-    let mount = "mount -t tmpfs -o size=1m tmpfs \"$1\" || exit 99
-        \"$2\" cp --json a:big \"$1\"; code=$?; ls -A \"$1\" >&2; exit $code";
-    let output = Command::new("unshare")
-        .args(["--mount", "sh", "-c", mount, "sh"])
-        .arg(small.path())
-        .arg(desk.program())
-        .env("SOVEREIGN_STATE_DIR", desk.state.path())
-        .output()
-        .context("cannot start unshare")?;
+    let script = "\"$2\" cp --json a:big \"$1\"; code=$?; ls -A \"$1\" >&2; exit $code";
+    let disk = SmallDisk::of("1m", small.path()).env("SOVEREIGN_STATE_DIR", desk.state.path());
+    let output = match disk.run(desk.program(), script)? {
+        Ok(output) => output,
+        Err(reason) => return skip(reason),
+    };
     let said = String::from_utf8_lossy(&output.stderr);
-    if output.status.code() == Some(99) || said.contains("unshare failed") {
-        return skip(format!("nothing can be mounted here: {}", said.trim()));
-    }
     ensure!(
         output.status.code() == Some(125),
         "{}: {said}",

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
-use sovereign_tests::host::is_running;
 
 use super::Desk;
+use crate::small_disk::SmallDisk;
 use crate::suite::{Outcome, PASSED, skip};
 
 /// Places that every tier lets commands write to.
@@ -86,12 +86,7 @@ pub(super) fn what_is_written_outlives_a_killed_sandbox(desk: &Desk) -> Outcome 
         // It may have ended with its supervisor.
         let _ = kill_process(pid, Signal::KILL);
     }
-    desk.eventually(
-        "it is told to be dead",
-        || Ok(desk.state_of("a")? == "dead"),
-    )?;
-    let holder = u32::try_from(holder)?;
-    desk.eventually("its process is gone", || Ok(!is_running(holder)))?;
+    desk.sees_it_die(u32::try_from(holder)?)?;
     desk.says(&["start", "a"])?;
     let found = desk.sh("cat safe later")?;
     ensure!(found == "safe\nlater", "{found}");
@@ -155,25 +150,17 @@ pub(super) fn full_disk_of_the_host_is_the_guests_error(desk: &Desk) -> Outcome 
     if !rustix::process::geteuid().is_root() {
         return skip("only root can mount a small file system");
     }
-    let script = "mount -t tmpfs -o size=40m,mode=0700 tmpfs \"$1\" || exit 99
-        export SOVEREIGN_STATE_DIR=\"$1\"
+    let script = "export SOVEREIGN_STATE_DIR=\"$1\"
         \"$2\" run -q -d --tier microvm --name a -- sleep 1000 || exit 98
         \"$2\" exec a -- sh -c 'dd if=/dev/zero of=x bs=1M count=100; sync x' 2>&1
         \"$2\" exec a -- echo still here
         \"$2\" rm -f a; find \"$1/sandboxes\" -mindepth 1";
-    let output = std::process::Command::new("unshare")
-        .args(["--mount", "sh", "-c", script, "sh"])
-        .arg(desk.state.path())
-        .arg(desk.program())
-        .output()
-        .context("cannot start unshare")?;
+    let disk = SmallDisk::of("40m", desk.state.path());
+    let output = match disk.run(desk.program(), script)? {
+        Ok(output) => output,
+        Err(reason) => return skip(reason),
+    };
     let said = String::from_utf8_lossy(&output.stderr);
-    if output.status.code() == Some(99) || said.contains("unshare failed") {
-        return skip(format!(
-            "no file system can be mounted here: {}",
-            said.trim()
-        ));
-    }
     let told = String::from_utf8_lossy(&output.stdout);
     ensure!(output.status.success(), "{told} {said}");
     ensure!(

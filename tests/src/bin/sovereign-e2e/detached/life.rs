@@ -3,7 +3,6 @@
 use std::fs;
 
 use anyhow::{Context, ensure};
-use sovereign_tests::host::is_running;
 
 use super::Desk;
 use crate::suite::{Outcome, PASSED};
@@ -135,12 +134,7 @@ pub(super) fn killed_supervisor_leaves_a_dead_sandbox_that_can_start_again(desk:
         let pid = rustix::process::Pid::from_raw(i32::try_from(pid)?).context("no process id")?;
         rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
     }
-    desk.eventually(
-        "it is told to be dead",
-        || Ok(desk.state_of("a")? == "dead"),
-    )?;
-    let holder = u32::try_from(holder)?;
-    desk.eventually("its process is gone", || Ok(!is_running(holder)))?;
+    desk.sees_it_die(u32::try_from(holder)?)?;
     let exec = desk.call(["exec", "a", "--", "true"]).output()?;
     ensure!(exec.code() == Some(125), "{exec}");
     ensure!(

@@ -1,14 +1,14 @@
 //! What is kept of sandboxes, and said about them.
 
 use std::collections::BTreeSet;
-use std::process::Command;
 use std::thread;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::Value;
 use sovereign_tests::call::Sovereign;
 
 use super::Desk;
+use crate::small_disk::SmallDisk;
 use crate::suite::{Outcome, PASSED, skip};
 
 pub(super) fn name_belongs_to_one_of_many(desk: &Desk) -> Outcome {
@@ -101,23 +101,15 @@ pub(super) fn full_state_folder_is_named_and_left_empty(sovereign: &Sovereign) -
         return skip("only root can mount a small file system");
     }
     let dir = tempfile::tempdir()?;
-    let script = "mount -t tmpfs -o size=64k,mode=0700 tmpfs \"$1\" || exit 99
-        dd if=/dev/zero of=\"$1/x\" bs=1k count=60 2>/dev/null
+    let script = "dd if=/dev/zero of=\"$1/x\" bs=1k count=60 2>/dev/null
         SOVEREIGN_STATE_DIR=\"$1\" \"$2\" run -q -d --tier local -- sleep 100; code=$?
         find \"$1/sandboxes\" \"$1/names\" -mindepth 1; exit $code";
-    let output = Command::new("unshare")
-        .args(["--mount", "sh", "-c", script, "sh"])
-        .arg(dir.path())
-        .arg(sovereign.program())
-        .output()
-        .context("cannot start unshare")?;
+    let disk = SmallDisk::of("64k", dir.path());
+    let output = match disk.run(sovereign.program(), script)? {
+        Ok(output) => output,
+        Err(reason) => return skip(reason),
+    };
     let said = String::from_utf8_lossy(&output.stderr);
-    if output.status.code() == Some(99) || said.contains("unshare failed") {
-        return skip(format!(
-            "no file system can be mounted here: {}",
-            said.trim()
-        ));
-    }
     ensure!(
         output.status.code() == Some(125),
         "{}: {said}",
