@@ -19,7 +19,8 @@ use crate::registry::output::OutputReader;
 use crate::registry::record::{Ending, Plan, Record, Status};
 use crate::registry::{Entry, Name, Registry, RegistryError, State};
 use crate::supervisor::launch::{Owned, launch};
-use crate::supervisor::message::{Reply, Request, encode};
+use crate::supervisor::message::{Reply, Request, encode, no_such_command};
+use crate::supervisor::remembered;
 use crate::supervisor::{About, Command, OwnCommand};
 use crate::tier::docker::kept;
 use crate::usage::{self, Stats};
@@ -249,15 +250,18 @@ impl Detached {
         }
     }
 
-    /// The commands that the supervisor holds or remembers.
+    /// The commands that the supervisor holds or remembers; of a sandbox that does not run, those of its
+    /// last life and before, as they ended.
     ///
     /// # Errors
     ///
-    /// If the sandbox does not run.
+    /// If the supervisor cannot be asked.
     pub fn commands(&self) -> Result<Vec<Command>, DetachedError> {
-        match self.ask(Request::Commands, None)?.0 {
-            Reply::Commands { commands } => Ok(commands),
-            reply => Err(self.unexpected(reply)),
+        match self.ask(Request::Commands, None) {
+            Ok((Reply::Commands { commands }, ..)) => Ok(commands),
+            Ok((reply, ..)) => Err(self.unexpected(reply)),
+            Err(DetachedError::NotRunning { .. }) => Ok(remembered::read(&self.entry.folder())),
+            Err(error) => Err(error),
         }
     }
 
@@ -330,7 +334,7 @@ impl Detached {
         self.end_by(socket, cancel, patience)
     }
 
-    /// Waits until a command has ended.
+    /// Waits until a command has ended. How one ended can be asked after its sandbox has, too.
     ///
     /// # Errors
     ///
@@ -340,7 +344,11 @@ impl Detached {
         command: u32,
         cancel: Option<BorrowedFd>,
     ) -> Result<ExitReport, DetachedError> {
-        let socket = self.knock(Request::WaitCommand { command }, None)?;
+        let socket = match self.knock(Request::WaitCommand { command }, None) {
+            Ok(socket) => socket,
+            Err(DetachedError::NotRunning { .. }) => return self.remembered(command),
+            Err(error) => return Err(error),
+        };
         if !is_readable(&socket, cancel, None).map_err(|source| self.lost(source))? {
             return Err(DetachedError::Interrupted);
         }
@@ -348,6 +356,17 @@ impl Detached {
             Reply::CommandEnded { report } => Ok(report),
             reply => Err(self.unexpected(reply)),
         }
+    }
+
+    /// How a command ended of a sandbox that does not run.
+    fn remembered(&self, number: u32) -> Result<ExitReport, DetachedError> {
+        let mut commands = remembered::read(&self.entry.folder()).into_iter();
+        let known = commands.find(|command| command.command == number);
+        let no_such = || DetachedError::Refused(no_such_command(number));
+        let Command {
+            report, problem, ..
+        } = known.ok_or_else(no_such)?;
+        report.ok_or_else(|| problem.map_or_else(no_such, DetachedError::Refused))
     }
 
     /// Ends the sandbox: SIGTERM to what runs in it, and after `grace` the end. Waits for that.

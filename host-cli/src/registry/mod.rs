@@ -10,6 +10,7 @@
 //!      door                the supervisor's socket
 //!      console.log         what the supervisor had to say
 //!      output/N            what command N wrote, bounded and rotated
+//!      commands.json       what commands there were, and how they ended
 //!    events                what happened, one JSON object a line
 //! ```
 //!

@@ -14,7 +14,8 @@ use agent_client::{
 use agent_protocol::message::{ExitReport, OutputStream, TerminalSize};
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use super::message::{About, Command};
+use super::message::{About, Command, no_such_command};
+use super::remembered;
 use crate::error::{ErrorKind, Problem};
 use crate::registry::Entry;
 use crate::registry::output::{self, OutputWriter};
@@ -41,9 +42,15 @@ pub(super) struct Commands {
 #[derive(Debug)]
 struct Kept {
     command: Command,
+    /// `None` when it has ended.
+    running: Option<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
     controls: ControlSender,
     input: Option<OwnedFd>,
-    thread: Option<JoinHandle<Result<ExitReport, ClientError>>>,
+    thread: JoinHandle<Result<ExitReport, ClientError>>,
 }
 
 /// What a command writes, on its way to its file.
@@ -61,12 +68,19 @@ struct Ends {
 }
 
 impl Commands {
+    /// Those of the sandbox's last life are remembered, except its own command, which runs anew.
     pub(super) fn new(entry: Entry) -> io::Result<Self> {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+        let all: BTreeMap<u32, Kept> = remembered::read(&entry.folder())
+            .into_iter()
+            .filter(|command| command.command != OWN)
+            .map(|command| (command.command, Kept::ended(command)))
+            .collect();
+        let last = all.last_key_value().map_or(OWN, |(number, _)| *number);
         Ok(Self {
             entry,
-            all: BTreeMap::new(),
-            next: OWN + 1,
+            all,
+            next: last.saturating_add(1),
             ended: read.into(),
             ends: write,
         })
@@ -81,7 +95,7 @@ impl Commands {
     pub(super) fn take(&mut self, exec: Exec, about: About) -> io::Result<u32> {
         let number = self.next;
         self.take_as(number, exec, about)?;
-        self.next += 1;
+        self.next = number.saturating_add(1);
         Ok(number)
     }
 
@@ -127,13 +141,23 @@ impl Commands {
             number,
             Kept {
                 command,
-                controls,
-                input: ours,
-                thread: Some(thread),
+                running: Some(Running {
+                    controls,
+                    input: ours,
+                    thread,
+                }),
             },
         );
         self.forget_old();
+        self.write_down();
         Ok(())
+    }
+
+    /// For those who come when the sandbox has ended.
+    fn write_down(&self) {
+        let commands: Vec<&Command> = self.all.values().map(|kept| &kept.command).collect();
+        // A full disk must not end a command: then its result is not kept, as what it writes is not.
+        let _ = remembered::write(&self.entry.folder(), &commands);
     }
 
     /// What became of a command that has just ended; blocks until one has.
@@ -143,8 +167,8 @@ impl Commands {
         let Some(kept) = self.all.get_mut(&u32::from_le_bytes(number)) else {
             return Ok(None);
         };
-        kept.input = None;
-        match kept.thread.take().map(JoinHandle::join) {
+        let thread = kept.running.take().map(|running| running.thread);
+        match thread.map(JoinHandle::join) {
             Some(Ok(Ok(report))) => kept.command.report = Some(report),
             Some(Ok(Err(error))) => {
                 kept.command.problem = Some(Problem::from(&ExecError::from(error)));
@@ -154,12 +178,14 @@ impl Commands {
                 kept.command.problem = Some(Problem::new(ErrorKind::Internal, text));
             }
         }
-        Ok(Some(kept.command.clone()))
+        let command = kept.command.clone();
+        self.write_down();
+        Ok(Some(command))
     }
 
     /// Whether one runs.
     pub(super) fn is_busy(&self) -> bool {
-        self.all.values().any(|kept| kept.thread.is_some())
+        self.all.values().any(|kept| kept.running.is_some())
     }
 
     pub(super) fn list(&self) -> Vec<Command> {
@@ -172,8 +198,9 @@ impl Commands {
 
     /// The writing end of a command's input.
     pub(super) fn input(&self, number: u32) -> Result<BorrowedFd<'_>, Problem> {
-        let kept = self.kept(number)?;
-        kept.input.as_ref().map(AsFd::as_fd).ok_or_else(|| {
+        let running = self.kept(number)?.running.as_ref();
+        let input = running.and_then(|running| running.input.as_ref());
+        input.map(AsFd::as_fd).ok_or_else(|| {
             Problem::new(
                 ErrorKind::NoInput,
                 format!("command {number} takes no input"),
@@ -182,8 +209,9 @@ impl Commands {
     }
 
     pub(super) fn close_input(&mut self, number: u32) {
-        if let Some(kept) = self.all.get_mut(&number) {
-            kept.input = None;
+        let kept = self.all.get_mut(&number);
+        if let Some(running) = kept.and_then(|kept| kept.running.as_mut()) {
+            running.input = None;
         }
     }
 
@@ -197,45 +225,46 @@ impl Commands {
 
     /// Sends a signal to every command that runs.
     pub(super) fn signal_all(&self, signal: u8) {
-        for kept in self.all.values().filter(|kept| kept.thread.is_some()) {
+        for running in self.all.values().filter_map(|kept| kept.running.as_ref()) {
             // One that has just ended needs none.
-            let _ = kept.controls.send(Control::Signal(signal));
+            let _ = running.controls.send(Control::Signal(signal));
         }
     }
 
     fn order(&self, number: u32, control: Control) -> Result<(), Problem> {
-        let kept = self.kept(number)?;
         let ended = || {
             Problem::new(
                 ErrorKind::CommandEnded,
                 format!("command {number} has ended"),
             )
         };
-        if kept.thread.is_none() {
-            return Err(ended());
-        }
-        kept.controls.send(control).map_err(|_| ended())
+        let running = self.kept(number)?.running.as_ref().ok_or_else(ended)?;
+        running.controls.send(control).map_err(|_| ended())
     }
 
     fn kept(&self, number: u32) -> Result<&Kept, Problem> {
-        self.all.get(&number).ok_or_else(|| {
-            Problem::new(
-                ErrorKind::NoSuchCommand,
-                format!("there is no command {number}"),
-            )
-        })
+        self.all.get(&number).ok_or_else(|| no_such_command(number))
     }
 
     fn forget_old(&mut self) {
         let ended: Vec<u32> = self
             .all
             .iter()
-            .filter(|(number, kept)| **number != OWN && kept.thread.is_none())
+            .filter(|(number, kept)| **number != OWN && kept.running.is_none())
             .map(|(number, _)| *number)
             .collect();
         for number in ended.iter().take(ended.len().saturating_sub(REMEMBERED)) {
             self.all.remove(number);
             output::remove(&self.entry.output_path(*number));
+        }
+    }
+}
+
+impl Kept {
+    const fn ended(command: Command) -> Self {
+        Self {
+            command,
+            running: None,
         }
     }
 }

@@ -15,7 +15,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::error::Problem;
+use crate::error::{ErrorKind, Problem};
 use crate::registry::Name;
 use crate::registry::record::{Ending, Timestamp};
 use crate::tier::packets;
@@ -120,6 +120,14 @@ pub struct About {
     pub tty: bool,
     /// Whether something can be typed.
     pub stdin: bool,
+}
+
+/// What is said to who asks for a command that there is not.
+pub(crate) fn no_such_command(number: u32) -> Problem {
+    Problem::new(
+        ErrorKind::NoSuchCommand,
+        format!("there is no command {number}"),
+    )
 }
 
 /// A command that a supervisor holds.

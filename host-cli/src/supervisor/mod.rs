@@ -21,6 +21,7 @@ mod console;
 pub(crate) mod door;
 pub(crate) mod launch;
 pub(crate) mod message;
+pub(crate) mod remembered;
 mod serve;
 
 use std::fs;

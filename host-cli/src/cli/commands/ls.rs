@@ -241,10 +241,7 @@ pub(in crate::cli) fn inspect(args: &SandboxesArgs, global: GlobalArgs) -> Resul
         let sandbox = Detached::find(&registry, wanted)?;
         let record = sandbox.entry().read()?;
         let state = sandbox.entry().state(&record);
-        let commands = match state {
-            State::Running => sandbox.commands().unwrap_or_default(),
-            _ => Vec::new(),
-        };
+        let commands = sandbox.commands().unwrap_or_default();
         let folder = sandbox.entry().folder();
         Ok(Inspected::of(record, state, commands, folder))
     };

@@ -110,6 +110,33 @@ pub(super) fn attached_user_types_and_reads(desk: &Desk) -> Outcome {
     PASSED
 }
 
+pub(super) fn results_outlive_the_sandbox_and_numbers_go_on(desk: &Desk) -> Outcome {
+    desk.start(&["--name", "a", "--", "sleep", "1000"])?;
+    let left = |script: &str| desk.says(&["exec", "-d", "a", "--", "sh", "-c", script]);
+    ensure!(left("echo first; exit 5")? == "1");
+    ensure!(desk.says(&["wait", "--command", "1", "a"])? == "5");
+    ensure!(left("sleep 1000")? == "2");
+    desk.says(&["kill", "a"])?;
+    ensure!(desk.says(&["wait", "--command", "1", "a"])? == "5");
+    ensure!(desk.says(&["logs", "a", "1"])? == "first");
+    let commands = &desk.inspect("a")?["commands"];
+    ensure!(commands[1]["result"]["exit_code"] == 5, "{commands}");
+    let ended_with_it = desk.call(["wait", "--command", "2", "a"]).output()?;
+    ensure!(ended_with_it.code() == Some(125), "{ended_with_it}");
+    ensure!(
+        ended_with_it.errors().contains("command 2"),
+        "{ended_with_it}"
+    );
+    let none = desk.call(["wait", "--command", "7", "a"]).output()?;
+    ensure!(none.errors().contains("no command 7"), "{none}");
+    desk.says(&["start", "a"])?;
+    ensure!(left("exit 6")? == "3", "its number is another's");
+    ensure!(desk.says(&["wait", "--command", "3", "a"])? == "6");
+    ensure!(desk.says(&["wait", "--command", "1", "a"])? == "5");
+    ensure!(desk.says(&["logs", "a", "1"])? == "first");
+    PASSED
+}
+
 pub(super) fn stop_is_gentle_first(desk: &Desk) -> Outcome {
     let gentle = "trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; done";
     let deaf = "trap '' TERM; echo ready; while :; do sleep 0.05; done";
