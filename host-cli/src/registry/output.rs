@@ -8,7 +8,8 @@
 //!  piece    1 byte kind, 8 bytes Unix time in ms, 4 bytes length, the bytes
 //! ```
 //!
-//! Numbers are little-endian. The last piece is the exit report, in JSON.
+//! Numbers are little-endian. The last piece is the exit report, in JSON. Where a full disk did not take
+//! something, a piece says how much.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
@@ -32,6 +33,7 @@ const PIECE_HEADER: usize = 13;
 const STDOUT: u8 = 1;
 const STDERR: u8 = 2;
 const ENDED: u8 = 3;
+const MISSING: u8 = 4;
 
 /// The writing end. There is one.
 #[derive(Debug)]
@@ -41,6 +43,10 @@ pub(crate) struct OutputWriter {
     part: u64,
     size: u64,
     limit: u64,
+    /// How much output could not be written since the last piece that could.
+    missing: u64,
+    /// Whether there may be something behind `size`.
+    is_torn: bool,
 }
 
 /// A reading end.
@@ -69,6 +75,11 @@ pub enum Piece {
         /// How many.
         parts: u64,
     },
+    /// So much output is missing here: the disk did not take it.
+    Missing {
+        /// How many bytes.
+        bytes: u64,
+    },
     /// The command has ended.
     Ended(ExitReport),
 }
@@ -92,33 +103,44 @@ impl OutputWriter {
     }
 
     fn create_part(path: &Path, part: u64, limit: u64) -> io::Result<Self> {
+        let writer = Self::prepare_part(path, part, limit)?;
+        fs::rename(unseen(path), path)?;
+        Ok(writer)
+    }
+
+    /// Makes a part that nobody sees yet: none is ever seen without its header.
+    fn prepare_part(path: &Path, part: u64, limit: u64) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         let options = options.write(true).create_new(true).mode(0o600);
-        // Never seen without its header.
-        let new = path.with_extension("new");
+        let new = unseen(path);
         let _ = fs::remove_file(&new);
         let mut file = options.open(&new)?;
         file.write_all(&part.to_le_bytes())?;
-        fs::rename(&new, path)?;
         Ok(Self {
             path: path.to_owned(),
             file,
             part,
             size: HEADER,
             limit,
+            missing: 0,
+            is_torn: false,
         })
     }
 
-    /// Adds output.
+    /// Adds output. What cannot be written is counted, and the next piece that can be tells of it.
     pub(crate) fn write(&mut self, stream: OutputStream, data: &[u8]) -> io::Result<()> {
         let kind = match stream {
             OutputStream::Stdout => STDOUT,
             OutputStream::Stderr => STDERR,
         };
+        let mut outcome = Ok(());
         for data in data.chunks(MAX_PIECE) {
-            self.add(kind, data)?;
+            if let Err(error) = self.add(kind, data) {
+                self.missing += u64::try_from(data.len()).unwrap_or_default();
+                outcome = Err(error);
+            }
         }
-        Ok(())
+        outcome
     }
 
     /// Adds the end.
@@ -127,28 +149,47 @@ impl OutputWriter {
     }
 
     fn add(&mut self, kind: u8, data: &[u8]) -> io::Result<()> {
-        let length = u32::try_from(data.len()).map_err(io::Error::other)?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let now = u64::try_from(now.unwrap_or_default().as_millis()).unwrap_or(u64::MAX);
-        let mut piece = Vec::with_capacity(PIECE_HEADER + data.len());
-        piece.push(kind);
-        piece.extend_from_slice(&now.to_le_bytes());
-        piece.extend_from_slice(&length.to_le_bytes());
-        piece.extend_from_slice(data);
-        let bytes = u64::from(length) + 13;
+        let mut pieces = Vec::with_capacity(2 * PIECE_HEADER + 8 + data.len());
+        if self.missing > 0 {
+            encode(MISSING, &self.missing.to_le_bytes(), &mut pieces)?;
+        }
+        encode(kind, data, &mut pieces)?;
+        let bytes = u64::try_from(pieces.len()).map_err(io::Error::other)?;
         if self.size + bytes > self.limit && self.size > HEADER {
             self.turn_over()?;
         }
-        // In one write at a known place: a reader sees none of it or all, and what a full disk cut
-        // short is written over.
-        self.file.write_all_at(&piece, self.size)?;
+        if self.is_torn {
+            self.cut()?;
+        }
+        // In one write at a known place: a reader sees none of it or all.
+        if let Err(error) = self.file.write_all_at(&pieces, self.size) {
+            // What a full disk cut short goes at once: of a shorter piece in its place, a reader would
+            // take the rest of it for the next one.
+            self.is_torn = true;
+            let _ = self.cut();
+            return Err(error);
+        }
         self.size += bytes;
+        self.missing = 0;
         Ok(())
     }
 
+    /// Cuts off what is behind the last whole piece.
+    fn cut(&mut self) -> io::Result<()> {
+        self.file.set_len(self.size)?;
+        self.is_torn = false;
+        Ok(())
+    }
+
+    /// Goes on in a new part. That is made first: without room for it, the full one stays in its place.
     fn turn_over(&mut self) -> io::Result<()> {
+        let next = Self::prepare_part(&self.path, self.part + 1, self.limit)?;
         fs::rename(&self.path, aside(&self.path))?;
-        *self = Self::create_part(&self.path, self.part + 1, self.limit)?;
+        fs::rename(unseen(&self.path), &self.path)?;
+        *self = Self {
+            missing: self.missing,
+            ..next
+        };
         Ok(())
     }
 }
@@ -234,6 +275,11 @@ impl OutputReader {
                 let report = serde_json::from_slice(&data).map_err(|_| self.damaged())?;
                 return Ok(Some(Piece::Ended(report)));
             }
+            MISSING => {
+                let bytes = data.try_into().map_err(|_| self.damaged())?;
+                let bytes = u64::from_le_bytes(bytes);
+                return Ok(Some(Piece::Missing { bytes }));
+            }
             _ => return Err(self.damaged()),
         };
         Ok(Some(Piece::Output {
@@ -258,6 +304,18 @@ impl OutputReader {
     }
 }
 
+/// Adds a piece to `pieces`.
+fn encode(kind: u8, data: &[u8], pieces: &mut Vec<u8>) -> io::Result<()> {
+    let length = u32::try_from(data.len()).map_err(io::Error::other)?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = u64::try_from(now.unwrap_or_default().as_millis()).unwrap_or(u64::MAX);
+    pieces.push(kind);
+    pieces.extend_from_slice(&now.to_le_bytes());
+    pieces.extend_from_slice(&length.to_le_bytes());
+    pieces.extend_from_slice(data);
+    Ok(())
+}
+
 /// Removes what a command wrote.
 pub(crate) fn remove(path: &Path) {
     for path in [path.to_owned(), aside(path)] {
@@ -271,6 +329,11 @@ fn open_part(path: &Path) -> io::Result<(File, u64)> {
     let mut header = [0; 8];
     file.read_exact(&mut header)?;
     Ok((file, u64::from_le_bytes(header)))
+}
+
+/// Where a part is made.
+fn unseen(path: &Path) -> PathBuf {
+    path.with_extension("new")
 }
 
 fn aside(path: &Path) -> PathBuf {
@@ -339,11 +402,49 @@ mod tests {
             match piece {
                 Piece::Lost { .. } => lost = true,
                 Piece::Output { data, .. } => last = Some(data),
-                Piece::Ended(_) => panic!("it has not ended"),
+                Piece::Missing { .. } | Piece::Ended(_) => panic!("nothing of that happened"),
             }
         }
         assert!(lost);
         assert_eq!(last, Some(vec![49; 20]));
+    }
+
+    #[test]
+    fn what_a_full_disk_cut_short_spoils_nothing_after_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("1");
+        let mut writer = OutputWriter::create(&path).unwrap();
+        writer.write(OutputStream::Stdout, b"before").unwrap();
+        // As `write` leaves it when the rest cannot be taken back either.
+        let torn = [[STDOUT].as_slice(), &[7; 500]].concat();
+        writer.file.write_all_at(&torn, writer.size).unwrap();
+        (writer.is_torn, writer.missing) = (true, 488);
+        writer.write(OutputStream::Stdout, b"after").unwrap();
+        writer.end(&report()).unwrap();
+        let mut reader = OutputReader::open(&path).unwrap();
+        assert_eq!(data(reader.next_piece().unwrap()), Some(b"before".to_vec()));
+        let missing = Piece::Missing { bytes: 488 };
+        assert_eq!(reader.next_piece().unwrap(), Some(missing));
+        assert_eq!(data(reader.next_piece().unwrap()), Some(b"after".to_vec()));
+        assert_eq!(reader.next_piece().unwrap(), Some(Piece::Ended(report())));
+    }
+
+    #[test]
+    fn without_room_for_the_next_part_the_full_one_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("1");
+        let mut writer = OutputWriter::create_part(&path, 0, 100).unwrap();
+        writer.write(OutputStream::Stdout, &[1; 60]).unwrap();
+        // Nothing can be made in its place.
+        fs::create_dir(unseen(&path)).unwrap();
+        writer.write(OutputStream::Stdout, &[2; 60]).unwrap_err();
+        fs::remove_dir(unseen(&path)).unwrap();
+        writer.write(OutputStream::Stdout, &[3; 60]).unwrap();
+        let mut reader = OutputReader::open(&path).unwrap();
+        assert_eq!(data(reader.next_piece().unwrap()), Some(vec![1; 60]));
+        let missing = Piece::Missing { bytes: 60 };
+        assert_eq!(reader.next_piece().unwrap(), Some(missing));
+        assert_eq!(data(reader.next_piece().unwrap()), Some(vec![3; 60]));
     }
 
     #[test]

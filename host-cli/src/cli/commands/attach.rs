@@ -7,7 +7,7 @@ use agent_client::{Control, DetachKeys};
 use agent_protocol::message::{ExitReport, OutputStream};
 use rustix::stdio::stdin;
 
-use super::follow::{Follower, News};
+use super::follow::{Follower, News, told_missing};
 use super::run::{Ran, interrupted};
 use crate::cli::args::{AttachArgs, GlobalArgs};
 use crate::cli::conversation::prepare_terminal;
@@ -243,7 +243,11 @@ impl Shown {
                 say("sovereign: it wrote faster than this was read, and some of it is lost\n");
                 Ok(None)
             }
-            (Piece::Lost { .. }, Self::Collected { is_cut, .. }) => {
+            (Piece::Missing { bytes }, Self::Live) => {
+                say(&format!("sovereign: {}\n", told_missing(bytes)));
+                Ok(None)
+            }
+            (Piece::Lost { .. } | Piece::Missing { .. }, Self::Collected { is_cut, .. }) => {
                 *is_cut = true;
                 Ok(None)
             }

@@ -37,6 +37,11 @@ pub(super) enum News {
     Other(usize),
 }
 
+/// What is to be said where the disk did not take all that a command wrote.
+pub(super) fn told_missing(bytes: u64) -> String {
+    format!("{bytes} bytes of it are missing: the disk that keeps it was full")
+}
+
 impl Follower {
     /// Follows a command of a sandbox, from the oldest that is still known.
     ///

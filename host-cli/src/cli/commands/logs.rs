@@ -9,11 +9,11 @@ use std::time::SystemTime;
 use agent_protocol::message::OutputStream;
 use serde::Serialize;
 
-use super::follow::{Follower, News};
+use super::follow::{Follower, News, told_missing};
 use crate::cli::args::{GlobalArgs, LogsArgs};
 use crate::cli::json::{Bytes, Encoding};
 use crate::cli::report::sandbox::of_sandbox;
-use crate::cli::report::{Stdout, print};
+use crate::cli::report::{Stdout, print, say};
 use crate::detached::Detached;
 use crate::error::{ErrorKind, Problem};
 use crate::registry::output::Piece;
@@ -52,9 +52,20 @@ fn show(sandbox: &Detached, args: &LogsArgs, global: GlobalArgs) -> Result<u8, P
     };
     let mut shown = Shown::new(args, global);
     let mut ended = false;
-    while let Some(piece) = follower.next_piece()? {
-        ended |= matches!(piece, Piece::Ended(_));
-        shown.take(piece);
+    let damage = loop {
+        match follower.next_piece() {
+            Ok(Some(piece)) => {
+                ended |= matches!(piece, Piece::Ended(_));
+                shown.take(piece);
+            }
+            Ok(None) => break None,
+            // What comes before it can be read.
+            Err(damage) => break Some(damage),
+        }
+    };
+    if let Some(damage) = damage {
+        shown.print_last()?;
+        return Err(damage.into());
     }
     if !args.console && !follower.is_kept() && !is_coming(sandbox, args)? {
         return Err(Problem {
@@ -196,6 +207,8 @@ struct Shown {
     lines: VecDeque<(OutputStream, SystemTime, Vec<u8>)>,
     /// Whether the last line of each stream is still open.
     open: [bool; 2],
+    /// How many bytes of it could not be kept.
+    missing: u64,
 }
 
 impl Shown {
@@ -208,13 +221,19 @@ impl Shown {
             console: args.console,
             lines: VecDeque::new(),
             open: [false; 2],
+            missing: 0,
         }
     }
 
     /// Keeps what may have to be shown.
     fn take(&mut self, piece: Piece) {
-        let Piece::Output { stream, time, data } = piece else {
-            return;
+        let (stream, time, data) = match piece {
+            Piece::Output { stream, time, data } => (stream, time, data),
+            Piece::Missing { bytes } => {
+                self.missing += bytes;
+                return;
+            }
+            Piece::Lost { .. } | Piece::Ended(_) => return,
         };
         if self.since.is_some_and(|since| time < since) {
             return;
@@ -233,12 +252,21 @@ impl Shown {
 
     fn print_last(&mut self) -> Result<(), Problem> {
         let mut lines = std::mem::take(&mut self.lines).into_iter();
-        lines.try_for_each(|(stream, time, data)| self.write(stream, time, &data))
+        lines.try_for_each(|(stream, time, data)| self.write(stream, time, &data))?;
+        match std::mem::take(&mut self.missing) {
+            0 => {}
+            bytes => say(&format!("sovereign: {}\n", told_missing(bytes))),
+        }
+        Ok(())
     }
 
     fn print(&mut self, piece: &Piece) -> Result<(), Problem> {
         match piece {
             Piece::Output { stream, time, data } => self.write(*stream, *time, data),
+            Piece::Missing { bytes } => {
+                say(&format!("sovereign: {}\n", told_missing(*bytes)));
+                Ok(())
+            }
             Piece::Lost { .. } | Piece::Ended(_) => Ok(()),
         }
     }
@@ -296,6 +324,7 @@ mod tests {
             console: false,
             lines: VecDeque::new(),
             open: [false; 2],
+            missing: 0,
         }
     }
 

@@ -119,6 +119,7 @@ pub(crate) fn written(sandbox: &Detached, command: u32) -> Result<(String, bool)
             Piece::Output { data, .. } => text.push_str(&String::from_utf8_lossy(&data)),
             Piece::Ended(_) => has_ended = true,
             Piece::Lost { parts } => bail!("{parts} parts are lost"),
+            Piece::Missing { bytes } => bail!("{bytes} bytes are missing"),
         }
     }
     Ok((text, has_ended))
