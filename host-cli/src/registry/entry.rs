@@ -18,6 +18,10 @@ use crate::lock::lock;
 /// The file with a sandbox's record.
 const RECORD: &str = "record.json";
 
+/// How much longer than the record of a sandbox that runs that of its end may be: it may tell a problem,
+/// with what a monitor had to say.
+const ENDING_ROOM: u64 = 8 << 10;
+
 /// Whoever only looks whether a lock is held has it for a moment, which is no reason to give up.
 const LOCK_PATIENCE: Duration = Duration::from_millis(60);
 
@@ -266,9 +270,32 @@ impl Held {
 
     fn write_in(&self, folder: &Path, record: &Record) -> Result<(), RegistryError> {
         let path = folder.join(RECORD);
-        let text = serde_json::to_vec_pretty(record)
-            .map_err(|error| failed("write", &path)(error.into()))?;
+        let text = to_text(record, &path)?;
         file::replace(&path, &text).map_err(failed("write", &path))
+    }
+
+    /// Takes room on the disk for the record of its end, beside the one that was just written: a disk that
+    /// is full then must not cost what has become of it.
+    pub(crate) fn make_room_for_the_end(&self, record: &Record) {
+        let path = self.entry.record_path();
+        let length = serde_json::to_vec_pretty(record).map_or(0, |text| text.len());
+        let bytes = u64::try_from(length).unwrap_or_default() + ENDING_ROOM;
+        // Where none can be taken, the end is written as everything else is.
+        let _ = file::make_room(&path, bytes);
+    }
+
+    /// Writes the record of its end, in the room that was taken for it if there is no other.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write).
+    pub(crate) fn write_end(&self, record: &Record) -> Result<(), RegistryError> {
+        let path = self.entry.record_path();
+        let text = to_text(record, &path)?;
+        let written = file::replace(&path, &text)
+            .or_else(|full| file::replace_in_room(&path, &text).map_err(|_| full));
+        file::give_room_back(&path);
+        written.map_err(failed("write", &path))
     }
 
     /// Gives it another name.
@@ -313,6 +340,10 @@ impl Held {
         }
         sweep::remove_all(&hidden).map_err(failed("remove", &hidden))
     }
+}
+
+fn to_text(record: &Record, path: &Path) -> Result<Vec<u8>, RegistryError> {
+    serde_json::to_vec_pretty(record).map_err(|error| failed("write", path)(error.into()))
 }
 
 #[cfg(test)]

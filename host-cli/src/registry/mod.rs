@@ -6,6 +6,7 @@
 //!    names.lock            held by whoever changes names
 //!    sandboxes/ID/
 //!      record.json         what it is, and what has become of it (written whole, by rename)
+//!      record.room         while it runs: room on the disk for the record of its end
 //!      lock                held by its supervisor for as long as that lives
 //!      door                the supervisor's socket
 //!      console.log         what the supervisor had to say

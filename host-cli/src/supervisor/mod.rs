@@ -152,6 +152,7 @@ fn start(
         process: sandbox.process_id(),
     };
     held.write(record).map_err(|error| error.problem())?;
+    held.make_room_for_the_end(record);
     Ok(Begun {
         sandbox,
         commands,

@@ -291,7 +291,7 @@ impl Supervisor {
             ending: ending.clone(),
         };
         // A record that cannot be written says "running", which nobody believes: the lock is free.
-        let _ = held.write(&record);
+        let _ = held.write_end(&record);
         close(&held);
         if record.plan.remove {
             note(&held, &record, Happening::Removed);

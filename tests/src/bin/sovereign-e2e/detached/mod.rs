@@ -5,6 +5,7 @@ mod console;
 mod desk;
 mod environment;
 mod files;
+mod full_disk;
 mod kept;
 mod killed_copy;
 mod life;
@@ -23,6 +24,10 @@ use environment::environment_comes_from_files;
 use files::{
     archive_keeps_who_files_belong_to, files_go_in_out_and_between, full_host_is_told,
     full_sandbox_is_told,
+};
+use full_disk::{
+    damaged_log_is_shown_as_far_as_it_goes, full_disk_costs_no_result,
+    moment_of_a_full_disk_spoils_no_log,
 };
 use kept::{
     disk_is_bounded_or_refused, full_disk_of_the_host_is_the_guests_error,
@@ -122,6 +127,15 @@ pub(crate) fn add(suite: &mut Suite) {
                 "full_state_folder_is_named_and_left_empty",
                 full_state_folder_is_named_and_left_empty,
             ),
+            ("moment_of_a_full_disk_spoils_no_log", |s| {
+                with(s, "local", moment_of_a_full_disk_spoils_no_log)
+            }),
+            ("full_disk_costs_no_result", |s| {
+                with(s, "local", full_disk_costs_no_result)
+            }),
+            ("damaged_log_is_shown_as_far_as_it_goes", |s| {
+                with(s, "local", damaged_log_is_shown_as_far_as_it_goes)
+            }),
             ("killed_copy_leaves_nothing_for_long", |s| {
                 with(s, "local", killed_copy_leaves_nothing_for_long)
             }),
