@@ -26,6 +26,9 @@ use crate::tier::packets;
 const SETTLE: Duration = Duration::from_secs(20);
 const SETTLE_KILLED: Duration = Duration::from_secs(3);
 
+/// How long the one who started a sandbox may take to let go of it when it has ended.
+const OWNER_PATIENCE: Duration = Duration::from_secs(10);
+
 /// A sandbox that runs, and everybody who has to do with it.
 pub(super) struct Supervisor {
     pub(super) held: Held,
@@ -268,6 +271,7 @@ impl Supervisor {
             door,
             console,
             clients,
+            owner,
             ..
         } = self;
         if let Some(patience) = patience(&ending).filter(|_| !record.plan.remove) {
@@ -276,6 +280,7 @@ impl Supervisor {
         drop(sandbox);
         // Nobody writes to it any more: what was written is kept.
         drop(console);
+        let is_held_here = commands.get(OWN).is_ok();
         // Their sessions have ended, and so do their threads.
         drop(commands);
         let began = match &record.status {
@@ -294,6 +299,9 @@ impl Supervisor {
         let _ = held.write_end(&record);
         close(&held);
         if record.plan.remove {
+            if let Some(owner) = owner.filter(|_| is_held_here) {
+                let_read(&owner);
+            }
             note(&held, &record, Happening::Removed);
             forget_and_remove(held);
         } else {
@@ -310,6 +318,15 @@ impl Supervisor {
             }
         }
     }
+}
+
+/// Whoever started a sandbox that has ended already may want to read what its command wrote: until he
+/// lets go of it, or is gone, it is there.
+fn let_read(owner: &OwnedFd) {
+    let patience = Timespec::try_from(OWNER_PATIENCE).ok();
+    let mut fds = [PollFd::new(owner, PollFlags::IN)];
+    // Whatever comes of it, the sandbox is removed.
+    let _ = poll(&mut fds, patience.as_ref());
 }
 
 /// How long a sandbox with this ending may take to write down what it keeps; `None` if it cannot.

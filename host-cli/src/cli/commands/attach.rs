@@ -15,10 +15,12 @@ use crate::cli::report::sandbox::of_sandbox;
 use crate::cli::report::{Stdout, print_json, say};
 use crate::cli::signals::Signals;
 use crate::cli::terminal;
-use crate::detached::{Detached, DetachedError};
+use crate::detached::{Attached, Detached, DetachedError};
 use crate::error::{ErrorKind, Problem};
-use crate::registry::Registry;
 use crate::registry::output::Piece;
+use crate::registry::record::{Ending, Record};
+use crate::registry::{Registry, RegistryError};
+use crate::supervisor::About;
 
 /// How much is read of what is typed at once.
 const TYPED: usize = 4096;
@@ -67,10 +69,20 @@ enum Shown {
 enum Left {
     /// It ended.
     Ended(ExitReport),
-    /// The sandbox ended under it, with this exit code.
-    Gone(u8),
+    /// The sandbox ended under it.
+    Gone(Ending),
     /// It runs on.
     Running,
+}
+
+/// A command that is to be stayed with.
+struct Met {
+    record: Record,
+    about: About,
+    /// What it writes, from where it is to be shown.
+    follower: Follower,
+    /// How it ended, if it has.
+    ended: Option<ExitReport>,
 }
 
 /// Where what is typed goes.
@@ -87,51 +99,41 @@ struct Typed<'a> {
 /// # Errors
 ///
 /// If it cannot be stayed with.
-pub(super) fn stay(
-    sandbox: &Detached,
+fn stay(sandbox: &Detached, staying: &Staying<'_>, signals: &Signals) -> Result<u8, Problem> {
+    let met = meet(sandbox, staying.command).map_err(|problem| of_sandbox(problem, sandbox))?;
+    stay_with(met, sandbox, staying, signals)
+}
+
+/// The same with the own command of a sandbox that was just started: shows all that it writes, and
+/// how it ended, however soon that was.
+///
+/// # Errors
+///
+/// If it cannot be stayed with.
+pub(super) fn stay_from_start(
+    started: Attached,
+    about: About,
     staying: &Staying<'_>,
     signals: &Signals,
 ) -> Result<u8, Problem> {
-    let mut shown = match staying.global.json {
-        true => Shown::Collected {
-            output: [Vec::new(), Vec::new()],
-            is_cut: false,
-        },
-        false => Shown::Live,
+    let sandbox = started.sandbox();
+    let mut follower = Follower::new(sandbox, staying.command)?;
+    follower.open()?;
+    let met = Met {
+        record: sandbox.entry().read()?,
+        about,
+        follower,
+        ended: None,
     };
-    let left = follow(sandbox, staying, signals, &mut shown)
-        .map_err(|problem| of_sandbox(problem, sandbox))?;
-    let code = match &left {
-        Left::Ended(report) => report.exit_code(),
-        Left::Gone(code) => *code,
-        Left::Running => 0,
-    };
-    if let (Left::Ended(report), Shown::Collected { output, is_cut }) = (left, shown) {
-        let record = sandbox.entry().read()?;
-        let [stdout, stderr] = output;
-        let ran = Ran {
-            report: ExitReport {
-                truncated: report.truncated || is_cut,
-                ..report
-            },
-            place: record.place,
-            stdout,
-            stderr,
-            sandbox: Some((record.id, record.name)),
-        };
-        print_json(&ran.told())?;
-    }
-    Ok(code)
+    // Until now its supervisor has not removed it, as it may have been told to.
+    let sandbox = started.let_go();
+    stay_with(met, &sandbox, staying, signals)
 }
 
-fn follow(
-    sandbox: &Detached,
-    staying: &Staying<'_>,
-    signals: &Signals,
-    shown: &mut Shown,
-) -> Result<Left, Problem> {
+/// Finds a command that runs, and passes over what it wrote before: that is for `logs`.
+fn meet(sandbox: &Detached, command: u32) -> Result<Met, Problem> {
+    let record = sandbox.entry().read()?;
     let known = sandbox.commands()?;
-    let command = staying.command;
     let Some(known) = known.into_iter().find(|known| known.command == command) else {
         let text = format!("the sandbox has no command {command}");
         return Err(Problem {
@@ -140,23 +142,110 @@ fn follow(
         });
     };
     let mut follower = Follower::new(sandbox, command)?;
-    // What it wrote before is for `logs`.
+    let mut ended = None;
     while let Some(piece) = follower.next_piece()? {
         if let Piece::Ended(report) = piece {
-            return Ok(Left::Ended(report));
+            ended = Some(report);
         }
     }
-    let input = if staying.typed && known.about.stdin {
+    Ok(Met {
+        record,
+        about: known.about,
+        follower,
+        ended,
+    })
+}
+
+fn stay_with(
+    met: Met,
+    sandbox: &Detached,
+    staying: &Staying<'_>,
+    signals: &Signals,
+) -> Result<u8, Problem> {
+    let Record {
+        id,
+        name,
+        place,
+        plan,
+        ..
+    } = met.record.clone();
+    let mut shown = match staying.global.json {
+        true => Shown::Collected {
+            output: [Vec::new(), Vec::new()],
+            is_cut: false,
+        },
+        false => Shown::Live,
+    };
+    let left = follow(met, sandbox, staying, signals, &mut shown)
+        .map_err(|problem| problem.in_tier(place.as_ref().map(|place| place.tier)))?;
+    if matches!(left, Left::Ended(_)) && staying.command == 0 && plan.command.is_some() {
+        // The sandbox ends with it, and as after `run` it has when this program ends. It may be removed
+        // by then, or somebody does not want to wait: that changes nothing of what is to be told.
+        let _ = sandbox.wait(Some(signals.as_fd()));
+    }
+    match (left, shown) {
+        (Left::Ended(report), Shown::Live) => Ok(report.exit_code()),
+        (Left::Ended(report), Shown::Collected { output, is_cut }) => {
+            let [stdout, stderr] = output;
+            let ran = Ran {
+                report: ExitReport {
+                    truncated: report.truncated || is_cut,
+                    ..report
+                },
+                place,
+                stdout,
+                stderr,
+                sandbox: Some((id, name)),
+            };
+            print_json(&ran.told()).map(|()| ran.report.exit_code())
+        }
+        (Left::Gone(ending), shown) => {
+            let text = format!("the sandbox ended: {}", ending.text());
+            if let Shown::Collected { .. } = shown {
+                return Err(Problem {
+                    exit_code: ending.exit_code(),
+                    tier: place.map(|place| place.tier),
+                    ..Problem::new(ErrorKind::SandboxEnded, text)
+                });
+            }
+            say(&format!("sovereign: {text}\n"));
+            Ok(ending.exit_code())
+        }
+        (Left::Running, _) => {
+            say(&format!("sovereign: command {} runs on\n", staying.command));
+            Ok(0)
+        }
+    }
+}
+
+fn follow(
+    met: Met,
+    sandbox: &Detached,
+    staying: &Staying<'_>,
+    signals: &Signals,
+    shown: &mut Shown,
+) -> Result<Left, Problem> {
+    let command = staying.command;
+    let Met {
+        about,
+        mut follower,
+        ended,
+        ..
+    } = met;
+    if let Some(report) = ended {
+        return Ok(Left::Ended(report));
+    }
+    let input = if staying.typed && about.stdin {
         match sandbox.input(command) {
             Ok(input) => Some(input),
-            // Its end was told before.
-            Err(DetachedError::Refused(_)) => None,
+            // Its end was told before, or it has ended.
+            Err(error) if is_over(&error) => None,
             Err(error) => return Err(error.into()),
         }
     } else {
         None
     };
-    let raw = if known.about.tty {
+    let raw = if about.tty {
         let raw = prepare_terminal(input.is_some(), signals)?;
         redraw(sandbox, command)?;
         raw
@@ -166,12 +255,23 @@ fn follow(
     let mut typed = Typed {
         sandbox,
         command,
-        keys: DetachKeys::new(if known.about.tty { staying.keys } else { &[] }),
+        keys: DetachKeys::new(if about.tty { staying.keys } else { &[] }),
         input,
     };
     let left = talk(&mut follower, &mut typed, signals, shown);
+    // What is said from here on is for a terminal as it was.
     drop(raw);
     left
+}
+
+/// Whether a command was not there to be told something: it has ended, which will be read.
+const fn is_over(error: &DetachedError) -> bool {
+    matches!(
+        error,
+        DetachedError::Refused(_)
+            | DetachedError::NotRunning { .. }
+            | DetachedError::Registry(RegistryError::NoSuchSandbox { .. })
+    )
 }
 
 fn talk(
@@ -190,25 +290,10 @@ fn talk(
                     return Ok(Left::Ended(report));
                 }
             }
-            News::Gone => {
-                let ending = typed.sandbox.wait(None)?;
-                if let Shown::Collected { .. } = shown {
-                    let text = format!("the sandbox ended: {}", ending.text());
-                    return Err(Problem {
-                        exit_code: ending.exit_code(),
-                        ..Problem::new(ErrorKind::SandboxEnded, text)
-                    });
-                }
-                say(&format!(
-                    "sovereign: the sandbox ended: {}\n",
-                    ending.text()
-                ));
-                return Ok(Left::Gone(ending.exit_code()));
-            }
+            News::Gone => return Ok(Left::Gone(typed.sandbox.wait(None)?)),
             News::Other(0) => obey(typed, signals)?,
             News::Other(_) => {
                 if typed.pass_on()? {
-                    say(&format!("sovereign: command {} runs on\n", typed.command));
                     return Ok(Left::Running);
                 }
             }
@@ -272,9 +357,8 @@ fn obey(typed: &Typed<'_>, signals: &Signals) -> Result<(), Problem> {
             Control::Cancel => return Err(interrupted(DetachedError::Interrupted.into())),
         };
         match outcome {
-            // It has just ended, which will be read.
-            Ok(()) | Err(DetachedError::Refused(_) | DetachedError::NotRunning { .. }) => {}
-            Err(error) => return Err(error.into()),
+            Err(error) if !is_over(&error) => return Err(error.into()),
+            Ok(()) | Err(_) => {}
         }
     }
     Ok(())
@@ -287,8 +371,8 @@ fn redraw(sandbox: &Detached, command: u32) -> Result<(), Problem> {
     other.rows = other.rows.saturating_sub(1).max(1);
     for size in [other, size] {
         match sandbox.resize(command, size) {
-            Ok(()) | Err(DetachedError::Refused(_)) => {}
-            Err(error) => return Err(error.into()),
+            Err(error) if !is_over(&error) => return Err(error.into()),
+            Ok(()) | Err(_) => {}
         }
     }
     Ok(())
@@ -311,8 +395,8 @@ impl Typed<'_> {
         if count == 0 {
             self.input = None;
             return match self.sandbox.close_input(self.command) {
-                Ok(()) | Err(DetachedError::NotRunning { .. }) => Ok(false),
-                Err(error) => Err(error.into()),
+                Err(error) if !is_over(&error) => Err(error.into()),
+                Ok(()) | Err(_) => Ok(false),
             };
         }
         let Some(count) = self.keys.filter(&mut space, count) else {

@@ -79,19 +79,30 @@ impl Follower {
         self.reader.is_some()
     }
 
+    /// Opens what is kept, if it is there. What is open can be read to its end, whatever becomes of the
+    /// sandbox.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be opened.
+    pub(super) fn open(&mut self) -> io::Result<()> {
+        if self.reader.is_none() {
+            self.reader = match OutputReader::open(&self.path) {
+                Ok(reader) => Some(reader),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                Err(error) => return Err(error),
+            };
+        }
+        Ok(())
+    }
+
     /// What there is now, without waiting.
     ///
     /// # Errors
     ///
     /// If it cannot be read.
     pub(super) fn next_piece(&mut self) -> io::Result<Option<Piece>> {
-        if self.reader.is_none() {
-            self.reader = match OutputReader::open(&self.path) {
-                Ok(reader) => Some(reader),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-                Err(error) => return Err(error),
-            };
-        }
+        self.open()?;
         self.reader
             .as_mut()
             .map_or(Ok(None), OutputReader::next_piece)

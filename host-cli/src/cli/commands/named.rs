@@ -17,7 +17,7 @@ use crate::cli::signals::Signals;
 use crate::cli::terminal;
 use crate::cli::waiting::Waiting;
 use crate::detached::{Attached, Detached, DetachedError};
-use crate::error::Problem;
+use crate::error::{ErrorKind, Problem};
 use crate::registry::Registry;
 use crate::registry::record::Record;
 use crate::supervisor::{About, LaunchError, OwnCommand};
@@ -54,18 +54,8 @@ pub(in crate::cli) fn create(args: CreateArgs, global: GlobalArgs) -> Result<u8,
 pub(in crate::cli) fn start(args: StartArgs, global: GlobalArgs) -> Result<u8, Problem> {
     let signals = Signals::install()?;
     let registry = Registry::open_default()?;
-    if args.attach
-        && let [sandbox] = args.sandboxes.as_slice()
-    {
-        let sandbox = Detached::find(&registry, sandbox)?;
-        let sandbox = come_up(&sandbox, OwnCommand::Held, global, &signals)?.let_go();
-        let staying = Staying {
-            command: 0,
-            typed: true,
-            keys: DETACH_KEYS,
-            global,
-        };
-        return attach::stay(&sandbox, &staying, &signals);
+    if args.attach {
+        return start_and_stay(&registry, &args.sandboxes, global, &signals);
     }
     super::life::each_told(
         &args.sandboxes,
@@ -80,6 +70,35 @@ pub(in crate::cli) fn start(args: StartArgs, global: GlobalArgs) -> Result<u8, P
             false => print(&format!("{}\n", started.name)),
         },
     )
+}
+
+fn start_and_stay(
+    registry: &Registry,
+    sandboxes: &[String],
+    global: GlobalArgs,
+    signals: &Signals,
+) -> Result<u8, Problem> {
+    let [wanted] = sandboxes else {
+        let text = "start -a: only one sandbox can be stayed with".to_owned();
+        return Err(Problem::new(ErrorKind::Usage, text));
+    };
+    let sandbox = Detached::find(registry, wanted)?;
+    let command = sandbox.entry().read()?.plan.command;
+    let about = command.as_ref().map(About::of).ok_or_else(|| Problem {
+        hint: Some(format!("`sovereign start {wanted}` starts it")),
+        ..Problem::new(
+            ErrorKind::NoSuchCommand,
+            format!("sandbox {wanted} has no command of its own to stay with"),
+        )
+    })?;
+    let started = come_up(&sandbox, OwnCommand::Held, global, signals)?;
+    let staying = Staying {
+        command: 0,
+        typed: true,
+        keys: DETACH_KEYS,
+        global,
+    };
+    attach::stay_from_start(started, about, &staying, signals)
 }
 
 /// Runs a command in a new sandbox of the registry.

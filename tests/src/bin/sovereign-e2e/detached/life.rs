@@ -137,6 +137,43 @@ pub(super) fn results_outlive_the_sandbox_and_numbers_go_on(desk: &Desk) -> Outc
     PASSED
 }
 
+/// Whoever starts a command and stays with it reads all that it writes, however soon it ends.
+pub(super) fn start_and_stay_tells_all(desk: &Desk) -> Outcome {
+    let script = "echo out; echo err >&2; exit 3";
+    let made = ["create", "--tier", desk.tier, "--name"];
+    let command = ["--", "sh", "-c", script];
+    desk.says(&[made.as_slice(), &["a"], &command].concat())?;
+    for _ in 0..4 {
+        let stayed = desk.call(["start", "-q", "-a", "a"]).output()?;
+        ensure!(stayed.code() == Some(3), "{stayed}");
+        ensure!(
+            (stayed.text().as_str(), stayed.errors().trim()) == ("out", "err"),
+            "{stayed}"
+        );
+        let stayed = desk.call(["start", "--json", "-a", "a"]).output()?;
+        let told = stayed.json()?;
+        ensure!(
+            told["stdout"] == "out\n" && told["exit_code"] == 3,
+            "{told}"
+        );
+        ensure!(told["tier"] == desk.tier, "{told}");
+    }
+    desk.says(&[made.as_slice(), &["b", "--rm"], &command].concat())?;
+    let stayed = desk.call(["start", "-q", "-a", "b"]).output()?;
+    ensure!(stayed.code() == Some(3), "{stayed}");
+    ensure!(stayed.text() == "out", "{stayed}");
+    desk.eventually("it is removed", || {
+        Ok(desk.says(&["ls", "-aq"])?.lines().count() == 1)
+    })?;
+    desk.says(&[made.as_slice(), &["c"]].concat())?;
+    for wrong in [["start", "-a", "c"].as_slice(), &["start", "-a", "a", "c"]] {
+        let refused = desk.call(wrong).output()?;
+        ensure!(refused.code() == Some(125), "{refused}");
+    }
+    ensure!(desk.says(&["ls", "-q"])?.is_empty(), "nothing was started");
+    PASSED
+}
+
 pub(super) fn stop_is_gentle_first(desk: &Desk) -> Outcome {
     let gentle = "trap 'exit 9' TERM; echo ready; while :; do sleep 0.05; done";
     let deaf = "trap '' TERM; echo ready; while :; do sleep 0.05; done";

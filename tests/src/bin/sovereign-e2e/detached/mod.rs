@@ -39,7 +39,7 @@ use life::{
     end_is_kept_and_told, killed_supervisor_leaves_a_dead_sandbox_that_can_start_again,
     lives_are_bounded, owner_that_is_killed_takes_a_named_sandbox_along,
     removed_when_it_ends_if_asked, results_outlive_the_sandbox_and_numbers_go_on,
-    sandbox_outlives_its_creator, stop_is_gentle_first,
+    sandbox_outlives_its_creator, start_and_stay_tells_all, stop_is_gentle_first,
 };
 use limits::{limits_of_a_command_hold, pid_limit_holds_or_is_refused};
 use progress::copy_shows_bytes_and_rate_on_a_terminal_alone;
@@ -83,6 +83,7 @@ pub(crate) fn add(suite: &mut Suite) {
         command_goes_on_alone_and_its_result_is_kept,
         attached_user_types_and_reads,
         results_outlive_the_sandbox_and_numbers_go_on,
+        start_and_stay_tells_all,
         stop_is_gentle_first,
         killed_supervisor_leaves_a_dead_sandbox_that_can_start_again,
         owner_that_is_killed_takes_a_named_sandbox_along,
