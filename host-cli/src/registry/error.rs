@@ -42,6 +42,15 @@ pub enum RegistryError {
         /// Who has it.
         owner: Id,
     },
+    /// A name that could be another's id.
+    #[error(
+        "the name \"{name}\" has the form of an id, 12 hexadecimal digits: take one that cannot be \
+         another sandbox's"
+    )]
+    NameLikeId {
+        /// The name.
+        name: Name,
+    },
     /// A supervisor holds it.
     #[error("sandbox {id} is running, or is just being started or removed")]
     Busy {
@@ -80,6 +89,7 @@ impl RegistryError {
             Self::NoSuchSandbox { .. } => ErrorKind::NoSuchSandbox,
             Self::Ambiguous { .. } => ErrorKind::AmbiguousSandbox,
             Self::NameTaken { .. } => ErrorKind::NameTaken,
+            Self::NameLikeId { .. } => ErrorKind::Usage,
             Self::Busy { .. } => ErrorKind::SandboxBusy,
             Self::Damaged { .. } => ErrorKind::RecordDamaged,
             Self::Io { .. } => ErrorKind::System,

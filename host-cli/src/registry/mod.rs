@@ -104,19 +104,19 @@ impl Registry {
         }
     }
 
-    /// Finds a sandbox by its name, its id, or as much of the id as is like no other.
+    /// Finds a sandbox by its whole id, its name, or as much of the id as is like no other.
     ///
     /// # Errors
     ///
     /// If there is none, or more than one.
     pub fn find(&self, wanted: &str) -> Result<Entry, RegistryError> {
-        if let Some(id) = self.owner_of(wanted) {
-            return Ok(Entry::new(self.clone(), id));
-        }
-        // A whole id, as scripts and supervisors have it, needs no search.
+        // A whole id, as scripts and supervisors have it, is nobody else's, whatever others are called.
         if let Ok(id) = wanted.parse::<Id>()
             && self.has(&id)
         {
+            return Ok(Entry::new(self.clone(), id));
+        }
+        if let Some(id) = self.owner_of(wanted) {
             return Ok(Entry::new(self.clone(), id));
         }
         let mut alike: Vec<_> = self
@@ -220,6 +220,23 @@ mod tests {
             "{error}"
         );
         assert!(registry.find("").is_err());
+    }
+
+    #[test]
+    fn no_name_stands_for_the_id_of_another() {
+        let (_folder, registry) = registry();
+        let (entry, held) = registry.enter(&record("web")).unwrap();
+        let id = entry.id().as_str();
+        let error = registry.enter(&record(id)).unwrap_err();
+        assert!(error.to_string().contains("form of an id"), "{error}");
+        let mut known = entry.read().unwrap();
+        let taken = held.rename(&mut known, "0123456789ab".parse().unwrap());
+        assert!(matches!(taken, Err(RegistryError::NameLikeId { .. })));
+        registry.enter(&record("0123456789ax")).unwrap();
+        // One that an earlier release has let pass.
+        let (other, _held) = registry.enter(&record("db")).unwrap();
+        std::os::unix::fs::symlink(other.id().as_str(), registry.names().join(id)).unwrap();
+        assert_eq!(registry.find(id).unwrap().id(), entry.id());
     }
 
     #[test]

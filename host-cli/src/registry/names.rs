@@ -66,6 +66,9 @@ impl Registry {
 impl Names<'_> {
     /// Takes a name for a sandbox. The name of one that is gone is free.
     pub(super) fn claim(&self, name: &Name, id: &Id) -> Result<(), RegistryError> {
+        if name.as_str().parse::<Id>().is_ok() {
+            return Err(RegistryError::NameLikeId { name: name.clone() });
+        }
         let path = self.registry.names().join(name.as_str());
         match self.registry.owner_of(name.as_str()) {
             Some(owner) if self.registry.has(&owner) => {

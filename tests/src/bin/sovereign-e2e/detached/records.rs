@@ -52,11 +52,12 @@ pub(super) fn name_belongs_to_one_of_many(desk: &Desk) -> Outcome {
 
 pub(super) fn misuse_is_told_with_the_remedy(desk: &Desk) -> Outcome {
     desk.start(&["--name", "web", "--", "sleep", "1000"])?;
-    let cases: [(&[&str], u8, &str); 7] = [
+    let cases: [(&[&str], u8, &str); 8] = [
         (&["exec", "wep", "--", "true"], 125, "did you mean \"web\""),
         (&["start", "web"], 125, "is running"),
         (&["rm", "web"], 125, "--force"),
         (&["create", "--name", "a/b"], 125, "letters"),
+        (&["create", "--name", "0123456789ab"], 125, "form of an id"),
         (&["logs", "web", "9"], 125, "nothing is kept"),
         (&["attach", "web", "9"], 125, "no command 9"),
         (&["kill", "-s", "SING", "web"], 125, "a signal is"),
