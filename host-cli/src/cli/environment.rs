@@ -3,11 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use serde_bytes::ByteBuf;
+
+/// The most bytes of a file: a command's arguments and environment are smaller than that by far.
+const MAX_FILE: u64 = 1 << 20;
 
 /// What is no environment.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +26,16 @@ pub(super) enum EnvironmentError {
         path: PathBuf,
         /// The system's reason.
         source: io::Error,
+    },
+    /// A file that has no end, or is larger than any environment.
+    #[error(
+        "--env-file {}: more than {} MiB: no environment is as large",
+        path.display(),
+        MAX_FILE >> 20
+    )]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
     },
     /// A line that sets no variable.
     #[error(
@@ -49,10 +63,7 @@ pub(super) fn collect(
 ) -> Result<Vec<(ByteBuf, ByteBuf)>, EnvironmentError> {
     let mut variables = BTreeMap::new();
     for path in files {
-        let text = std::fs::read(path).map_err(|source| EnvironmentError::File {
-            path: path.clone(),
-            source,
-        })?;
+        let text = read_file(path)?;
         add_file(&mut variables, path, &text, &here)?;
     }
     for word in words {
@@ -64,6 +75,23 @@ pub(super) fn collect(
         .into_iter()
         .map(|(name, value)| (own(name), own(value)))
         .collect())
+}
+
+/// Reads a file, which may be a pipe or a device, as far as any environment goes.
+fn read_file(path: &Path) -> Result<Vec<u8>, EnvironmentError> {
+    let mut text = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut text))
+        .map_err(|source| EnvironmentError::File {
+            path: path.to_owned(),
+            source,
+        })?;
+    match u64::try_from(text.len()) {
+        Ok(0..=MAX_FILE) => Ok(text),
+        Ok(_) | Err(_) => Err(EnvironmentError::TooLarge {
+            path: path.to_owned(),
+        }),
+    }
 }
 
 type Variables = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -197,6 +225,15 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert_eq!(error, "--env-file /nowhere/env");
+    }
+
+    #[test]
+    fn a_file_without_an_end_is_refused_with_the_bound() {
+        let error = pairs(&[PathBuf::from("/dev/zero")], &[]).unwrap_err();
+        let said = error.to_string();
+        assert!(said.contains("/dev/zero: more than 1 MiB"), "{said}");
+        let large = file(&format!("A={}\n", "x".repeat((1 << 20) - 3)));
+        assert_eq!(pairs(&[large.path().to_owned()], &[]).unwrap().len(), 1);
     }
 
     #[test]

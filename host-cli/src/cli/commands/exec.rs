@@ -34,8 +34,9 @@ fn attempt(args: ExecCommandArgs, global: GlobalArgs) -> Result<u8, Problem> {
 }
 
 fn run_in(sandbox: &Detached, args: ExecCommandArgs, global: GlobalArgs) -> Result<u8, Problem> {
-    let signals = Signals::install()?;
+    // A file that is read for this may be a pipe, and waiting for that can be interrupted.
     let plan = ExecPlan::new(args.exec, args.command, global, terminal::size())?;
+    let signals = Signals::install()?;
     let ExecPlan { request, output } = plan;
     let about = About::of(&request);
     let exec = sandbox.exec(request.clone())?;
