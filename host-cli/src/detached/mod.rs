@@ -397,10 +397,18 @@ impl Detached {
         }
         match self.wait_for(None, Some(ENDING_NOW)) {
             Ok(Ending::Broken { problem }) => DetachedError::Refused(problem),
-            Ok(ending) => DetachedError::Refused(Problem::new(
-                ErrorKind::SandboxEnded,
-                format!("the sandbox ended: {}", ending.text()),
-            )),
+            Ok(ending) => {
+                let text = format!("the sandbox ended: {}", ending.text());
+                let problem = Problem::new(ErrorKind::SandboxEnded, text);
+                DetachedError::Refused(Problem {
+                    exit_code: match ending {
+                        // The same for whoever ran the command as for whoever waits for the sandbox.
+                        Ending::MaxDuration | Ending::IdleTimeout => ending.exit_code(),
+                        _ => problem.exit_code,
+                    },
+                    ..problem
+                })
+            }
             Err(_) => error.into(),
         }
     }

@@ -158,8 +158,8 @@ impl Ending {
             },
             Self::Stopped => "stopped".to_owned(),
             Self::Killed => "killed".to_owned(),
-            Self::MaxDuration => "its longest duration was over".to_owned(),
-            Self::IdleTimeout => "it had nothing to do".to_owned(),
+            Self::MaxDuration => "its longest duration was over (--max-duration)".to_owned(),
+            Self::IdleTimeout => "it had nothing to do (--idle-timeout)".to_owned(),
             Self::OwnerGone => "the program that had started it is gone".to_owned(),
             Self::Broken { problem } => problem.message.clone(),
         }

@@ -158,7 +158,8 @@ pub(super) fn run(plan: RunPlan, life: Life, global: GlobalArgs) -> Result<Ended
             return Ok(Ended::Left(0));
         }
         Outcome::Broken(error) => {
-            let failure = Problem::from(sandbox.explain(error));
+            let tier = record.place.map(|place| place.tier);
+            let failure = Problem::from(sandbox.explain(error)).in_tier(tier);
             let _ = sandbox.kill();
             return Err(interrupted(failure));
         }

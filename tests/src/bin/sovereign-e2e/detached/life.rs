@@ -243,6 +243,14 @@ pub(super) fn lives_are_bounded(desk: &Desk) -> Outcome {
         "1000",
     ])?;
     ensure!(desk.says(&["wait", "long"])? == "124", "its time was over");
+    let attached = desk.run(&["--max-duration", "1s", "--", "sleep", "50"]);
+    let attached = attached.output()?;
+    ensure!(attached.code() == Some(124), "{attached}");
+    ensure!(attached.errors().contains("--max-duration"), "{attached}");
+    let attached = desk.run(&["--json", "--max-duration", "1s", "--", "sleep", "50"]);
+    let told = attached.output()?.json()?;
+    ensure!(told["tier"] == desk.tier, "{told}");
+    ensure!(told["exit_code"] == 124, "{told}");
     desk.good(desk.call([
         "create",
         "--tier",
