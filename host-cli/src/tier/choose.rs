@@ -151,6 +151,25 @@ pub fn choose(policy: &Policy, facts: &Facts) -> Result<Choice, ChooseError> {
     }
 }
 
+/// Checks that a tier reaches a floor on some machine: a contradiction between two flags is told as
+/// such, whatever this machine has.
+///
+/// # Errors
+///
+/// If it does not.
+pub(crate) fn check_floor(tier: Tier, floor: Isolation) -> Result<(), ChooseError> {
+    let reached = tier.strongest_isolation();
+    if reached >= floor {
+        return Ok(());
+    }
+    Err(ChooseError::BelowFloor {
+        tier,
+        reached,
+        floor,
+        shortfall: None,
+    })
+}
+
 fn take_named(tier: Tier, floor: Isolation, facts: &Facts) -> Result<Choice, ChooseError> {
     let below = |reached, shortfall| ChooseError::BelowFloor {
         tier,
@@ -158,10 +177,7 @@ fn take_named(tier: Tier, floor: Isolation, facts: &Facts) -> Result<Choice, Cho
         floor,
         shortfall,
     };
-    // A contradiction between two flags is told as such, whatever this machine has.
-    if tier.strongest_isolation() < floor {
-        return Err(below(tier.strongest_isolation(), None));
-    }
+    check_floor(tier, floor)?;
     match finding(facts, tier) {
         Ok((isolation, shortfall)) if isolation < floor => Err(below(isolation, shortfall)),
         Ok((isolation, shortfall)) => Ok(Choice {

@@ -18,7 +18,8 @@ use crate::host::memory_mib;
 use crate::policy::Policy;
 use crate::registry::Name;
 use crate::registry::record::Plan;
-use crate::spec::{ImageChoice, SandboxSpec, SpecError};
+use crate::spec::{ImageChoice, SandboxSpec, SpecError, Unsupported};
+use crate::tier::choose::{ChooseError, check_floor};
 
 /// How much of each output `--json` collects, unless told otherwise.
 const DEFAULT_COLLECTED: u64 = 1 << 20;
@@ -109,8 +110,22 @@ impl CreatePlan {
             false => Some(request(exec, command, terminal)?),
         };
         let (name, plan) = life.plan(policy, spec, command);
+        check_named_tier(&plan)?;
         Ok(Self { name, plan })
     }
+}
+
+/// Checks that the tier that is named, if one is, can be like this on some machine. What it can be on
+/// this one, its start finds out.
+fn check_named_tier(plan: &Plan) -> Result<(), RunPlanError> {
+    let Some(tier) = plan.policy.tier else {
+        return Ok(());
+    };
+    check_floor(tier, plan.policy.min_isolation).map_err(Box::new)?;
+    let refusal = tier
+        .refusal(&plan.spec, tier.strongest_isolation())
+        .or_else(|| tier.refuses(plan.command.as_ref()?));
+    refusal.map_or(Ok(()), |refusal| Err(refusal.into()))
 }
 
 /// A command for a running sandbox, as it is meant.
@@ -174,6 +189,12 @@ pub(in crate::cli) enum RunPlanError {
     /// No sandbox can be like this.
     #[error(transparent)]
     Spec(#[from] SpecError),
+    /// The tier that is named does not reach what is demanded.
+    #[error(transparent)]
+    Choose(#[from] Box<ChooseError>),
+    /// The tier that is named cannot honour a flag.
+    #[error(transparent)]
+    Unsupported(#[from] Unsupported),
     /// A disk for a sandbox of which nothing is kept.
     #[error(
         "--disk: nothing of a sandbox is kept that ends with its command; give it a name, or -d"
@@ -309,6 +330,7 @@ mod tests {
 
     use super::*;
     use crate::cli::args::{Cli, Command};
+    use crate::error::{ErrorKind, Problem};
     use crate::spec::Network;
     use crate::tier::{Isolation, Tier};
 
@@ -413,5 +435,39 @@ mod tests {
             plan(&["-m=900000G", "--", "true"]),
             Err(RunPlanError::Spec(_))
         ));
+    }
+
+    #[test]
+    fn what_is_made_for_a_named_tier_is_what_that_can_be() {
+        let create = |words: &[&str]| {
+            let cli = Cli::parse_from(["sovereign", "create"].iter().chain(words));
+            let Command::Create(args) = cli.command else {
+                panic!("not create")
+            };
+            let told = |error| Problem::from(error);
+            CreatePlan::new(*args, SIZE).map(|_| ()).map_err(told)
+        };
+        for words in [
+            ["--tier=local", "-m=512M"],
+            ["--tier=local", "--cpus=1"],
+            ["--tier=local", "--image=foo"],
+            ["--tier=docker", "--disk=1G"],
+            ["--tier=docker", "--kernel=x"],
+            ["--tier=docker", "-u=root"],
+            ["--tier=local", "--pid-limit=9"],
+        ] {
+            let words = [words.as_slice(), &["--", "true"]].concat();
+            let problem = create(&words).unwrap_err();
+            assert_eq!(problem.code, ErrorKind::UnsupportedFlag, "{words:?}");
+            assert!(
+                problem.hint.is_some() && problem.tier.is_some(),
+                "{words:?}"
+            );
+        }
+        let below = create(&["--tier=docker", "--min-isolation=vm"]).unwrap_err();
+        assert_eq!(below.code, ErrorKind::BelowMinIsolation);
+        for words in [["--tier=microvm", "-m=512M"], ["--cpus=1", "--disk=1G"]] {
+            create(&words).unwrap();
+        }
     }
 }

@@ -12,6 +12,11 @@ use crate::tier::place::{PassedOver, Place};
 
 impl From<RunPlanError> for Problem {
     fn from(error: RunPlanError) -> Self {
+        let error = match error {
+            RunPlanError::Choose(error) => return StartError::from(*error).into(),
+            RunPlanError::Unsupported(refusal) => return StartError::from(refusal).into(),
+            error => error,
+        };
         Self::of(ErrorKind::Usage, &error)
     }
 }
