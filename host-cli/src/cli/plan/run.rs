@@ -1,8 +1,10 @@
 //! A run, as it is meant. Whatever can be seen to be wrong before anything starts is found here.
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
+use agent_protocol::limits::Resource;
 use agent_protocol::message::{ExecRequest, TerminalSize};
 use sandbox_image::Overrides;
 use serde_bytes::ByteBuf;
@@ -200,6 +202,9 @@ pub(in crate::cli) enum RunPlanError {
         "--disk: nothing of a sandbox is kept that ends with its command; give it a name, or -d"
     )]
     DiskOfNobody,
+    /// Two limits of one resource.
+    #[error("--rlimit {0}: it is limited twice; say it once, as SOFT:HARD")]
+    LimitedTwice(Resource),
     /// A folder that cannot be one.
     #[error("-w {0:?}: the folder must be an absolute path in the sandbox")]
     RelativeFolder(OsString),
@@ -304,6 +309,14 @@ fn request(
         .filter(|dir| !dir.as_bytes().starts_with(b"/"))
     {
         return Err(RunPlanError::RelativeFolder(folder.clone()));
+    }
+    let mut limited = BTreeSet::new();
+    if let Some(twice) = exec
+        .limits
+        .iter()
+        .find(|limit| !limited.insert(limit.resource.name()))
+    {
+        return Err(RunPlanError::LimitedTwice(twice.resource));
     }
     Ok(ExecRequest {
         argv: command.into_iter().map(bytes).collect(),
@@ -469,5 +482,16 @@ mod tests {
         for words in [["--tier=microvm", "-m=512M"], ["--cpus=1", "--disk=1G"]] {
             create(&words).unwrap();
         }
+    }
+
+    #[test]
+    fn a_limit_is_set_once() {
+        let twice = ["--rlimit=nofile=1", "--rlimit=nofile=2", "--", "true"];
+        let error = plan(&twice).unwrap_err().to_string();
+        assert!(
+            error.contains("nofile") && error.contains("twice"),
+            "{error}"
+        );
+        plan(&["--rlimit=nofile=1", "--rlimit=cpu=2", "--", "true"]).unwrap();
     }
 }
