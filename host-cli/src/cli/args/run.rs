@@ -129,15 +129,10 @@ pub struct SandboxArgs {
     #[arg(long, value_name = "NAME")]
     pub hostname: Option<String>,
 
-    /// How long the sandbox may take until it can run the command
-    #[arg(
-        long,
-        value_name = "TIME",
-        env = "SOVEREIGN_BOOT_TIMEOUT",
-        default_value = "30s",
-        value_parser = parse_duration
-    )]
-    pub boot_timeout: Duration,
+    /// How long the sandbox may take until it can run the command [default: SOVEREIGN_BOOT_TIMEOUT, or
+    /// 30s]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub boot_timeout: Option<Duration>,
 }
 
 /// How a command runs.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::time::Duration;
 
 use agent_protocol::limits::Resource;
 use agent_protocol::message::{ExecRequest, TerminalSize};
@@ -10,7 +11,7 @@ use sandbox_image::Overrides;
 use serde_bytes::ByteBuf;
 
 use super::{ALLOW_LOCAL, PlanError, consent, here};
-use crate::cli::args::values::TierWish;
+use crate::cli::args::values::{TierWish, ValueError, parse_duration};
 use crate::cli::args::{
     ChoiceArgs, CreateArgs, ExecArgs, GlobalArgs, LifeArgs, RunArgs, SandboxArgs,
 };
@@ -25,6 +26,9 @@ use crate::tier::choose::{ChooseError, check_floor};
 
 /// How much of each output `--json` collects, unless told otherwise.
 const DEFAULT_COLLECTED: u64 = 1 << 20;
+
+/// The variable that says how long a start may take.
+const BOOT_TIMEOUT: &str = "SOVEREIGN_BOOT_TIMEOUT";
 
 /// A run, as it is meant.
 #[derive(Debug)]
@@ -202,6 +206,14 @@ pub(in crate::cli) enum RunPlanError {
         "--disk: nothing of a sandbox is kept that ends with its command; give it a name, or -d"
     )]
     DiskOfNobody,
+    /// A variable that is no duration.
+    #[error("{BOOT_TIMEOUT}={set:?}")]
+    BootTimeout {
+        /// What it is.
+        set: OsString,
+        /// What would be one.
+        source: ValueError,
+    },
     /// Two limits of one resource.
     #[error("--rlimit {0}: it is limited twice; say it once, as SOFT:HARD")]
     LimitedTwice(Resource),
@@ -263,12 +275,30 @@ fn sandbox_plan(
             .unwrap_or_default(),
         allow_local: consent(here(OsStr::new(ALLOW_LOCAL)))? || config.allow_local,
     };
-    let spec = spec(choice, config.image, sandbox);
+    let boot_timeout = match sandbox.boot_timeout {
+        Some(typed) => typed,
+        None => boot_timeout(here(OsStr::new(BOOT_TIMEOUT)))?,
+    };
+    let spec = spec(choice, config.image, sandbox, boot_timeout);
     spec.check(memory_mib())?;
     Ok((policy, spec))
 }
 
-fn spec(choice: ChoiceArgs, default_image: Option<String>, sandbox: SandboxArgs) -> SandboxSpec {
+/// How long a start may take, by the environment. An empty variable says nothing.
+fn boot_timeout(set: Option<OsString>) -> Result<Duration, RunPlanError> {
+    let Some(set) = set.filter(|set| !set.is_empty()) else {
+        return Ok(SandboxSpec::default().boot_timeout);
+    };
+    let parsed = parse_duration(&set.to_string_lossy());
+    parsed.map_err(|source| RunPlanError::BootTimeout { set, source })
+}
+
+fn spec(
+    choice: ChoiceArgs,
+    default_image: Option<String>,
+    sandbox: SandboxArgs,
+    boot_timeout: Duration,
+) -> SandboxSpec {
     let image = ImageChoice::default();
     SandboxSpec {
         image: ImageChoice {
@@ -287,7 +317,7 @@ fn spec(choice: ChoiceArgs, default_image: Option<String>, sandbox: SandboxArgs)
         disk_mib: sandbox.disk,
         network: sandbox.network,
         processes: sandbox.pids_limit,
-        boot_timeout: sandbox.boot_timeout,
+        boot_timeout,
     }
 }
 
@@ -493,5 +523,15 @@ mod tests {
             "{error}"
         );
         plan(&["--rlimit=nofile=1", "--rlimit=cpu=2", "--", "true"]).unwrap();
+    }
+
+    #[test]
+    fn an_empty_variable_says_nothing_of_the_start() {
+        let set = |value: &str| boot_timeout(Some(OsString::from(value)));
+        assert_eq!(boot_timeout(None).unwrap().as_secs(), 30);
+        assert_eq!(set("").unwrap().as_secs(), 30);
+        assert_eq!(set("2m").unwrap().as_secs(), 120);
+        let error = set("soon").unwrap_err().to_string();
+        assert_eq!(error, "SOVEREIGN_BOOT_TIMEOUT=\"soon\"");
     }
 }
