@@ -33,7 +33,7 @@ pub enum DetachedError {
         state: State,
     },
     /// It runs, and should not.
-    #[error("sandbox {name} is running: stop it first, or use --force")]
+    #[error("sandbox {name} is running: stop it first")]
     Running {
         /// Its name.
         name: Name,

@@ -64,7 +64,7 @@ pub struct CreateArgs {
 #[derive(Debug, Args)]
 #[command(
     after_help = "A sandbox is started again in the tier that it had, or not at all. What it \
-    wrote is there (in tier podman it is gone).\n\nExamples:\n  sovereign start work\n  sovereign start -a work                # and stay with its command"
+    wrote is there.\n\nExamples:\n  sovereign start work\n  sovereign start -a work                # and stay with its command"
 )]
 pub struct StartArgs {
     /// Stay with its command, as `attach` does

@@ -95,6 +95,10 @@ pub(in crate::cli) fn rm(args: &RmArgs, global: GlobalArgs) -> Result<u8, Proble
                 Err(DetachedError::Registry(RegistryError::NoSuchSandbox { .. })) if args.force => {
                     Ok(Removed { removed: false })
                 }
+                Err(error @ DetachedError::Running { .. }) => Err(Problem {
+                    hint: Some("with --force it is ended first".to_owned()),
+                    ..error.into()
+                }),
                 Err(error) => Err(error.into()),
             }
         },

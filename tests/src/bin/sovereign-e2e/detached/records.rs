@@ -67,6 +67,11 @@ pub(super) fn misuse_is_told_with_the_remedy(desk: &Desk) -> Outcome {
         ensure!(output.code() == Some(code.into()), "{output}");
         ensure!(output.errors().contains(words), "{output}");
     }
+    let started = desk.call(["start", "web"]).output()?;
+    ensure!(
+        !started.errors().contains("--force"),
+        "no such flag: {started}"
+    );
     let failed = desk.run(&["-d", "--", "no-such-command"]).output()?;
     ensure!(failed.code() == Some(127), "{failed}");
     ensure!(
