@@ -9,7 +9,8 @@ pub(crate) mod values;
 
 use std::ffi::OsString;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind as Misuse;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 pub use self::files::{
     CatArgs, CpArgs, FindArgs, FsAction, FsArgs, FsRmArgs, MkdirArgs, MvArgs, PathsArgs, WatchArgs,
@@ -69,9 +70,34 @@ impl Cli {
                 global,
                 command: Command::Run(Box::new(run)),
             }),
-            Some(Err(_)) | None => Self::try_parse_from(args),
+            Some(Err(_)) | None => {
+                Self::try_parse_from(args).map_err(|error| explained(error, args))
+            }
         }
     }
+}
+
+/// A number below zero looks like a flag that there is not, and is told as one. Where it is the value of
+/// a flag, that flag's reason is the better one.
+fn explained(error: clap::Error, args: &[OsString]) -> clap::Error {
+    if error.kind() != Misuse::UnknownArgument {
+        return error;
+    }
+    let mut command = Cli::command();
+    command.build();
+    match with_numbers_below_zero(command).try_get_matches_from(args) {
+        Err(better) if better.kind() == Misuse::ValueValidation => better,
+        Ok(_) | Err(_) => error,
+    }
+}
+
+fn with_numbers_below_zero(command: clap::Command) -> clap::Command {
+    command
+        .mut_args(|arg| match arg.get_action().takes_values() {
+            true => arg.allow_negative_numbers(true),
+            false => arg,
+        })
+        .mut_subcommands(with_numbers_below_zero)
 }
 
 /// What holds for every command.
@@ -295,8 +321,6 @@ pub fn asked_colors(args: &[OsString]) -> ColorChoice {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     fn run_args(args: &[&str]) -> Result<RunArgs, clap::Error> {
@@ -323,6 +347,22 @@ mod tests {
             error.contains("--cpus") && error.contains("sovereign run"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn numbers_below_zero_are_told_as_what_they_are() {
+        for (words, told) in [
+            (["run", "--timeout", "-1"], "a duration is"),
+            (["run", "--cpus", "-1"], "number of CPUs"),
+            (["run", "-m", "-1"], "a size is"),
+            (["logs", "-n", "-1"], "a number of lines is"),
+            (["stop", "-t", "-1"], "a duration is"),
+        ] {
+            let words = ["sovereign"].iter().chain(&words).chain(&["--", "x"]);
+            let words: Vec<_> = words.map(OsString::from).collect();
+            let error = Cli::read(&words).unwrap_err().to_string();
+            assert!(error.contains(told), "{error}");
+        }
     }
 
     #[test]
