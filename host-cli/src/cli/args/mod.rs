@@ -7,7 +7,7 @@ mod limits;
 mod run;
 pub(crate) mod values;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 
 use clap::error::ErrorKind as Misuse;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
@@ -30,7 +30,7 @@ pub use self::run::{ChoiceArgs, ExecArgs, RunArgs, SandboxArgs};
     name = "sovereign",
     version,
     about = "Run untrusted code in the strongest sandbox that this machine really has",
-    after_help = "`sovereign COMMAND --help` shows a command's options and examples.",
+    after_help = "`sovereign COMMAND --help`, or `sovereign help COMMAND`, shows a command's options and examples.",
     disable_help_subcommand = true,
     max_term_width = 100
 )]
@@ -63,6 +63,13 @@ impl Cli {
     ///
     /// If it makes no sense, or asks for help.
     pub fn read(args: &[OsString]) -> Result<Self, clap::Error> {
+        if let [program, word, asked @ ..] = args
+            && word == "help"
+        {
+            let help = OsStr::new("--help");
+            let words = asked.iter().map(OsString::as_os_str).chain([help]);
+            return Self::try_parse_from([program.as_os_str()].into_iter().chain(words));
+        }
         let is_run = args.get(1).is_some_and(|word| word == "run");
         let run = is_run.then(|| RunCli::try_parse_from(args.iter().skip(1)));
         match run {
@@ -350,6 +357,30 @@ mod tests {
     }
 
     #[test]
+    fn help_is_a_word_too() {
+        let help = |words: &[&str]| {
+            let words: Vec<_> = words.iter().map(OsString::from).collect();
+            Cli::read(&words).unwrap_err().to_string()
+        };
+        for (word, flag) in [
+            (vec!["sovereign", "help"], vec!["sovereign", "--help"]),
+            (
+                vec!["sovereign", "help", "run"],
+                vec!["sovereign", "run", "--help"],
+            ),
+            (
+                vec!["sovereign", "help", "fs", "ls"],
+                vec!["sovereign", "fs", "ls", "--help"],
+            ),
+        ] {
+            assert_eq!(help(&word), help(&flag));
+        }
+        assert!(help(&["sovereign", "help", "nosuch"]).contains("nosuch"));
+        let run = run_args(&["help"]).unwrap();
+        assert_eq!(run.command, ["help"]);
+    }
+
+    #[test]
     fn numbers_below_zero_are_told_as_what_they_are() {
         for (words, told) in [
             (["run", "--timeout", "-1"], "a duration is"),
@@ -429,7 +460,7 @@ mod tests {
     fn arguments_need_not_be_text() {
         use std::os::unix::ffi::OsStrExt;
 
-        let odd = std::ffi::OsStr::from_bytes(b"\xff\xfe");
+        let odd = OsStr::from_bytes(b"\xff\xfe");
         let args = ["sovereign", "run", "--", "echo"].map(OsString::from);
         let cli = Cli::try_parse_from(args.into_iter().chain([odd.to_owned()])).unwrap();
         let Command::Run(run) = cli.command else {
