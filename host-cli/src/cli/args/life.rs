@@ -6,7 +6,10 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::run::{ChoiceArgs, ExecArgs, SandboxArgs};
-use super::values::{parse_detach_keys, parse_duration, parse_label, parse_signal, parse_since};
+use super::values::{
+    parse_detach_keys, parse_duration, parse_grace, parse_label, parse_lines, parse_signal,
+    parse_since,
+};
 use crate::name::Name;
 
 /// What a sandbox is called, and how long it lives.
@@ -135,8 +138,8 @@ pub struct AttachArgs {
 /// End sandboxes: SIGTERM to what runs in them, and the end a while later.
 #[derive(Debug, Args)]
 pub struct StopArgs {
-    /// How long what runs in it may take to end
-    #[arg(short, long, value_name = "TIME", default_value = "10s", value_parser = parse_duration)]
+    /// How long what runs in it may take to end; 0 for no time at all
+    #[arg(short, long, value_name = "TIME", default_value = "10s", value_parser = parse_grace)]
     pub time: Duration,
 
     /// Names or ids
@@ -215,12 +218,13 @@ pub struct LogsArgs {
     #[arg(short, long)]
     pub follow: bool,
 
-    /// Only what is newer than this: a time ago (10m), or a moment (2026-01-31T12:00:00Z)
+    /// Only what is newer than this: a time ago (10m), a moment (2026-01-31T12:00:00Z, or with +01:00),
+    /// or a Unix time
     #[arg(long, value_name = "TIME", value_parser = parse_since)]
     pub since: Option<std::time::SystemTime>,
 
-    /// Only so many of the last lines
-    #[arg(short = 'n', long, value_name = "LINES")]
+    /// Only so many of the last lines, or all
+    #[arg(short = 'n', long, value_name = "LINES", value_parser = parse_lines)]
     pub tail: Option<usize>,
 
     /// When it wrote each line
@@ -279,7 +283,7 @@ pub struct SandboxesArgs {
 /// Show what happens to sandboxes, one JSON object a line.
 #[derive(Debug, Args)]
 pub struct EventsArgs {
-    /// Those too that are newer than this: a time ago (10m), or a moment
+    /// Those too that are newer than this: a time ago (10m), a moment, or a Unix time
     #[arg(long, value_name = "TIME", value_parser = parse_since)]
     pub since: Option<std::time::SystemTime>,
 

@@ -92,8 +92,13 @@ pub(crate) enum ValueError {
     #[error("keys are letters and ctrl-LETTER, with commas between: ctrl-p,ctrl-q")]
     Keys,
     /// Not a moment.
-    #[error("a moment is a time ago (10m) or a date and time (2026-01-31T12:00:00Z)")]
+    #[error(
+        "a moment is a time ago (10m), a date and time (2026-01-31T12:00:00Z), or a Unix time in seconds"
+    )]
     Moment,
+    /// Not a number of lines.
+    #[error("a number of lines is a whole number, or all")]
+    Lines,
     /// Not a number of CPUs.
     #[error("not a number of CPUs")]
     NotACount,
@@ -167,14 +172,25 @@ pub(super) fn parse_processes(text: &str) -> Result<u32, ValueError> {
 
 /// A duration: `500ms`, `30s`, `1m 30s`; a number alone means seconds, as for timeout(1).
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, ValueError> {
-    let duration = match text.parse() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => humantime::parse_duration(text).map_err(|_| ValueError::Duration)?,
-    };
-    if duration.is_zero() {
-        Err(ValueError::NoTime)
-    } else {
-        Ok(duration)
+    match parse_grace(text)? {
+        Duration::ZERO => Err(ValueError::NoTime),
+        duration => Ok(duration),
+    }
+}
+
+/// A duration that may be none at all.
+pub(super) fn parse_grace(text: &str) -> Result<Duration, ValueError> {
+    match text.parse() {
+        Ok(seconds) => Ok(Duration::from_secs(seconds)),
+        Err(_) => humantime::parse_duration(text).map_err(|_| ValueError::Duration),
+    }
+}
+
+/// A number of lines: one that is never reached for all of them.
+pub(super) fn parse_lines(text: &str) -> Result<usize, ValueError> {
+    match text {
+        "all" => Ok(usize::MAX),
+        _ => text.parse().map_err(|_| ValueError::Lines),
     }
 }
 
@@ -234,12 +250,46 @@ pub(super) fn parse_detach_keys(text: &str) -> Result<DetachKeys, ValueError> {
         .map(DetachKeys)
 }
 
-/// A moment: so long ago, or RFC 3339.
+/// A moment: so long ago, RFC 3339, or a Unix time.
 pub(super) fn parse_since(text: &str) -> Result<SystemTime, ValueError> {
+    if let Some(time) = text.parse().ok().filter(|seconds| *seconds > LONG_AGO) {
+        let since = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(time));
+        return since.ok_or(ValueError::Moment);
+    }
     if let Ok(ago) = parse_duration(text) {
         return SystemTime::now().checked_sub(ago).ok_or(ValueError::Moment);
     }
-    humantime::parse_rfc3339_weak(text).map_err(|_| ValueError::Moment)
+    let (moment, east) = split_offset(text).unwrap_or((text, 0));
+    let moment = humantime::parse_rfc3339_weak(moment).map_err(|_| ValueError::Moment)?;
+    let offset = Duration::from_secs(east.unsigned_abs());
+    let moment = match east {
+        0.. => moment.checked_sub(offset),
+        _ => moment.checked_add(offset),
+    };
+    moment.ok_or(ValueError::Moment)
+}
+
+/// Nothing is asked for that is so many seconds old (ten years): such a number is a Unix time.
+const LONG_AGO: u64 = 10 * 365 * 24 * 60 * 60;
+
+/// A date and time, and how many seconds its clock is ahead of UTC, if it says so (`+01:00`).
+fn split_offset(text: &str) -> Option<(&str, i64)> {
+    let (moment, offset) = text.split_at_checked(text.len().checked_sub(6)?)?;
+    // Without a time, what looks like it is a part of the date.
+    moment.contains(':').then_some(())?;
+    let (sign, offset) = offset.split_at_checked(1)?;
+    let (hours, minutes) = offset.split_once(':')?;
+    let number = |text: &str, max: i64| -> Option<i64> {
+        let is_number = text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_digit());
+        let number = text.parse().ok().filter(|_| is_number)?;
+        (number <= max).then_some(number)
+    };
+    let seconds = number(hours, 23)? * 3600 + number(minutes, 59)? * 60;
+    match sign {
+        "+" => Some((moment, seconds)),
+        "-" => Some((moment, -seconds)),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -335,8 +385,40 @@ mod tests {
     #[test]
     fn moments_are_ago_or_dates() {
         assert!(parse_since("10m").unwrap() < SystemTime::now());
-        assert!(parse_since("2026-01-31T12:00:00Z").is_ok());
-        assert!(parse_since("yesterday").is_err());
+        let noon = SystemTime::UNIX_EPOCH + Duration::from_secs(1_769_860_800);
+        for text in [
+            "2026-01-31T12:00:00Z",
+            "2026-01-31T13:00:00+01:00",
+            "2026-01-31 06:30:00.000-05:30",
+            "2026-01-31T12:00:00+00:00",
+            "1769860800",
+        ] {
+            assert_eq!(parse_since(text), Ok(noon), "{text}");
+        }
+        for text in [
+            "yesterday",
+            "2026-01-31T13:00:00+1:00",
+            "2026-01-31T13:00:00+01:60",
+            "2026-01-31+01:00",
+            "+01:00",
+            "18446744073709551615",
+        ] {
+            assert!(parse_since(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn lines_are_counted_or_all() {
+        assert_eq!(parse_lines("0"), Ok(0));
+        assert_eq!(parse_lines("all"), Ok(usize::MAX));
+        assert_eq!(parse_lines("-1"), Err(ValueError::Lines));
+    }
+
+    #[test]
+    fn a_grace_may_be_none_at_all() {
+        assert_eq!(parse_grace("0"), Ok(Duration::ZERO));
+        assert_eq!(parse_grace("1s"), Ok(Duration::from_secs(1)));
+        assert_eq!(parse_grace("-1"), Err(ValueError::Duration));
     }
 
     proptest! {
@@ -344,6 +426,7 @@ mod tests {
         fn no_text_makes_a_parser_panic(text in ".{0,30}") {
             let _ = (parse_size(&text), parse_memory(&text), parse_cpus(&text));
             let _ = (parse_duration(&text), text.parse::<TierWish>());
+            let _ = (parse_since(&text), parse_since(&format!("1970-01-01T00:00:00{text}")));
         }
     }
 }
