@@ -30,6 +30,7 @@ pub(in crate::cli) fn man(args: &ManArgs) -> Result<u8, Problem> {
     for name in &args.command {
         let known: Vec<_> = command
             .get_subcommands()
+            .filter(|c| !c.is_hide_set())
             .map(|c| c.get_name().to_owned())
             .collect();
         command = command.find_subcommand(name).cloned().ok_or_else(|| {
@@ -79,4 +80,17 @@ pub(in crate::cli) struct Version {
     version: &'static str,
     /// What it speaks with agents.
     agent_protocol: u16,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_no_page_is_told_with_what_users_may_call() {
+        let command = vec!["nosuch".to_owned()];
+        let told = man(&ManArgs { command }).unwrap_err().message;
+        assert!(told.contains("run, create"), "{told}");
+        assert!(!told.contains("supervise"), "{told}");
+    }
 }
