@@ -29,6 +29,7 @@ pub mod record;
 mod sweep;
 
 use std::env;
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
 use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
@@ -57,12 +58,18 @@ impl Registry {
     ///
     /// If none of these is set.
     pub fn open_default() -> Result<Self, RegistryError> {
-        let set = |name| env::var_os(name).filter(|value| !value.is_empty());
+        Self::by(|name| env::var_os(name))
+    }
+
+    fn by(variable: impl Fn(&str) -> Option<OsString>) -> Result<Self, RegistryError> {
+        let set = |name| variable(name).filter(|value| !value.is_empty());
         let root = set("SOVEREIGN_STATE_DIR")
             .map(PathBuf::from)
             .or_else(|| set("XDG_STATE_HOME").map(|home| PathBuf::from(home).join("sovereign")))
             .or_else(|| set("HOME").map(|home| PathBuf::from(home).join(".local/state/sovereign")))
             .ok_or(RegistryError::NoPlace)?;
+        // Supervisors work elsewhere, and have to find the same.
+        let root = std::path::absolute(&root).map_err(failed("find", &root))?;
         Ok(Self::open(root))
     }
 
@@ -237,6 +244,21 @@ mod tests {
         let (other, _held) = registry.enter(&record("db")).unwrap();
         std::os::unix::fs::symlink(other.id().as_str(), registry.names().join(id)).unwrap();
         assert_eq!(registry.find(id).unwrap().id(), entry.id());
+    }
+
+    #[test]
+    fn its_folder_is_the_same_from_wherever_it_is_looked_for() {
+        let here = env::current_dir().unwrap();
+        for (variable, expected) in [
+            ("SOVEREIGN_STATE_DIR", "rel"),
+            ("XDG_STATE_HOME", "rel/sovereign"),
+            ("HOME", "rel/.local/state/sovereign"),
+        ] {
+            let set = |name: &str| (name == variable).then(|| OsString::from("rel"));
+            assert_eq!(Registry::by(set).unwrap().root(), here.join(expected));
+        }
+        let none = Registry::by(|_| Some(OsString::new()));
+        assert!(matches!(none, Err(RegistryError::NoPlace)));
     }
 
     #[test]
