@@ -27,6 +27,7 @@ use self::paths::Place;
 use self::shells::Asked;
 
 use super::args::Cli;
+use super::args::values::SIGNALS;
 use super::report::Stdout;
 use super::system;
 
@@ -101,11 +102,14 @@ fn write_by_library(shell: &dyn EnvCompleter, args: &[OsString]) -> io::Result<(
 fn command(words: &[OsString]) -> Command {
     let mut command = Cli::command();
     command.build();
-    named(command, &Arc::new(Place::of(words)))
+    // What stands behind the program's name and the command's, without the word that is asked about.
+    let typed = words.get(2..words.len().saturating_sub(1));
+    let typed = typed.unwrap_or_default();
+    named(command, &Arc::new(Place::of(words)), &Arc::from(typed))
 }
 
 /// Gives every argument that is a name its candidates.
-fn named(command: Command, place: &Arc<Place>) -> Command {
+fn named(command: Command, place: &Arc<Place>, typed: &Arc<[OsString]>) -> Command {
     let wanted = match command.get_name() {
         "start" => Wanted::Idle,
         "rm" | "inspect" | "logs" | "wait" | "rename" => Wanted::Any,
@@ -116,8 +120,23 @@ fn named(command: Command, place: &Arc<Place>) -> Command {
             let value = arg.get_value_names().and_then(<[_]>::first);
             let value = value.map(|name| name.as_str().to_owned());
             match (value.as_deref(), arg.get_id().as_str()) {
-                (Some("SANDBOX"), _) => arg.add(ArgValueCandidates::new(move || {
-                    candidates(system::sandboxes(wanted))
+                (Some("SANDBOX"), _) => {
+                    let typed = Arc::clone(typed);
+                    arg.add(ArgValueCandidates::new(move || {
+                        // Of several, none is wanted twice.
+                        let mut names = system::sandboxes(wanted);
+                        names.retain(|(name, _)| !typed.iter().any(|word| word == name.as_str()));
+                        candidates(names)
+                    }))
+                }
+                (Some("SIGNAL"), _) => arg.add(ArgValueCandidates::new(|| {
+                    SIGNALS.into_iter().map(CompletionCandidate::new).collect()
+                })),
+                (_, "filters") => arg.add(ArgValueCandidates::new(|| {
+                    system::filters()
+                        .into_iter()
+                        .map(CompletionCandidate::new)
+                        .collect()
                 })),
                 (_, "image") | (Some("NAME"), "names") => {
                     arg.add(ArgValueCandidates::new(|| candidates(system::images())))
@@ -138,7 +157,7 @@ fn named(command: Command, place: &Arc<Place>) -> Command {
                 _ => arg,
             }
         })
-        .mut_subcommands(|command| named(command, place))
+        .mut_subcommands(|command| named(command, place, typed))
 }
 
 fn candidates(names: Vec<Named>) -> Vec<CompletionCandidate> {
@@ -169,6 +188,7 @@ mod tests {
         assert!(suggested(&["run", "--min"]).contains(&"--min-isolation".to_owned()));
         assert_eq!(suggested(&["run", "--tier", "mic"]), ["microvm"]);
         assert_eq!(suggested(&["fs", "mk"]), ["mkdir"]);
+        assert_eq!(suggested(&["kill", "-s", "TE"]), ["TERM"]);
     }
 
     #[test]

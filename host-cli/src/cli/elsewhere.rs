@@ -28,6 +28,11 @@ pub(super) fn sandboxes(_wanted: Wanted) -> Vec<Named> {
 }
 
 /// There are none.
+pub(super) fn filters() -> Vec<String> {
+    Vec::new()
+}
+
+/// There are none.
 pub(super) fn images() -> Vec<Named> {
     Vec::new()
 }

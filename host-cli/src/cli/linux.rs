@@ -18,6 +18,7 @@ use crate::detached::{Detached, DetachedError};
 use crate::engine::Engine;
 use crate::error::Problem;
 use crate::registry::{Registry, State};
+use crate::tier::Tier;
 use crate::tier::facts::Facts;
 use crate::timeline::Timeline;
 
@@ -56,6 +57,14 @@ pub(super) fn sandboxes(wanted: Wanted) -> Vec<Named> {
     let mut known: Vec<_> = known.collect();
     known.sort_unstable();
     known
+}
+
+/// What `ls` can be told to list.
+pub(super) fn filters() -> Vec<String> {
+    let keys = ["name=", "id=", "label="].map(str::to_owned).into_iter();
+    let tiers = Tier::ALL.map(|tier| format!("tier={tier}"));
+    let states = State::ALL.map(|state| format!("status={}", state.name()));
+    keys.chain(tiers).chain(states).collect()
 }
 
 /// The images of the store, by name.

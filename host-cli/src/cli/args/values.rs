@@ -222,7 +222,7 @@ fn did_you_mean(similar: Option<&str>) -> String {
 }
 
 /// The signals of a Linux sandbox by their numbers, from 1 on (signal(7), the x86 column).
-const SIGNALS: [&str; 31] = [
+pub(in crate::cli) const SIGNALS: [&str; 31] = [
     "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2",
     "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG",
     "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",

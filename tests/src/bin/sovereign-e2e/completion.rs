@@ -173,12 +173,15 @@ fn candidates(desk: &Desk) -> Outcome {
         desk.state.path().join("images/web-image.json"),
         "no manifest",
     )?;
-    let cases: [(&[&str], &[&str]); 10] = [
+    let cases: [(&[&str], &[&str]); 13] = [
         (&["exec", "we"], &["web-up"]),
         (&["stop", "we"], &["web-up"]),
         (&["kill", "-s", "TERM", "we"], &["web-up"]),
         (&["start", "we"], &["web-down"]),
         (&["rm", "we"], &["web-down", "web-up"]),
+        (&["rm", "web-up", "we"], &["web-down"]),
+        (&["ls", "--filter", "status=ex"], &["status=exited"]),
+        (&["kill", "-s", "SE"], &["SEGV"]),
         (&["fs", "cat", "we"], &["web-up"]),
         (&["cp", "we"], &["web-up:"]),
         (&["run", "--image", "we"], &["web-image"]),
