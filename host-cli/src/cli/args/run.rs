@@ -139,7 +139,8 @@ pub struct SandboxArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "How the command runs")]
 pub struct ExecArgs {
-    /// Pass this program's standard input on; without it the command reads /dev/null
+    /// Pass this program's standard input on, or with -d that of `attach`; without it the command reads
+    /// /dev/null
     #[arg(short, long)]
     pub interactive: bool,
 

@@ -4,7 +4,7 @@ use crate::cli::args::{ExecCommandArgs, GlobalArgs};
 use crate::cli::conversation::{Conversation, Outcome};
 use crate::cli::json::{Number, RunReport};
 use crate::cli::plan::run::{ExecPlan, OutputPlan};
-use crate::cli::report::sandbox::of_sandbox;
+use crate::cli::report::sandbox::{of_sandbox, tell_of_input};
 use crate::cli::report::{print, print_json, say};
 use crate::cli::signals::Signals;
 use crate::cli::terminal;
@@ -43,6 +43,7 @@ fn run_in(sandbox: &Detached, args: ExecCommandArgs, global: GlobalArgs) -> Resu
     if args.detach {
         let command = sandbox.hold(exec, about)?;
         tell_number(command, global)?;
+        tell_of_input(&request, &format!("{} {command}", args.sandbox), global);
         return Ok(0);
     }
     let conversation = Conversation {

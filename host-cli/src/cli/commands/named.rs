@@ -11,7 +11,7 @@ use crate::cli::args::{CreateArgs, GlobalArgs, StartArgs};
 use crate::cli::conversation::{Conversation, Outcome};
 use crate::cli::json::Identity;
 use crate::cli::plan::run::{CreatePlan, Life, RunPlan};
-use crate::cli::report::sandbox::announcement;
+use crate::cli::report::sandbox::{announcement, tell_of_input};
 use crate::cli::report::{print, print_json, say};
 use crate::cli::signals::Signals;
 use crate::cli::terminal;
@@ -137,7 +137,9 @@ pub(super) fn run(plan: RunPlan, life: Life, global: GlobalArgs) -> Result<Ended
     }
     if life.detached {
         started.let_go();
+        let name = record.name.to_string();
         tell_id(record, global)?;
+        tell_of_input(&request, &name, global);
         return Ok(Ended::Left(0));
     }
     let sandbox = started.sandbox();

@@ -1,5 +1,11 @@
 //! How it is told what became of a sandbox: the tier that was taken, and why there is none.
 
+use agent_protocol::message::ExecRequest;
+use rustix::fs::FileType;
+use rustix::stdio::stdin;
+
+use super::say;
+use crate::cli::args::GlobalArgs;
 use crate::cli::plan::run::RunPlanError;
 use crate::detached::{Detached, DetachedError};
 use crate::engine::StartError;
@@ -43,6 +49,25 @@ impl From<DetachedError> for Problem {
     fn from(error: DetachedError) -> Self {
         error.problem()
     }
+}
+
+/// Says where the input of a command comes from that was left at once, if here is some that it does not
+/// get.
+pub(in crate::cli) fn tell_of_input(request: &ExecRequest, attach: &str, global: GlobalArgs) {
+    if request.stdin && has_input() && !global.quiet {
+        say(&format!(
+            "sovereign: with -d nothing is passed on from here; `sovereign attach {attach}` passes input on\n"
+        ));
+    }
+}
+
+/// Whether standard input is a pipe or a file, from which something may come.
+fn has_input() -> bool {
+    let kind = rustix::fs::fstat(stdin()).map(|stat| FileType::from_raw_mode(stat.st_mode));
+    matches!(
+        kind,
+        Ok(FileType::Fifo | FileType::Socket | FileType::RegularFile)
+    )
 }
 
 /// A problem of a sandbox of the registry, with its tier.

@@ -57,6 +57,7 @@ pub(super) fn end_is_kept_and_told(desk: &Desk) -> Outcome {
         (logs.text(), logs.errors().trim()) == ("out".to_owned(), "err"),
         "{logs}"
     );
+    ensure!(desk.says(&["logs", "--tail", "all", "a"])? == "out", "all");
     ensure!(
         desk.says(&["logs", "--tail", "0", "a"])?.is_empty(),
         "no lines were asked for"
@@ -100,6 +101,10 @@ pub(super) fn command_goes_on_alone_and_its_result_is_kept(desk: &Desk) -> Outco
 pub(super) fn attached_user_types_and_reads(desk: &Desk) -> Outcome {
     let script = "while read -r line; do echo \"<$line>\"; done; exit 4";
     desk.start(&["--name", "a", "-i", "--", "sh", "-c", script])?;
+    let lost = desk.call(["exec", "-d", "-i", "a", "--", "cat"]);
+    let lost = lost.stdin("lost\n").output()?;
+    ensure!(lost.code() == Some(0), "{lost}");
+    ensure!(lost.errors().contains("`sovereign attach a 1`"), "{lost}");
     let attached = desk.call(["attach", "a"]).stdin("one\ntwo\n").output()?;
     ensure!(attached.code() == Some(4), "{attached}");
     ensure!(attached.text() == "<one>\n<two>", "{attached}");
