@@ -1,8 +1,12 @@
 //! Environments from files, as Docker reads them.
 
 use std::fs;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::ensure;
+use rustix::process::Signal;
 
 use super::Desk;
 use crate::suite::{Outcome, PASSED};
@@ -40,5 +44,21 @@ pub(super) fn environment_comes_from_files(desk: &Desk) -> Outcome {
         ensure!(bad.code() == Some(125), "{bad}");
         ensure!(bad.errors().contains(&words), "{bad}");
     }
+
+    let pipe = desk.state.path().join("pipe").display().to_string();
+    ensure!(
+        Command::new("mkfifo").arg(&pipe).status()?.success(),
+        "mkfifo"
+    );
+    let mut waiting = desk
+        .call(["exec", "--env-file", &pipe, "a", "--", "true"])
+        .start()?;
+    thread::sleep(Duration::from_millis(300));
+    waiting.signal(Signal::TERM)?;
+    let ended = waiting.wait_for(Duration::from_secs(10))?;
+    ensure!(
+        ended.is_some(),
+        "whoever waits for a pipe cannot be interrupted"
+    );
     PASSED
 }
