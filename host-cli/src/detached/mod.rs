@@ -23,6 +23,7 @@ use crate::supervisor::message::{Reply, Request, encode, no_such_command};
 use crate::supervisor::remembered;
 use crate::supervisor::{About, Command, OwnCommand};
 use crate::tier::docker::kept;
+use crate::tier::facts::Unavailable;
 use crate::usage::{self, Stats};
 
 /// How much longer than the grace that it was given a sandbox may take to end.
@@ -441,12 +442,13 @@ impl Detached {
         Ok(())
     }
 
-    /// Removes it, with all that is known of it. With `force` it is ended first.
+    /// Removes it, with all that is known of it. With `force` it is ended first, and what its container
+    /// engine has of it may stay there, for `prune`: the result is why, then.
     ///
     /// # Errors
     ///
     /// If it runs, or cannot be removed.
-    pub fn remove(&self, force: bool) -> Result<(), DetachedError> {
+    pub fn remove(&self, force: bool) -> Result<Option<Unavailable>, DetachedError> {
         let known = self.entry.read();
         match &known {
             Ok(record) if self.entry.state(record) == State::Running => {
@@ -471,19 +473,20 @@ impl Detached {
         let held = match self.entry.hold() {
             Ok(held) => held,
             // It was removed when it ended.
-            Err(RegistryError::NoSuchSandbox { .. }) if known.is_ok() => return Ok(()),
+            Err(RegistryError::NoSuchSandbox { .. }) if known.is_ok() => return Ok(None),
             Err(error) => return Err(error.into()),
         };
         // Of one whose engine cannot be asked, `prune` removes later what is left there.
-        match kept::forget(&self.entry.folder()) {
+        let left = match kept::forget(&self.entry.folder()) {
             Err(reason) if !force => return Err(DetachedError::StillKept { reason }),
-            Ok(()) | Err(_) => {}
-        }
+            forgotten => forgotten.err(),
+        };
         if let Ok(record) = &known {
             let event = Event::now(Happening::Removed, &record.id, &record.name);
             self.entry.registry().note(&event);
         }
-        Ok(held.remove()?)
+        held.remove()?;
+        Ok(left)
     }
 }
 

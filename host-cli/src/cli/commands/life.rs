@@ -12,6 +12,7 @@ use crate::detached::{Detached, DetachedError};
 use crate::error::{ErrorKind, Problem};
 use crate::registry::record::Ending;
 use crate::registry::{Registry, RegistryError};
+use crate::tier::facts::Unavailable;
 
 /// Ends sandboxes, gently.
 ///
@@ -91,7 +92,12 @@ pub(in crate::cli) fn rm(args: &RmArgs, global: GlobalArgs) -> Result<u8, Proble
         |wanted| {
             let removed = Detached::find(&registry, wanted).and_then(|it| it.remove(args.force));
             match removed {
-                Ok(_) => Ok(Removed { removed: true }),
+                Ok(left) => {
+                    if let Some(reason) = left.filter(|_| !global.quiet) {
+                        say(&told_left(wanted, &reason));
+                    }
+                    Ok(Removed { removed: true })
+                }
                 Err(DetachedError::Registry(RegistryError::NoSuchSandbox { .. })) if args.force => {
                     Ok(Removed { removed: false })
                 }
@@ -106,6 +112,15 @@ pub(in crate::cli) fn rm(args: &RmArgs, global: GlobalArgs) -> Result<u8, Proble
             true => tell(wanted, global),
             false => Ok(()),
         },
+    )
+}
+
+/// What is to be said where a container engine could not be asked to forget a sandbox too.
+fn told_left(sandbox: &str, reason: &Unavailable) -> String {
+    format!(
+        "sovereign: what {sandbox} wrote is still with its engine ({}); `sovereign prune` removes it once \
+         that can be asked\n",
+        reason.cause
     )
 }
 

@@ -57,7 +57,10 @@ fn told(pruned: &Pruned, dry_run: bool) -> String {
         };
     }
     if pruned.leftovers.is_empty() {
-        text.push_str("nothing was left behind\n");
+        text.push_str(match pruned.unseen.as_slice() {
+            [] => "nothing was left behind\n",
+            _ => "nothing was found where it could be looked\n",
+        });
     }
     for unseen in &pruned.unseen {
         let _ = writeln!(
@@ -102,5 +105,10 @@ mod tests {
              not looked at: podman: nobody listens\n"
         );
         assert!(told(&pruned, true).starts_with("would remove container a\n"));
+        pruned.leftovers.clear();
+        assert_eq!(
+            told(&pruned, false),
+            "nothing was found where it could be looked\nnot looked at: podman: nobody listens\n"
+        );
     }
 }

@@ -61,7 +61,7 @@ fn whole_life(subject: &Subject) -> Result<()> {
         let found = Detached::find(&desk.registry, wanted)?;
         ensure!(found.entry().id() == own.entry().id(), "{wanted}");
     }
-    for refused in [start(&own).map(drop), own.remove(false)] {
+    for refused in [start(&own).map(drop), own.remove(false).map(drop)] {
         let told = matches!(refused, Err(DetachedError::Running { .. }));
         ensure!(told, "not refused while it runs: {refused:?}");
     }

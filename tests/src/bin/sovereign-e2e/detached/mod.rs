@@ -49,7 +49,7 @@ use records::{
 };
 use usage::{looking_is_no_use, usage_is_measured};
 use volumes::{
-    prune_removes_volumes_whose_sandbox_is_gone,
+    forced_removal_says_what_stays, prune_removes_volumes_whose_sandbox_is_gone,
     removal_without_the_engine_is_told_and_can_be_forced,
 };
 use watchers::{whoever_only_looks_dies_of_the_signal, whoever_reads_no_more_ends_it_silently};
@@ -128,6 +128,9 @@ pub(crate) fn add(suite: &mut Suite) {
                 "full_state_folder_is_named_and_left_empty",
                 full_state_folder_is_named_and_left_empty,
             ),
+            ("forced_removal_says_what_stays", |s| {
+                with(s, "local", forced_removal_says_what_stays)
+            }),
             ("moment_of_a_full_disk_spoils_no_log", |s| {
                 with(s, "local", moment_of_a_full_disk_spoils_no_log)
             }),

@@ -101,7 +101,12 @@ pub(super) fn removal_without_the_engine_is_told_and_can_be_forced(desk: &Desk) 
     desk.reads_again("a")?;
     ensure!(desk.volumes(&id)?.len() == 3);
 
-    desk.good(desk.without_engine(&["rm", "-f", "a"])?)?;
+    let forced = desk.without_engine(&["rm", "-f", "a"])?.output()?;
+    ensure!(forced.code() == Some(0), "{forced}");
+    ensure!(
+        forced.errors().contains("still with its engine") && forced.errors().contains("prune"),
+        "{forced}"
+    );
     let gone = desk.call(["inspect", "a"]).output()?;
     ensure!(gone.errors().contains("no sandbox"), "{gone}");
     ensure!(desk.volumes(&id)?.len() == 3, "who has removed them?");
@@ -116,6 +121,28 @@ pub(super) fn removal_without_the_engine_is_told_and_can_be_forced(desk: &Desk) 
     desk.eventually("no supervisor is left", || {
         Ok(desk.supervisors()?.is_empty())
     })?;
+    PASSED
+}
+
+/// A sandbox of which it is noted that an engine has something, where there is none to ask.
+pub(super) fn forced_removal_says_what_stays(desk: &Desk) -> Outcome {
+    let made = ["create", "--tier", "docker", "--name", "a"];
+    let id = desk.says(&made)?;
+    let folder = desk.state.path().join("sandboxes").join(id);
+    fs::write(folder.join("volumes-docker"), "")?;
+    let refused = desk.without_engine(&["rm", "a"])?.output()?;
+    ensure!(refused.code() == Some(125), "{refused}");
+    let forced = desk.without_engine(&["rm", "-f", "a"])?.output()?;
+    ensure!(forced.code() == Some(0), "{forced}");
+    ensure!(
+        forced.errors().contains("still with its engine"),
+        "{forced}"
+    );
+    let pruned = desk.without_engine(&["prune", "--dry-run"])?;
+    let pruned = pruned.env("SOVEREIGN_DATA_DIR", desk.state.path().join("data"));
+    let said = desk.good(pruned)?;
+    ensure!(said.contains("not looked at: docker"), "{said}");
+    ensure!(!said.contains("nothing was left behind"), "{said}");
     PASSED
 }
 
