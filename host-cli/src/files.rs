@@ -9,7 +9,7 @@ mod place;
 mod problem;
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ pub use agent_protocol::files::{
     ChangeKind, FaultKind, FileChange, FileEntry, FileFault, FileKind, Transfer,
 };
 
-use self::place::Origin;
+use self::place::{Origin, There};
 pub use self::problem::fault_kind;
 use self::problem::{here, into_sandbox, onto_host};
 use crate::error::{ErrorKind, Problem};
@@ -57,7 +57,7 @@ pub fn copy_in(
     };
     let metadata = metadata.map_err(|error| here(source, &error))?;
     let origin = Origin::new(source.as_os_str().as_bytes(), metadata.is_dir());
-    let place = origin.place(path, sandbox_kind(sandbox, path)?)?;
+    let place = origin.place(path, there(sandbox, path)?)?;
     let files = sandbox.files()?;
     files
         .copy_in(source, &place.folder, &place.name, follow)
@@ -80,12 +80,8 @@ pub fn copy_out(
         .files()?
         .stat(path, follow || path.ends_with(b"/"))?;
     let origin = Origin::new(path, entry.kind == FileKind::Directory);
-    let kind = match target.metadata() {
-        Ok(metadata) => Some(metadata.is_dir()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(here(target, &error)),
-    };
-    let place = origin.place(target.as_os_str().as_bytes(), kind)?;
+    let there = There::on_host(target)?;
+    let place = origin.place(target.as_os_str().as_bytes(), there)?;
     let folder = PathBuf::from(std::ffi::OsStr::from_bytes(&place.folder));
     let opened = File::open(&folder).map_err(|error| here(&folder, &error))?;
     let files = sandbox.files()?;
@@ -108,7 +104,7 @@ pub fn copy_between(
 ) -> Result<Transfer, Problem> {
     let entry = from.files()?.stat(path, follow || path.ends_with(b"/"))?;
     let origin = Origin::new(path, entry.kind == FileKind::Directory);
-    let place = origin.place(target, sandbox_kind(to, target)?)?;
+    let place = origin.place(target, there(to, target)?)?;
     let root = (place.name != b".").then_some(place.name.as_slice());
     let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
         .map_err(|error| Problem::of(ErrorKind::System, &error))?;
@@ -165,11 +161,11 @@ pub fn unpack(
     Ok(sandbox.files()?.unpack_from(path, None, input)?)
 }
 
-/// Whether a path of a sandbox is a folder; `None` if there is nothing.
-fn sandbox_kind(sandbox: &dyn FileSource, path: &[u8]) -> Result<Option<bool>, Problem> {
+/// What is at a path of a sandbox.
+fn there(sandbox: &dyn FileSource, path: &[u8]) -> Result<There, Problem> {
     match sandbox.files()?.stat(path, true) {
-        Ok(entry) => Ok(Some(entry.kind == FileKind::Directory)),
-        Err(FilesError::Fault(fault)) if fault.kind == FaultKind::NotFound => Ok(None),
+        Ok(entry) => Ok(entry.kind.into()),
+        Err(FilesError::Fault(fault)) if fault.kind == FaultKind::NotFound => Ok(There::Nothing),
         Err(error) => Err(error.into()),
     }
 }

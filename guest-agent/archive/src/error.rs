@@ -23,6 +23,14 @@ pub enum ArchiveError {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// A file is not copied, or not replaced, for what it is.
+    #[error("{path}: {why}")]
+    Unfit {
+        /// The file.
+        path: String,
+        /// What it is.
+        why: &'static str,
+    },
     /// A file cannot belong to whom it is to belong to.
     #[error("{path} cannot be given to user {user} and group {group}")]
     Owner {
@@ -61,6 +69,13 @@ impl ArchiveError {
             user: owner.user,
             group: owner.group,
             source: error.into(),
+        }
+    }
+
+    pub(crate) fn unfit(path: &[u8], why: &'static str) -> Self {
+        Self::Unfit {
+            path: shown(path),
+            why,
         }
     }
 

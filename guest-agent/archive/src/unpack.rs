@@ -3,7 +3,7 @@
 use std::io::{self, BufRead};
 use std::os::fd::BorrowedFd;
 
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 use tar::EntryType;
 
@@ -47,7 +47,7 @@ pub struct Unpacked {
 /// # Errors
 ///
 /// [`ArchiveError`]: the stream is no archive, an entry would leave the folder or is neither a file
-/// nor a folder nor a link, or the system said no.
+/// nor a folder nor a link, a device, socket or pipe is in its way, or the system said no.
 pub fn unpack(
     stream: &mut dyn BufRead,
     folder: BorrowedFd<'_>,
@@ -108,6 +108,7 @@ impl Unpacking<'_> {
                 let from = rustix::io::dup(self.place.parent(&target)?).map_err(failed)?;
                 let parent = self.place.parent(&parts)?;
                 if target != parts {
+                    may_be_replaced(parent, name, &entry.path)?;
                     let none = AtFlags::empty();
                     let link = || rustix::fs::linkat(&from, *target_name, parent, *name, none);
                     replacing(parent, name, link).map_err(failed)?;
@@ -140,6 +141,7 @@ impl Unpacking<'_> {
         let owner = self.owner(entry)?;
         let parent = self.place.parent(parts)?;
         let link = entry.link.as_slice();
+        may_be_replaced(parent, name, &entry.path)?;
         replacing(parent, name, || rustix::fs::symlinkat(link, parent, name))
             .map_err(|error| ArchiveError::file(&entry.path, error))?;
         let flags = AtFlags::SYMLINK_NOFOLLOW;
@@ -192,6 +194,7 @@ impl Unpacking<'_> {
         let owner = self.owner(entry)?;
         let parent = self.place.parent(parts)?;
         let failed = |error: io::Error| ArchiveError::file(&entry.path, error);
+        may_be_replaced(parent, name, &entry.path)?;
         let mut new = NewFile::create(parent).map_err(failed)?;
         let copied = self.entries.copy(entry, new.file());
         copied.map_err(|error| match error {
@@ -236,6 +239,24 @@ impl Owner {
     fn ids(self) -> (Option<Uid>, Option<Gid>) {
         let (uid, gid) = (Uid::from_raw(self.user), Gid::from_raw(self.group));
         (Some(uid), Some(gid))
+    }
+}
+
+/// Refuses to put anything in the place of a device, a socket or a pipe: others have it open, and the
+/// system needs some of them. Whoever makes one there between this look and the replacement is the
+/// user, and not the archive, which has none.
+fn may_be_replaced(parent: BorrowedFd<'_>, name: &[u8], path: &[u8]) -> Result<(), ArchiveError> {
+    let there = match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(there) => FileType::from_raw_mode(there.st_mode),
+        Err(Errno::NOENT) => return Ok(()),
+        Err(error) => return Err(ArchiveError::file(path, error)),
+    };
+    match there {
+        FileType::RegularFile | FileType::Directory | FileType::Symlink => Ok(()),
+        _ => Err(ArchiveError::unfit(
+            path,
+            "a device, socket or pipe is there, and is not replaced",
+        )),
     }
 }
 

@@ -363,6 +363,33 @@ fn devices_are_refused() {
 }
 
 #[test]
+fn what_others_have_open_is_not_replaced() {
+    let walled = Walled::new();
+    let pipe = walled.inside().join("pipe");
+    let made = Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    let socket = walled.inside().join("socket");
+    let _listening = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    for name in ["pipe", "socket"] {
+        let path = walled.inside().join(name);
+        let kind = path.symlink_metadata().unwrap().file_type();
+        for stream in [
+            Forged::default().file(name, b"new"),
+            Forged::default().entry(EntryType::Symlink, name, "x", b""),
+            Forged::default()
+                .file("x", b"new")
+                .entry(EntryType::Link, name, "x", b""),
+        ] {
+            match walled.unpack(&stream.end(), HOSTILE) {
+                Err(ArchiveError::Unfit { path, .. }) => assert_eq!(path, name),
+                other => panic!("{other:?}"),
+            }
+            assert_eq!(path.symlink_metadata().unwrap().file_type(), kind);
+        }
+    }
+}
+
+#[test]
 fn name_of_a_gigabyte_costs_nothing() {
     let mut header = Header::new_gnu();
     header.set_entry_type(EntryType::GNULongName);

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::io;
 use std::path::Path;
 
-use agent_client::FilesError;
+use agent_client::{ArchiveError, FilesError};
 use agent_protocol::files::{FaultKind, FileFault};
 
 use super::place::Place;
@@ -20,7 +20,7 @@ impl From<FilesError> for Problem {
         let code = match &error {
             FilesError::Client(error) => client_kind(error),
             FilesError::Fault(fault) => fault_kind(fault.kind),
-            FilesError::Archive(_) => system_kind(&error).unwrap_or(ErrorKind::Archive),
+            FilesError::Archive(_) => archive_kind(&error),
             FilesError::Corrupt { .. } => ErrorKind::Corrupt,
             FilesError::Nonsense { .. } => ErrorKind::Protocol,
             FilesError::Io { .. } => system_kind(&error).unwrap_or(ErrorKind::System),
@@ -45,6 +45,14 @@ fn system_kind(error: &FilesError) -> Option<ErrorKind> {
     }
 }
 
+/// What is wrong with an archive, or with a file that is part of one.
+fn archive_kind(error: &FilesError) -> ErrorKind {
+    match error {
+        FilesError::Archive(ArchiveError::Unfit { .. }) => ErrorKind::Invalid,
+        error => system_kind(error).unwrap_or(ErrorKind::Archive),
+    }
+}
+
 /// The same error of a copy into a folder of a sandbox. The archive's names become the user's.
 pub(super) fn into_sandbox(error: FilesError, source: &Path, place: &Place) -> Problem {
     let is_part = |path: &str| {
@@ -58,7 +66,7 @@ pub(super) fn into_sandbox(error: FilesError, source: &Path, place: &Place) -> P
         })
         .into(),
         error => match error.file() {
-            Some((path, _)) if is_part(path) => {
+            Some(path) if is_part(path) => {
                 let below = path.get(place.name.len()..).unwrap_or_default();
                 let asked = format!("{}{below}", source.display());
                 named(&error, path, &asked)
@@ -71,7 +79,7 @@ pub(super) fn into_sandbox(error: FilesError, source: &Path, place: &Place) -> P
 /// The same error of a copy into a folder of this machine. The archive's names become the user's.
 pub(super) fn onto_host(error: FilesError, place: &Place) -> Problem {
     let problem = match error.file() {
-        Some((path, _)) => named(&error, path, &place.below(path)),
+        Some(path) => named(&error, path, &place.below(path)),
         None => return error.into(),
     };
     if problem.code != ErrorKind::NoSpace {
@@ -88,7 +96,7 @@ pub(super) fn onto_host(error: FilesError, place: &Place) -> Problem {
 
 /// An error whose text begins with a path, with another path.
 fn named(error: &FilesError, path: &str, asked: &str) -> Problem {
-    let code = system_kind(error).unwrap_or(ErrorKind::Archive);
+    let code = archive_kind(error);
     let text = chain(error);
     let rest = text.strip_prefix(path).unwrap_or(&text);
     Problem::new(code, format!("{asked}{rest}"))

@@ -70,6 +70,11 @@ pub(crate) fn archive(error: ArchiveError) -> FileFault {
                 reason(source)
             ),
         },
+        ArchiveError::Unfit { path, why } => FileFault {
+            path,
+            kind: FaultKind::Invalid,
+            reason: why.to_owned(),
+        },
         ArchiveError::Refused { entry, why } => FileFault {
             path: entry,
             kind: FaultKind::Refused,

@@ -213,6 +213,8 @@ const CP_EXAMPLES: &str = "\
 A copy goes into DST if that is a folder, else it is called DST. SRC/. is what is in the folder SRC.
 Modes, times, links and holes are kept. Files belong to whoever copies them, unless -a says that they
 belong to whom they did: -u in a sandbox, and here to you. Set-user-ID is not kept on the way out.
+What has the name of a copy is replaced: a file, and a link too, which is not followed. A device, a
+pipe or a socket is not: `sovereign fs cat work file > /dev/...` writes to it.
 
 Examples:
   sovereign cp project work:                      # to the home of its user

@@ -43,13 +43,15 @@ pub enum FilesError {
 }
 
 impl FilesError {
-    /// The file that it is about and the system's reason, if it is one of an archive, on this side.
+    /// The file that it is about, if it is one of an archive, on this side.
     #[must_use]
-    pub fn file(&self) -> Option<(&str, &io::Error)> {
+    pub fn file(&self) -> Option<&str> {
         match self {
             Self::Archive(
-                ArchiveError::File { path, source } | ArchiveError::Owner { path, source, .. },
-            ) => Some((path, source)),
+                ArchiveError::File { path, .. }
+                | ArchiveError::Owner { path, .. }
+                | ArchiveError::Unfit { path, .. },
+            ) => Some(path),
             _ => None,
         }
     }

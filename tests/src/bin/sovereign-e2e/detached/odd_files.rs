@@ -1,0 +1,74 @@
+//! What is no file, and what says less of itself than it has.
+
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, symlink};
+use std::os::unix::net::UnixListener;
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+
+use super::Desk;
+use crate::suite::{Outcome, PASSED};
+
+/// Named by the user or met in a folder: nothing takes their place, here and in a sandbox.
+pub(super) fn devices_pipes_and_sockets_stay_what_they_are(desk: &Desk) -> Outcome {
+    let script = "mkdir tree; echo x > tree/pipe; echo x > file; mkfifo pipe; exec sleep 600";
+    desk.start(&["--name", "a", "--", "sh", "-c", script])?;
+    desk.eventually("the files are there", || {
+        let there = desk.call(["fs", "stat", "a", "pipe"]).output()?;
+        Ok(there.code() == Some(0))
+    })?;
+    let here = tempfile::tempdir()?;
+    let path = |name: &str| here.path().join(name).display().to_string();
+    fs::create_dir(path("tree"))?;
+    let mut odd = vec!["pipe", "tree/pipe", "socket"];
+    for pipe in ["pipe", "tree/pipe"] {
+        make(Command::new("mkfifo").arg(path(pipe)))?;
+    }
+    let _listening = UnixListener::bind(path("socket"))?;
+    if rustix::process::geteuid().is_root() {
+        make(
+            Command::new("mknod")
+                .arg(path("null"))
+                .args(["c", "1", "3"]),
+        )?;
+        odd.push("null");
+    }
+    symlink("/proc/self/fd/1", path("stdout"))?;
+    for name in ["pipe", "socket", "null", "stdout"] {
+        if name == "null" && !odd.contains(&name) {
+            continue;
+        }
+        is_refused(desk, "a:file", &path(name), &path(name))?;
+    }
+    is_refused(desk, "a:tree", &path(""), &path("tree/pipe"))?;
+    fs::create_dir(path("in"))?;
+    fs::write(path("in/pipe"), "new")?;
+    is_refused(desk, &path("in/pipe"), "a:pipe", "pipe")?;
+    is_refused(desk, &path("in/."), "a:", "pipe")?;
+    for name in odd {
+        let kind = fs::symlink_metadata(path(name))?.file_type();
+        ensure!(!kind.is_file(), "{name}: {kind:?}");
+        ensure!(name != "null" || kind.is_char_device(), "{kind:?}");
+    }
+    ensure!(fs::read_link(path("stdout"))?.ends_with("fd/1"));
+    let kind = desk.says(&["exec", "a", "--", "stat", "-c", "%F", "pipe"])?;
+    ensure!(kind == "fifo", "{kind}");
+    PASSED
+}
+
+fn make(command: &mut Command) -> Result<()> {
+    ensure!(command.status()?.success(), "{command:?}");
+    Ok(())
+}
+
+/// A copy says which file it does not replace, or does not take.
+fn is_refused(desk: &Desk, from: &str, to: &str, file: &str) -> Result<()> {
+    let refused = desk.call(["cp", "--json", from, to]).output()?;
+    let error = &refused.json()?["error"];
+    ensure!(refused.code() == Some(125), "{from} to {to}: {refused}");
+    ensure!(error["code"] == "invalid", "{from} to {to}: {refused}");
+    let message = error["message"].as_str().unwrap_or_default();
+    ensure!(message.contains(file), "{from} to {to}: {refused}");
+    Ok(())
+}
