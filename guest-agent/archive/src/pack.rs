@@ -38,7 +38,8 @@ pub struct Packed {
 ///
 /// # Errors
 ///
-/// [`ArchiveError`] if a file cannot be read, or the stream takes no more.
+/// [`ArchiveError`] if a file cannot be read, `source` itself is none that is packed, or the stream takes
+/// no more.
 pub fn pack(
     source: &Path,
     name: &[u8],
@@ -107,6 +108,11 @@ impl Packing<'_> {
             FileType::Symlink => {
                 let link = rustix::fs::readlinkat(folder, file, Vec::new()).map_err(failed)?;
                 self.entry(EntryType::Symlink, &stat, name, Some(link.as_bytes()), 0)?;
+            }
+            // Who asks for one thing is not to get none.
+            _ if depth == 0 => {
+                let why = "a device, socket or pipe cannot be copied";
+                return Err(ArchiveError::unfit(name, why));
             }
             _ => {
                 self.packed.skipped += 1;

@@ -390,6 +390,22 @@ fn what_others_have_open_is_not_replaced() {
 }
 
 #[test]
+fn socket_is_left_out_of_a_folder_and_refused_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let _listening = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let mut stream = Vec::new();
+    let whole = pack(folder.path(), b"copy", false, &mut stream).unwrap();
+    assert_eq!((whole.entries, whole.skipped), (1, 1));
+    for source in [path.as_path(), Path::new("/dev/null")] {
+        match pack(source, b"copy", false, &mut Vec::new()) {
+            Err(ArchiveError::Unfit { path, .. }) => assert_eq!(path, "copy"),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
 fn name_of_a_gigabyte_costs_nothing() {
     let mut header = Header::new_gnu();
     header.set_entry_type(EntryType::GNULongName);

@@ -212,11 +212,16 @@ fn opened<'a>(
 }
 
 fn tell_skipped(transfer: Transfer, global: GlobalArgs) {
-    if transfer.skipped > 0 && !global.quiet {
-        let count = transfer.skipped;
-        say(&format!(
-            "sovereign: {count} sockets, pipes and devices were left out\n"
-        ));
+    if let Some(text) = left_out(transfer).filter(|_| !global.quiet) {
+        say(&format!("sovereign: {text}\n"));
+    }
+}
+
+fn left_out(transfer: Transfer) -> Option<String> {
+    match transfer.skipped {
+        0 => None,
+        1 => Some("1 socket, pipe or device was left out".to_owned()),
+        count => Some(format!("{count} sockets, pipes and devices were left out")),
     }
 }
 
@@ -244,6 +249,19 @@ fn side(text: &OsString) -> Side<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_left_out_is_counted_in_words() {
+        let told = |skipped| {
+            left_out(Transfer {
+                skipped,
+                ..Transfer::default()
+            })
+        };
+        assert_eq!(told(0), None);
+        assert_eq!(told(1).unwrap(), "1 socket, pipe or device was left out");
+        assert!(told(2).unwrap().starts_with("2 sockets, pipes and devices"));
+    }
 
     #[test]
     fn colon_parts_sandbox_and_path() {

@@ -51,6 +51,8 @@ pub(super) fn devices_pipes_and_sockets_stay_what_they_are(desk: &Desk) -> Outco
         ensure!(!kind.is_file(), "{name}: {kind:?}");
         ensure!(name != "null" || kind.is_char_device(), "{kind:?}");
     }
+    is_refused(desk, &path("socket"), "a:", &path("socket"))?;
+    is_refused(desk, "a:pipe", &path("new"), "pipe")?;
     ensure!(fs::read_link(path("stdout"))?.ends_with("fd/1"));
     let kind = desk.says(&["exec", "a", "--", "stat", "-c", "%F", "pipe"])?;
     ensure!(kind == "fifo", "{kind}");
