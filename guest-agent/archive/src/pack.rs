@@ -19,6 +19,13 @@ use crate::room::{CopyError, Room, read_into};
 const CHUNK: usize = 128 * 1024;
 /// Deeper trees are refused: each level costs a descriptor.
 const MAX_DEPTH: usize = 512;
+/// What the kernel makes while it is read (`/proc`, `/sys`) tells no size, or too much. This is read before
+/// an archive says how long it is, if there is not more of it...
+const MAX_UNTOLD: usize = 16 << 20;
+/// ...and where it tells a size, that is a page's, which may be as large as this.
+const MAX_PAGE: u64 = 64 * 1024;
+/// How much is read of it at first: mostly it is all, and some of the kernel's files want whole pages.
+const PAGE: usize = 4096;
 /// The bits of a mode that an archive has.
 const MODE_BITS: u32 = 0o7777;
 
@@ -166,6 +173,11 @@ impl Packing<'_> {
         }
         let size = u64::try_from(stat.st_size).unwrap_or(0);
         let pieces = pieces(&opened, &stat, size).map_err(failed)?;
+        let mut opened = File::from(opened);
+        // What has a size and data has blocks, too, unless it is little or the kernel makes it.
+        if pieces.is_none() && stat.st_blocks == 0 && size <= MAX_PAGE {
+            return self.add_unsized(&mut opened, &stat, name);
+        }
         let stored = match &pieces {
             None => {
                 self.entry(EntryType::Regular, &stat, name, None, size)?;
@@ -173,7 +185,6 @@ impl Packing<'_> {
             }
             Some(pieces) => self.sparse_entry(&stat, name, pieces, size)?,
         };
-        let mut opened = File::from(opened);
         let whole = [Piece {
             offset: 0,
             length: size,
@@ -186,6 +197,46 @@ impl Packing<'_> {
             self.copy(&mut opened, piece.length, name)?;
         }
         pad(stored, &mut self.out).map_err(ArchiveError::Stream)?;
+        self.packed.bytes = self.packed.bytes.saturating_add(size);
+        Ok(())
+    }
+
+    /// Packs a file that is as long as what can be read of it.
+    fn add_unsized(
+        &mut self,
+        file: &mut File,
+        stat: &Stat,
+        name: &[u8],
+    ) -> Result<(), ArchiveError> {
+        let told = usize::try_from(stat.st_size).unwrap_or(0);
+        let most = if told == 0 { MAX_UNTOLD } else { told };
+        let mut data = Vec::new();
+        let mut chunk = PAGE;
+        while data.len() <= most {
+            let read = read_into(&mut data, chunk, file);
+            let count = read.map_err(|error| match error {
+                CopyError::Reading(error) | CopyError::Writing(error) => {
+                    ArchiveError::file(name, error)
+                }
+            })?;
+            if count == 0 {
+                break;
+            }
+            chunk = CHUNK;
+        }
+        if data.len() > most && told == 0 {
+            let why =
+                "it does not tell its size, and has more than 16 MiB: `sovereign fs cat` reads it";
+            return Err(ArchiveError::unfit(name, why));
+        }
+        // What grows is packed as it was.
+        data.truncate(most);
+        let size = data.len() as u64;
+        self.entry(EntryType::Regular, stat, name, None, size)?;
+        let written = self.out.write_all(&data);
+        written
+            .and_then(|()| pad(size, &mut self.out))
+            .map_err(ArchiveError::Stream)?;
         self.packed.bytes = self.packed.bytes.saturating_add(size);
         Ok(())
     }

@@ -406,6 +406,36 @@ fn socket_is_left_out_of_a_folder_and_refused_alone() {
 }
 
 #[test]
+fn what_the_kernel_makes_is_packed_as_it_is_read() {
+    for source in [
+        "/proc/version",
+        "/sys/kernel/mm/transparent_hugepage/enabled",
+        "/sys/devices/system/cpu/possible",
+    ] {
+        let Ok(text) = fs::read(source) else { continue };
+        assert!(!text.is_empty(), "{source}");
+        let target = tempfile::tempdir().unwrap();
+        let stream = packed(Path::new(source), "copy");
+        unpack_to(target.path(), &stream, HOSTILE).unwrap();
+        let copy = fs::read(target.path().join("copy")).unwrap();
+        assert_eq!(copy, text, "{source}");
+    }
+}
+
+#[test]
+fn what_tells_no_size_is_not_read_without_end() {
+    // Room for much, of which nothing is there: 8 bytes a page of this process's addresses.
+    let source = Path::new("/proc/self/pagemap");
+    match pack(source, b"copy", false, &mut Vec::new()) {
+        Err(ArchiveError::Unfit { path, why }) => {
+            assert_eq!(path, "copy");
+            assert!(why.contains("fs cat"), "{why}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn name_of_a_gigabyte_costs_nothing() {
     let mut header = Header::new_gnu();
     header.set_entry_type(EntryType::GNULongName);

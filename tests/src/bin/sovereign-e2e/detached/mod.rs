@@ -43,7 +43,7 @@ use life::{
     sandbox_outlives_its_creator, start_and_stay_tells_all, stop_is_gentle_first,
 };
 use limits::{limits_of_a_command_hold, pid_limit_holds_or_is_refused};
-use odd_files::devices_pipes_and_sockets_stay_what_they_are;
+use odd_files::{devices_pipes_and_sockets_stay_what_they_are, what_tells_no_size_is_copied_whole};
 use progress::copy_shows_bytes_and_rate_on_a_terminal_alone;
 use records::{
     events_tell_what_happened, full_state_folder_is_named_and_left_empty,
@@ -101,6 +101,7 @@ pub(crate) fn add(suite: &mut Suite) {
         full_sandbox_is_told,
         full_host_is_told,
         devices_pipes_and_sockets_stay_what_they_are,
+        what_tells_no_size_is_copied_whole,
         environment_comes_from_files,
         limits_of_a_command_hold,
         pid_limit_holds_or_is_refused,

@@ -59,6 +59,22 @@ pub(super) fn devices_pipes_and_sockets_stay_what_they_are(desk: &Desk) -> Outco
     PASSED
 }
 
+/// The kernel's files say that they are empty, or have a page: what can be read of them is copied.
+pub(super) fn what_tells_no_size_is_copied_whole(desk: &Desk) -> Outcome {
+    desk.start(&["--name", "a", "--", "sleep", "600"])?;
+    let here = tempfile::tempdir()?;
+    let path = |name: &str| here.path().join(name).display().to_string();
+    desk.says(&["cp", "a:/proc/version", &path("out")])?;
+    let inside = desk.says(&["exec", "a", "--", "cat", "/proc/version"])?;
+    let out = fs::read_to_string(path("out"))?;
+    ensure!(out.trim() == inside && !inside.is_empty(), "{out}");
+    desk.says(&["cp", "/proc/version", "a:in"])?;
+    let copied = desk.says(&["fs", "cat", "a", "in"])?;
+    let ours = fs::read_to_string("/proc/version")?;
+    ensure!(copied == ours.trim(), "{copied}");
+    PASSED
+}
+
 fn make(command: &mut Command) -> Result<()> {
     ensure!(command.status()?.success(), "{command:?}");
     Ok(())
