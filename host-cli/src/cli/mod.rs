@@ -18,6 +18,7 @@ mod conversation;
 mod environment;
 #[cfg(target_os = "linux")]
 mod json;
+mod legible;
 mod plan;
 #[cfg(target_os = "linux")]
 mod progress;

@@ -1,7 +1,7 @@
 //! `sovereign fs`: files of a running sandbox, looked at and changed.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::life::each;
 use crate::cli::args::{CatArgs, FsAction, FsArgs, GlobalArgs, MvArgs};
 use crate::cli::json::{Change, Content, Done, Entry, FileTold, Happened, Written, modified};
+use crate::cli::legible;
 use crate::cli::report::sandbox::of_sandbox;
 use crate::cli::report::{Stdout, print_json_line};
 use crate::detached::Detached;
@@ -78,7 +79,7 @@ pub(in crate::cli) fn fs(args: FsArgs, global: GlobalArgs) -> Result<u8, Problem
             open(&args.sandbox)?.each(&paths, |files, path| {
                 files.find(path, name, contains, &mut |entry| match global.json {
                     true => tell(&entry, global),
-                    false => line(&entry.path),
+                    false => show(&entry.path),
                 })?;
                 Ok(None::<Entry>)
             })
@@ -196,16 +197,23 @@ fn tell(entry: &FileEntry, global: GlobalArgs) -> io::Result<()> {
         text.extend_from_slice(b" -> ");
         text.extend_from_slice(target);
     }
-    line(&text)
+    show(&text)
 }
 
 fn tell_change(change: &FileChange, global: GlobalArgs) -> io::Result<()> {
     if global.json {
         return line(&serde_json::to_vec(&Change::of(change))?);
     }
-    let path = String::from_utf8_lossy(&change.path);
     let kind = Happened::of(change.kind).word();
-    line(format!("{kind:<10} {path}").as_bytes())
+    show(&[format!("{kind:<10} ").as_bytes(), &change.path].concat())
+}
+
+/// A line with what a sandbox calls a file: as it is for programs, and legible for people.
+fn show(text: &[u8]) -> io::Result<()> {
+    match io::stdout().is_terminal() {
+        true => line(legible::bytes(text).as_bytes()),
+        false => line(text),
+    }
 }
 
 /// A line on standard output, at once.

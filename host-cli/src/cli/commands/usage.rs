@@ -12,6 +12,7 @@ use indicatif::HumanBytes;
 use serde::Serialize;
 
 use crate::cli::args::{GlobalArgs, ListFormat, StatsArgs, TopArgs};
+use crate::cli::legible;
 use crate::cli::report::sandbox::of_sandbox;
 use crate::cli::report::{print, print_json, print_json_line};
 use crate::detached::{Detached, DetachedError};
@@ -301,6 +302,8 @@ fn list_processes(sandbox: &Detached, global: GlobalArgs) -> Result<u8, Problem>
     let text = String::from_utf8_lossy(&output.stdout);
     if global.json {
         print_json(&text.lines().filter_map(Process::of).collect::<Vec<_>>())?;
+    } else if std::io::stdout().is_terminal() {
+        print(&legible::lines(&text))?;
     } else {
         print(&text)?;
     }

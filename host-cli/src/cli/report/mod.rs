@@ -9,6 +9,7 @@ use std::io::Write;
 use serde::Serialize;
 
 pub(super) use self::stdout::Stdout;
+use super::legible;
 use super::plan::PlanError;
 use crate::error::{ErrorKind, Problem};
 
@@ -24,14 +25,19 @@ pub(super) struct Failed<'a> {
 
 /// Tells a person, on standard error.
 pub(super) fn tell_person(problem: &Problem) {
-    let mut text = format!("sovereign: {}\n", problem.message);
+    say(&told(problem));
+}
+
+/// What may come from a sandbox, a path or a message, begins no line of its own.
+fn told(problem: &Problem) -> String {
+    let mut text = format!("sovereign: {}\n", legible::text(&problem.message));
     for line in &problem.console {
         text.push_str(&format!("  | {line}\n"));
     }
     if let Some(hint) = &problem.hint {
         text.push_str(&format!("  hint: {hint}\n"));
     }
-    say(&text);
+    text
 }
 
 impl From<PlanError> for Problem {
@@ -46,8 +52,10 @@ impl From<std::io::Error> for Problem {
     }
 }
 
-/// Writes to standard error; if nobody reads it, nobody is to be told.
+/// Writes lines to standard error, without what would command a terminal; if nobody reads it, nobody is to
+/// be told.
 pub(super) fn say(text: &str) {
+    let text = legible::lines(text);
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }
 
@@ -84,4 +92,22 @@ pub(super) fn print_json(object: &impl Serialize) -> Result<(), Problem> {
     let text = serde_json::to_string_pretty(object)
         .map_err(|error| Problem::of(ErrorKind::Output, &error))?;
     print(&format!("{text}\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn message_of_a_sandbox_stays_in_its_line() {
+        let message = "/tmp/x\nsovereign: all is well\x1b[2J: no such file".to_owned();
+        let problem = Problem {
+            hint: Some("look".to_owned()),
+            ..Problem::new(ErrorKind::NoSuchFile, message)
+        };
+        assert_eq!(
+            told(&problem),
+            "sovereign: /tmp/x\\nsovereign: all is well\\x1b[2J: no such file\n  hint: look\n"
+        );
+    }
 }

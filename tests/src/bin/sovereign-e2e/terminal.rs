@@ -86,6 +86,11 @@ impl Terminal {
         &mut self.screen
     }
 
+    /// What was shown so far, as far as it was read.
+    pub(crate) fn shown(&self) -> String {
+        String::from_utf8_lossy(&self.shown).into_owned()
+    }
+
     /// Takes what was shown so far for gone.
     pub(crate) fn forget(&mut self) {
         self.shown.clear();

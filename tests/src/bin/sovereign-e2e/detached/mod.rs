@@ -10,6 +10,7 @@ mod kept;
 mod killed_copy;
 mod life;
 mod limits;
+mod names;
 mod odd_files;
 mod progress;
 mod records;
@@ -43,6 +44,7 @@ use life::{
     sandbox_outlives_its_creator, start_and_stay_tells_all, stop_is_gentle_first,
 };
 use limits::{limits_of_a_command_hold, pid_limit_holds_or_is_refused};
+use names::names_of_a_sandbox_command_no_terminal;
 use odd_files::{devices_pipes_and_sockets_stay_what_they_are, what_tells_no_size_is_copied_whole};
 use progress::copy_shows_bytes_and_rate_on_a_terminal_alone;
 use records::{
@@ -100,6 +102,7 @@ pub(crate) fn add(suite: &mut Suite) {
         archive_keeps_who_files_belong_to,
         full_sandbox_is_told,
         full_host_is_told,
+        names_of_a_sandbox_command_no_terminal,
         devices_pipes_and_sockets_stay_what_they_are,
         what_tells_no_size_is_copied_whole,
         environment_comes_from_files,
