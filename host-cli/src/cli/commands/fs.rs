@@ -235,12 +235,20 @@ const fn letter(kind: FileKind) -> char {
 }
 
 fn permissions(mode: u32) -> String {
-    let bits = |shift: u32| {
+    // The bits of chmod(2), and what stands for the special one in the place of `x`.
+    let bits = |shift: u32, special: u32, letter: char| {
         let part = mode >> shift;
-        [(4, 'r'), (2, 'w'), (1, 'x')]
-            .map(|(bit, letter)| if part & bit == 0 { '-' } else { letter })
+        let or_none = |bit: u32, letter| if part & bit == 0 { '-' } else { letter };
+        let execute = match (mode & special != 0, part & 1 != 0) {
+            (false, _) => or_none(1, 'x'),
+            (true, true) => letter,
+            (true, false) => letter.to_ascii_uppercase(),
+        };
+        [or_none(4, 'r'), or_none(2, 'w'), execute]
     };
-    [6, 3, 0].into_iter().flat_map(bits).collect()
+    let classes = [(6, 0o4000, 's'), (3, 0o2000, 's'), (0, 0o1000, 't')];
+    let all = classes.map(|(shift, special, letter)| bits(shift, special, letter));
+    all.into_iter().flatten().collect()
 }
 
 #[cfg(test)]
@@ -251,5 +259,8 @@ mod tests {
     fn modes_are_shown_as_ls_does() {
         assert_eq!(permissions(0o754), "rwxr-xr--");
         assert_eq!(permissions(0), "---------");
+        assert_eq!(permissions(0o7755), "rwsr-sr-t");
+        assert_eq!(permissions(0o7644), "rwSr-Sr-T");
+        assert_eq!(permissions(0o1777), "rwxrwxrwt");
     }
 }
