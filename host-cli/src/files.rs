@@ -21,7 +21,7 @@ pub use agent_protocol::files::{
 
 use self::place::{Origin, There};
 pub use self::problem::fault_kind;
-use self::problem::{here, into_sandbox, onto_host};
+use self::problem::{here, into_sandbox, of_archive, onto_host};
 use crate::error::{ErrorKind, Problem};
 
 /// Where sessions for files come from.
@@ -158,7 +158,8 @@ pub fn unpack(
     sandbox: &dyn FileSource,
     path: &[u8],
 ) -> Result<Transfer, Problem> {
-    Ok(sandbox.files()?.unpack_from(path, None, input)?)
+    let unpacked = sandbox.files()?.unpack_from(path, None, input);
+    unpacked.map_err(of_archive)
 }
 
 /// What is at a path of a sandbox.

@@ -15,6 +15,9 @@ pub enum ArchiveError {
     /// The stream is no archive, or not a whole one.
     #[error("the archive is malformed: {0}")]
     Malformed(&'static str),
+    /// The stream is something else.
+    #[error("this is no tar archive: {0}")]
+    Foreign(&'static str),
     /// An entry would be written outside the folder.
     #[error("entry {entry:?} is refused: {why}")]
     Refused {

@@ -1,7 +1,7 @@
 //! The entries of a tar stream, one after the other, nothing trusted and nothing unbounded.
 
 use std::fs::File;
-use std::io::{self, BufRead, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, Read, Seek, SeekFrom, Write};
 
 use tar::{EntryType, GnuExtSparseHeader, GnuSparseHeader, Header};
 
@@ -11,6 +11,18 @@ use crate::room::CopyError;
 
 /// A sparse file of more pieces is not believed.
 const MAX_PIECES: usize = 1 << 20;
+
+/// What people take for tar archives, by what it begins with.
+const FOREIGN: [(&[u8], &str); 5] = [
+    (b"\x1f\x8b", "it is compressed with gzip"),
+    (b"BZh", "it is compressed with bzip2"),
+    (b"\xfd7zXZ\0", "it is compressed with xz"),
+    (b"\x28\xb5\x2f\xfd", "it is compressed with zstd"),
+    (b"PK\x03\x04", "it is a zip archive"),
+];
+
+/// What a stream is that begins as none of them.
+const NO_HEADER: ArchiveError = ArchiveError::Foreign("it does not begin with a header of one");
 
 /// An entry, before its data is read.
 #[derive(Debug)]
@@ -60,13 +72,18 @@ struct Piece {
 /// Reads entries.
 pub(crate) struct Entries<R> {
     input: R,
+    is_begun: bool,
     /// Data and padding of the entry that has been told last and was not read yet.
     unread: u64,
 }
 
 impl<R: BufRead> Entries<R> {
     pub(crate) fn new(input: R) -> Self {
-        Self { input, unread: 0 }
+        Self {
+            input,
+            is_begun: false,
+            unread: 0,
+        }
     }
 
     /// The next entry; `None` at the archive's end.
@@ -146,7 +163,11 @@ impl<R: BufRead> Entries<R> {
 
     /// The next header; `None` for a block of zeros, which ends an archive.
     fn header(&mut self) -> Result<Option<Header>, ArchiveError> {
-        let block = self.block()?;
+        let is_first = !std::mem::replace(&mut self.is_begun, true);
+        let block = match is_first {
+            true => self.first_block()?,
+            false => self.block()?,
+        };
         if block.iter().all(|byte| *byte == 0) {
             return Ok(None);
         }
@@ -158,10 +179,26 @@ impl<R: BufRead> Entries<R> {
                 _ => u32::from(byte),
             })
             .sum();
-        if header.cksum().ok() != Some(sum) {
-            return Err(malformed("a header's checksum is wrong"));
+        match header.cksum().ok() == Some(sum) {
+            true => Ok(Some(header)),
+            false if is_first => Err(foreign(&block).unwrap_or(NO_HEADER)),
+            false => Err(malformed("a header's checksum is wrong")),
         }
-        Ok(Some(header))
+    }
+
+    /// The first block, of what may be shorter than one.
+    fn first_block(&mut self) -> Result<[u8; BLOCK], ArchiveError> {
+        let mut block = Vec::with_capacity(BLOCK);
+        let read = self
+            .input
+            .by_ref()
+            .take(BLOCK as u64)
+            .read_to_end(&mut block);
+        read.map_err(ArchiveError::Stream)?;
+        block.try_into().map_err(|short: Vec<u8>| {
+            let cut = ArchiveError::Stream(io::ErrorKind::UnexpectedEof.into());
+            foreign(&short).unwrap_or(cut)
+        })
     }
 
     fn extension(&mut self, size: u64) -> Result<Vec<u8>, ArchiveError> {
@@ -303,6 +340,13 @@ fn some(input: &mut impl BufRead, most: u64) -> io::Result<&[u8]> {
         [] => Err(io::ErrorKind::UnexpectedEof.into()),
         data => Ok(data),
     }
+}
+
+/// What a stream is that begins so, and is no tar archive.
+fn foreign(beginning: &[u8]) -> Option<ArchiveError> {
+    let mut known = FOREIGN.iter();
+    let (_, what) = known.find(|(magic, _)| beginning.starts_with(magic))?;
+    Some(ArchiveError::Foreign(what))
 }
 
 const fn malformed(what: &'static str) -> ArchiveError {

@@ -436,6 +436,27 @@ fn what_tells_no_size_is_not_read_without_end() {
 }
 
 #[test]
+fn what_is_no_tar_archive_is_told_as_what_it_is() {
+    let compressed = |length| [b"\x1f\x8b\x08".as_slice(), &vec![7; length]].concat();
+    for (stream, words) in [
+        (compressed(20), "gzip"),
+        (compressed(5000), "gzip"),
+        (b"BZh91AY&SY".to_vec(), "bzip2"),
+        (vec![b'x'; 1024], "header"),
+    ] {
+        match Walled::new().unpack(&stream, HOSTILE) {
+            Err(ArchiveError::Foreign(what)) => assert!(what.contains(words), "{what}"),
+            other => panic!("{words}: {other:?}"),
+        }
+    }
+    // A stream that nothing has come of may have failed: who knows why tells.
+    for stream in [&b""[..], b"short"] {
+        let result = Walled::new().unpack(stream, HOSTILE);
+        assert!(matches!(result, Err(ArchiveError::Stream(_))), "{result:?}");
+    }
+}
+
+#[test]
 fn name_of_a_gigabyte_costs_nothing() {
     let mut header = Header::new_gnu();
     header.set_entry_type(EntryType::GNULongName);

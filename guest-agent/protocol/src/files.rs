@@ -233,6 +233,8 @@ pub enum FaultKind {
     ReadOnly,
     /// An archive's entry would leave its folder, or is of a kind that is not unpacked.
     Refused,
+    /// What came is no archive, or cannot be read as one.
+    Archive,
     /// The data did not come whole.
     Corrupt,
     /// The request makes no sense.

@@ -207,6 +207,16 @@ fn faults_name_path_and_reason() {
     expect(found, &missing, FaultKind::NotFound);
     let found = fault(files(&agent).pack(bytes(&missing), b"x", false, &mut nowhere));
     expect(found, &missing, FaultKind::NotFound);
+    for (stream, reason) in [
+        (&b""[..], "it is empty"),
+        (b"short", "it is no tar archive"),
+        (b"\x1f\x8b\x08 compressed", "gzip"),
+        (&[b'x'; 1024], "it is no tar archive"),
+    ] {
+        let found = fault(files(&agent).unpack(here, None, &mut &*stream));
+        assert_eq!(found.kind, FaultKind::Archive, "{found}");
+        assert!(found.reason.contains(reason), "{found}");
+    }
     let found = fault(files(&agent).find(here, Some(b"[a"), None, &mut |_| Ok(())));
     expect(found, folder.path(), FaultKind::Invalid);
 }

@@ -15,6 +15,10 @@ use crate::sandbox::client_kind;
 const SANDBOX_FULL: &str = "what a sandbox may write is bounded: remove something in it, or make one with a \
                             larger `--disk` or `--overlay-size`";
 
+/// What to do about an archive that cannot be read.
+const WHOLE_TAR: &str = "it takes a whole tar archive, and not a compressed one: `zcat FILE | sovereign cp - \
+                         SANDBOX:PATH`, or `bzcat`, `xzcat`, `zstdcat`";
+
 impl From<FilesError> for Problem {
     fn from(error: FilesError) -> Self {
         let code = match &error {
@@ -31,6 +35,18 @@ impl From<FilesError> for Problem {
             hint: is_full.then(|| SANDBOX_FULL.to_owned()),
             ..Self::of(code, &error)
         }
+    }
+}
+
+/// The same error of an archive that somebody gave, and may have compressed.
+pub(super) fn of_archive(error: FilesError) -> Problem {
+    let problem = Problem::from(error);
+    match problem.code {
+        ErrorKind::Archive => Problem {
+            hint: Some(WHOLE_TAR.to_owned()),
+            ..problem
+        },
+        _ => problem,
     }
 }
 
@@ -115,6 +131,7 @@ pub const fn fault_kind(kind: FaultKind) -> ErrorKind {
         FaultKind::NoSpace => ErrorKind::NoSpace,
         FaultKind::ReadOnly => ErrorKind::ReadOnly,
         FaultKind::Refused => ErrorKind::ArchiveRefused,
+        FaultKind::Archive => ErrorKind::Archive,
         FaultKind::Corrupt => ErrorKind::Corrupt,
         FaultKind::Invalid => ErrorKind::Invalid,
         FaultKind::Other => ErrorKind::FileSystem,

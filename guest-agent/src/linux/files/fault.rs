@@ -82,8 +82,13 @@ pub(crate) fn archive(error: ArchiveError) -> FileFault {
         },
         ArchiveError::Malformed(what) => FileFault {
             path: "the archive".to_owned(),
-            kind: FaultKind::Invalid,
+            kind: FaultKind::Archive,
             reason: format!("it is malformed: {what}"),
+        },
+        ArchiveError::Foreign(what) => FileFault {
+            path: "the input".to_owned(),
+            kind: FaultKind::Archive,
+            reason: format!("it is no tar archive: {what}"),
         },
     }
 }

@@ -1,10 +1,11 @@
 //! Whole trees, as tar streams.
 
+use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 
 use agent_archive::digest::TrailedReader;
-use agent_archive::{Links, UnpackOptions};
+use agent_archive::{ArchiveError, Links, UnpackOptions};
 use agent_protocol::files::{FileFault, Transfer};
 use rustix::fs::{Mode, OFlags};
 
@@ -51,8 +52,23 @@ pub(crate) fn unpack(
         owners,
     };
     let mut input = TrailedReader::new(input);
-    let unpacked =
-        agent_archive::unpack(&mut input, folder.as_fd(), options).map_err(fault::archive)?;
+    let unpacked = agent_archive::unpack(&mut input, folder.as_fd(), options);
+    let is_cut = |error: &ArchiveError| match error {
+        ArchiveError::Stream(error) => error.kind() == io::ErrorKind::UnexpectedEof,
+        _ => false,
+    };
+    let unpacked = match unpacked {
+        // It is the archive that ends too early, unless its stream did.
+        Err(error) if is_cut(&error) => {
+            let (bytes, _) = input.finish().map_err(|error| fault::stream(&error))?;
+            return Err(fault::archive(match bytes {
+                0 => ArchiveError::Foreign("it is empty"),
+                1..512 => ArchiveError::Foreign("it is shorter than any"),
+                _ => ArchiveError::Malformed("it ends too early"),
+            }));
+        }
+        unpacked => unpacked.map_err(fault::archive)?,
+    };
     let (bytes, xxh3) = input.finish().map_err(|error| fault::stream(&error))?;
     Ok(Transfer {
         bytes,
