@@ -3,6 +3,7 @@
 mod size;
 
 use std::ffi::{OsStr, OsString};
+use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -21,6 +22,10 @@ use crate::detached::Detached;
 use crate::error::{ErrorKind, Problem};
 use crate::files::{self, FileSource};
 use crate::registry::Registry;
+
+/// Where an archive goes that no terminal can show.
+const NOT_SHOWN: &str =
+    "redirect it (`> FILE.tar`, `| tar t`), or look at a file with `sovereign fs cat`";
 
 /// One side of a copy.
 #[derive(Debug, PartialEq, Eq)]
@@ -60,6 +65,15 @@ impl Copied {
 pub(in crate::cli) fn cp(args: &CpArgs, global: GlobalArgs) -> Result<u8, Problem> {
     let (source, target) = (side(&args.source), side(&args.target));
     let is_streamed = target == Side::Stream;
+    if is_streamed && io::stdout().is_terminal() {
+        return Err(Problem {
+            hint: Some(NOT_SHOWN.to_owned()),
+            ..Problem::new(
+                ErrorKind::Usage,
+                "a tar archive is not written to a terminal".to_owned(),
+            )
+        });
+    }
     let what = format!(
         "copying {} to {}",
         args.source.display(),
@@ -169,7 +183,7 @@ fn copy(
         }
         (Side::Stream, Side::Sandbox { name, path }) => {
             let sandbox = find(&name)?;
-            let stdin = std::io::stdin();
+            let stdin = io::stdin();
             let copied = files::unpack(stdin.as_fd(), &opened(&sandbox, args, meter), home(path));
             (sandbox, copied)
         }

@@ -46,7 +46,9 @@ use life::{
 use limits::{limits_of_a_command_hold, pid_limit_holds_or_is_refused};
 use names::names_of_a_sandbox_command_no_terminal;
 use odd_files::{devices_pipes_and_sockets_stay_what_they_are, what_tells_no_size_is_copied_whole};
-use progress::copy_shows_bytes_and_rate_on_a_terminal_alone;
+use progress::{
+    archive_is_not_written_to_a_terminal, copy_shows_bytes_and_rate_on_a_terminal_alone,
+};
 use records::{
     events_tell_what_happened, full_state_folder_is_named_and_left_empty,
     misuse_is_told_with_the_remedy, name_belongs_to_one_of_many,
@@ -99,6 +101,7 @@ pub(crate) fn add(suite: &mut Suite) {
         files_go_in_out_and_between,
         files_of_any_size_cost_no_memory,
         copy_shows_bytes_and_rate_on_a_terminal_alone,
+        archive_is_not_written_to_a_terminal,
         archive_keeps_who_files_belong_to,
         full_sandbox_is_told,
         full_host_is_told,

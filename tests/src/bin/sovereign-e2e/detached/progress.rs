@@ -46,6 +46,23 @@ pub(super) fn copy_shows_bytes_and_rate_on_a_terminal_alone(desk: &Desk) -> Outc
     PASSED
 }
 
+pub(super) fn archive_is_not_written_to_a_terminal(desk: &Desk) -> Outcome {
+    desk.start(&["--name", "a", "--", "sleep", "600"])?;
+    let mut terminal = Terminal::open()?;
+    let mut copy = Command::new(desk.program())
+        .args(["cp", "a:/etc/hostname", "-"])
+        .env("SOVEREIGN_STATE_DIR", desk.state.path())
+        .stdin(Stdio::null())
+        .stdout(terminal.stdio()?)
+        .stderr(terminal.stdio()?)
+        .spawn()?;
+    ensure!(copy.wait()?.code() == Some(125), "it was written");
+    terminal.wait_for("is not written to a terminal")?;
+    terminal.wait_for("`sovereign fs cat`")?;
+    ensure!(!terminal.shown().contains("ustar"), "{}", terminal.shown());
+    PASSED
+}
+
 /// An archive of a file of 2 MiB.
 fn archive() -> Result<Vec<u8>> {
     let folder = tempfile::tempdir()?;
