@@ -124,6 +124,7 @@ pub fn copy_between(
         match (unpacked, packed) {
             (Ok(unpacked), Ok(packed)) => Ok(Transfer {
                 skipped: packed.skipped,
+                vanished: packed.vanished,
                 ..unpacked
             }),
             // The side that takes may have given up first, and then knows why.

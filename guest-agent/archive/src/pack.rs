@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -38,6 +38,8 @@ pub struct Packed {
     pub bytes: u64,
     /// Sockets, pipes and devices, which are left out.
     pub skipped: u64,
+    /// Files that a folder listed, and that were gone before they were read.
+    pub vanished: u64,
 }
 
 /// Packs `source`, with all that is below it, under `name`. Links are packed as links; `source` itself
@@ -95,39 +97,52 @@ impl Packing<'_> {
         name: &[u8],
         depth: usize,
     ) -> Result<(), ArchiveError> {
-        let failed = |error: Errno| ArchiveError::file(name, error);
-        let stat = rustix::fs::statat(folder, file, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
+        let stat = rustix::fs::statat(folder, file, AtFlags::SYMLINK_NOFOLLOW);
+        let Some(stat) = self.if_there(stat, name, depth)? else {
+            return Ok(());
+        };
         match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory => return self.add_folder(folder, file, name, depth),
-            FileType::RegularFile => {
-                let id = (stat.st_dev, stat.st_ino);
-                let first = self.links.get(&id).cloned();
-                match first {
-                    Some(first) => self.entry(EntryType::Link, &stat, name, Some(&first), 0)?,
-                    None => {
-                        self.add_file(folder, file, name)?;
-                        if stat.st_nlink > 1 {
-                            self.links.insert(id, name.to_vec());
-                        }
-                    }
-                }
-            }
+            FileType::Directory => self.add_folder(folder, file, name, depth),
+            FileType::RegularFile => match self.links.get(&id(&stat)).cloned() {
+                Some(first) => self.entry(EntryType::Link, &stat, name, Some(&first), 0),
+                None => self.add_file(folder, file, name, depth),
+            },
             FileType::Symlink => {
-                let link = rustix::fs::readlinkat(folder, file, Vec::new()).map_err(failed)?;
-                self.entry(EntryType::Symlink, &stat, name, Some(link.as_bytes()), 0)?;
+                let link = rustix::fs::readlinkat(folder, file, Vec::new());
+                let Some(link) = self.if_there(link, name, depth)? else {
+                    return Ok(());
+                };
+                self.entry(EntryType::Symlink, &stat, name, Some(link.as_bytes()), 0)
             }
             // Who asks for one thing is not to get none.
             _ if depth == 0 => {
                 let why = "a device, socket or pipe cannot be copied";
-                return Err(ArchiveError::unfit(name, why));
+                Err(ArchiveError::unfit(name, why))
             }
             _ => {
                 self.packed.skipped += 1;
-                return Ok(());
+                Ok(())
             }
         }
-        self.packed.entries += 1;
-        Ok(())
+    }
+
+    /// What the system says of a file. One that a folder has listed may be gone since, which stops nobody
+    /// who copies what others work on: it is counted, and left out.
+    fn if_there<T>(
+        &mut self,
+        said: Result<T, Errno>,
+        name: &[u8],
+        depth: usize,
+    ) -> Result<Option<T>, ArchiveError> {
+        match said {
+            Err(Errno::NOENT) if depth > 0 => {
+                self.packed.vanished += 1;
+                Ok(None)
+            }
+            said => said
+                .map(Some)
+                .map_err(|error| ArchiveError::file(name, error)),
+        }
     }
 
     fn add_folder(
@@ -142,17 +157,21 @@ impl Packing<'_> {
             return Err(failed(Errno::NAMETOOLONG));
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let opened = rustix::fs::openat(folder, file, flags, Mode::empty()).map_err(failed)?;
+        let opened = rustix::fs::openat(folder, file, flags, Mode::empty());
+        let Some(opened) = self.if_there(opened, name, depth)? else {
+            return Ok(());
+        };
         let stat = rustix::fs::fstat(&opened).map_err(failed)?;
         let slashed = [name, b"/"].concat();
         self.entry(EntryType::Directory, &stat, &slashed, None, 0)?;
-        self.packed.entries += 1;
-        for found in Dir::read_from(&opened).map_err(failed)? {
+        let mut listed = Dir::new(opened).map_err(failed)?;
+        while let Some(found) = listed.read() {
             let found = found.map_err(failed)?;
             let below = found.file_name().to_bytes();
             if below != b"." && below != b".." {
                 let name = [&slashed, below].concat();
-                self.add(opened.as_fd(), below, &name, depth + 1)?;
+                let folder = listed.fd().map_err(failed)?;
+                self.add(folder, below, &name, depth + 1)?;
             }
         }
         Ok(())
@@ -163,13 +182,20 @@ impl Packing<'_> {
         folder: BorrowedFd<'_>,
         file: &[u8],
         name: &[u8],
+        depth: usize,
     ) -> Result<(), ArchiveError> {
         let failed = |error: Errno| ArchiveError::file(name, error);
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let opened = rustix::fs::openat(folder, file, flags, Mode::empty()).map_err(failed)?;
+        let opened = rustix::fs::openat(folder, file, flags, Mode::empty());
+        let Some(opened) = self.if_there(opened, name, depth)? else {
+            return Ok(());
+        };
         let stat = rustix::fs::fstat(&opened).map_err(failed)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(failed(Errno::AGAIN));
+        }
+        if stat.st_nlink > 1 {
+            self.links.insert(id(&stat), name.to_vec());
         }
         let size = u64::try_from(stat.st_size).unwrap_or(0);
         let pieces = pieces(&opened, &stat, size).map_err(failed)?;
@@ -267,6 +293,7 @@ impl Packing<'_> {
         size: u64,
     ) -> Result<(), ArchiveError> {
         let mut header = new_header(kind, stat, size);
+        self.packed.entries += 1;
         header::write(&mut header, name, link, modified(stat), &mut self.out)
             .map_err(ArchiveError::Stream)
     }
@@ -282,6 +309,7 @@ impl Packing<'_> {
     ) -> Result<u64, ArchiveError> {
         let stored = pieces.iter().map(|piece| piece.length).sum();
         let mut header = new_header(EntryType::GNUSparse, stat, stored);
+        self.packed.entries += 1;
         let mut rest = pieces;
         if let Some(gnu) = header.as_gnu_mut() {
             gnu.set_real_size(size);
@@ -310,6 +338,11 @@ fn new_header(kind: EntryType, stat: &Stat, size: u64) -> Header {
     header.set_gid(stat.st_gid.into());
     header.set_size(size);
     header
+}
+
+/// What is the same for all names of a file.
+const fn id(stat: &Stat) -> (u64, u64) {
+    (stat.st_dev, stat.st_ino)
 }
 
 fn modified(stat: &Stat) -> Moment {

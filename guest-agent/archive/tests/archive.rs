@@ -4,11 +4,13 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::fs::{self, File};
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use agent_archive::room::Room;
 use agent_archive::{ArchiveError, Links, UnpackOptions, Unpacked, pack, unpack};
 use proptest::prelude::*;
 use tar::{EntryType, Header};
@@ -454,6 +456,59 @@ fn what_is_no_tar_archive_is_told_as_what_it_is() {
         let result = Walled::new().unpack(stream, HOSTILE);
         assert!(matches!(result, Err(ArchiveError::Stream(_))), "{result:?}");
     }
+}
+
+/// Takes an archive, and removes all files of a folder as soon as the first of them comes.
+struct Removing<'a> {
+    folder: &'a Path,
+    taken: Vec<u8>,
+}
+
+impl Write for Removing<'_> {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        if data.starts_with(b"copy/file") {
+            for found in fs::read_dir(self.folder)? {
+                fs::remove_file(found?.path())?;
+            }
+        }
+        self.taken.write(data)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Room for Removing<'_> {
+    fn lend(&mut self, most: usize, fill: &mut dyn FnMut(&mut [u8]) -> usize) -> io::Result<usize> {
+        self.taken.lend(most, fill)
+    }
+}
+
+#[test]
+fn what_is_gone_before_it_is_read_is_left_out_and_counted() {
+    let source = tempfile::tempdir().unwrap();
+    for index in 0..5 {
+        fs::write(source.path().join(format!("file{index}")), "data").unwrap();
+    }
+    let mut out = Removing {
+        folder: source.path(),
+        taken: Vec::new(),
+    };
+    let whole = pack(source.path(), b"copy", false, &mut out).unwrap();
+    assert_eq!((whole.entries, whole.vanished), (2, 4));
+    let target = tempfile::tempdir().unwrap();
+    unpack_to(target.path(), &out.taken, HOSTILE).unwrap();
+    let copies = fs::read_dir(target.path().join("copy")).unwrap();
+    for copy in copies {
+        assert_eq!(fs::read(copy.unwrap().path()).unwrap(), b"data");
+    }
+    // What was asked for has to be there.
+    let missing = pack(&source.path().join("x"), b"x", false, &mut Vec::new());
+    assert!(
+        matches!(missing, Err(ArchiveError::File { .. })),
+        "{missing:?}"
+    );
 }
 
 #[test]

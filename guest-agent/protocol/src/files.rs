@@ -198,6 +198,8 @@ pub struct Transfer {
     pub entries: u64,
     /// How many sockets, pipes and devices were left out of it.
     pub skipped: u64,
+    /// How many files were gone before they were read, and were left out.
+    pub vanished: u64,
 }
 
 /// Why an operation was not done.

@@ -31,6 +31,7 @@ pub(crate) fn pack(
     Ok(Transfer {
         entries: packed.entries,
         skipped: packed.skipped,
+        vanished: packed.vanished,
         ..sent(out)?
     })
 }
@@ -74,7 +75,7 @@ pub(crate) fn unpack(
         bytes,
         xxh3,
         entries: unpacked.entries,
-        skipped: 0,
+        ..Transfer::default()
     })
 }
 

@@ -45,6 +45,8 @@ pub(in crate::cli) struct Copied {
     bytes: u64,
     /// Sockets, pipes and devices, which are left out.
     skipped: u64,
+    /// Files that a folder listed, and that were gone before they were read: left out.
+    vanished: u64,
 }
 
 impl Copied {
@@ -53,6 +55,7 @@ impl Copied {
             entries: transfer.entries,
             bytes: transfer.bytes,
             skipped: transfer.skipped,
+            vanished: transfer.vanished,
         }
     }
 }
@@ -226,17 +229,28 @@ fn opened<'a>(
 }
 
 fn tell_skipped(transfer: Transfer, global: GlobalArgs) {
-    if let Some(text) = left_out(transfer).filter(|_| !global.quiet) {
+    if global.quiet {
+        return;
+    }
+    for text in left_out(transfer) {
         say(&format!("sovereign: {text}\n"));
     }
 }
 
-fn left_out(transfer: Transfer) -> Option<String> {
-    match transfer.skipped {
+fn left_out(transfer: Transfer) -> Vec<String> {
+    let odd = match transfer.skipped {
         0 => None,
         1 => Some("1 socket, pipe or device was left out".to_owned()),
         count => Some(format!("{count} sockets, pipes and devices were left out")),
-    }
+    };
+    let gone = match transfer.vanished {
+        0 => None,
+        1 => Some("1 file was gone before it was read, and was left out".to_owned()),
+        count => Some(format!(
+            "{count} files were gone before they were read, and were left out"
+        )),
+    };
+    odd.into_iter().chain(gone).collect()
 }
 
 /// Without a path: the home of the user.
@@ -266,15 +280,19 @@ mod tests {
 
     #[test]
     fn what_is_left_out_is_counted_in_words() {
-        let told = |skipped| {
-            left_out(Transfer {
+        let told = |skipped, vanished| {
+            let transfer = Transfer {
                 skipped,
+                vanished,
                 ..Transfer::default()
-            })
+            };
+            left_out(transfer).join("; ")
         };
-        assert_eq!(told(0), None);
-        assert_eq!(told(1).unwrap(), "1 socket, pipe or device was left out");
-        assert!(told(2).unwrap().starts_with("2 sockets, pipes and devices"));
+        assert_eq!(told(0, 0), "");
+        assert_eq!(told(1, 0), "1 socket, pipe or device was left out");
+        assert!(told(2, 0).starts_with("2 sockets, pipes and devices were"));
+        assert!(told(1, 1).ends_with("; 1 file was gone before it was read, and was left out"));
+        assert!(told(0, 2).starts_with("2 files were gone"));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 pub use agent_archive::digest::Meter;
-use agent_archive::{Links, UnpackOptions};
+use agent_archive::{Links, Packed, UnpackOptions};
 use agent_protocol::files::{FileChange, FileEntry, FileOperation, Transfer};
 use serde_bytes::ByteBuf;
 
@@ -299,13 +299,17 @@ impl Files {
         follow: bool,
     ) -> Result<Transfer, FilesError> {
         let root = (name != b".").then_some(name);
-        let mut skipped = 0;
+        let mut packed = Packed::default();
         let operation = self.unpack_as(root);
         let sent = self.send(path, operation, |out, _| {
-            skipped = agent_archive::pack(source, name, follow, out)?.skipped;
+            packed = agent_archive::pack(source, name, follow, out)?;
             Ok(())
         })?;
-        Ok(Transfer { skipped, ..sent })
+        Ok(Transfer {
+            skipped: packed.skipped,
+            vanished: packed.vanished,
+            ..sent
+        })
     }
 
     fn unpack_as(&self, root: Option<&[u8]>) -> FileOperation {
