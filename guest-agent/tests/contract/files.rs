@@ -448,6 +448,30 @@ fn changes_are_told_as_they_happen() {
 }
 
 #[test]
+fn removed_folder_is_told_once() {
+    let agent = Agent::start();
+    let folder = tempfile::tempdir().unwrap();
+    let inside = folder.path().to_path_buf();
+    fs::create_dir_all(inside.join("a/b")).unwrap();
+    let mut removed = Vec::new();
+    let result = files(&agent).watch(bytes(folder.path()), true, &mut |change| {
+        let path = String::from_utf8(change.path.into_vec()).unwrap();
+        match (path.as_str(), change.kind) {
+            ("", ChangeKind::Attributes) => {
+                fs::remove_dir_all(inside.join("a"))?;
+                fs::write(inside.join("last"), "1")?;
+            }
+            ("last", ChangeKind::Created) => return Err(io::Error::other("enough")),
+            (_, ChangeKind::Removed) => removed.push(path),
+            _ => {}
+        }
+        Ok(())
+    });
+    assert!(matches!(result, Err(FilesError::Io { .. })), "{result:?}");
+    assert_eq!(removed, ["a/b", "a"]);
+}
+
+#[test]
 fn users_rights_count() {
     if !rustix::process::getuid().is_root() {
         return;

@@ -55,6 +55,10 @@ pub(crate) fn watch(path: &Path, recursive: bool, out: Out) -> Result<Transfer, 
             .get(&event.wd())
             .cloned()
             .unwrap_or_default();
+        // Of itself a folder tells what the one above it tells, too.
+        if name.is_none() && !folder.as_os_str().is_empty() {
+            continue;
+        }
         let below = name.map_or_else(|| folder.clone(), |name| folder.join(name));
         records.push(&change(&below, kind))?;
         if recursive && kind == ChangeKind::Created && flags.contains(ReadFlags::ISDIR) {

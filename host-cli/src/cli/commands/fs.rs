@@ -204,8 +204,17 @@ fn tell_change(change: &FileChange, global: GlobalArgs) -> io::Result<()> {
     if global.json {
         return line(&serde_json::to_vec(&Change::of(change))?);
     }
+    show(&change_line(change))
+}
+
+/// What is watched itself is `.`.
+fn change_line(change: &FileChange) -> Vec<u8> {
     let kind = Happened::of(change.kind).word();
-    show(&[format!("{kind:<10} ").as_bytes(), &change.path].concat())
+    let path = match change.path.as_slice() {
+        b"" => b".",
+        path => path,
+    };
+    [format!("{kind:<10} ").as_bytes(), path].concat()
 }
 
 /// A line with what a sandbox calls a file: as it is for programs, and legible for people.
@@ -253,7 +262,21 @@ fn permissions(mode: u32) -> String {
 
 #[cfg(test)]
 mod tests {
+    use agent_protocol::files::ChangeKind;
+
     use super::*;
+
+    #[test]
+    fn every_change_has_a_name() {
+        let line = |path: &[u8]| {
+            change_line(&FileChange {
+                path: serde_bytes::ByteBuf::from(path),
+                kind: ChangeKind::Removed,
+            })
+        };
+        assert_eq!(line(b""), b"removed    .");
+        assert_eq!(line(b"a/\xff"), b"removed    a/\xff");
+    }
 
     #[test]
     fn modes_are_shown_as_ls_does() {
