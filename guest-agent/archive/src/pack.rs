@@ -154,7 +154,8 @@ impl Packing<'_> {
     ) -> Result<(), ArchiveError> {
         let failed = |error: Errno| ArchiveError::file(name, error);
         if depth > MAX_DEPTH {
-            return Err(failed(Errno::NAMETOOLONG));
+            let why = "more than 512 folders lie above it";
+            return Err(ArchiveError::unfit(name, why));
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let opened = rustix::fs::openat(folder, file, flags, Mode::empty());

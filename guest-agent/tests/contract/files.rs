@@ -472,6 +472,69 @@ fn removed_folder_is_told_once() {
 }
 
 #[test]
+fn deep_trees_are_searched_and_removed() {
+    let agent = Agent::start();
+    // What a user has who has not asked for more.
+    let pid = rustix::process::Pid::from_raw(agent.pid().try_into().unwrap());
+    let few = rustix::process::Rlimit {
+        current: Some(1024),
+        ..rustix::process::getrlimit(rustix::process::Resource::Nofile)
+    };
+    rustix::process::prlimit(pid, rustix::process::Resource::Nofile, few).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let top = folder.path().join("d");
+    let deepest = folder.path().join(vec!["d"; 1500].join("/"));
+    fs::create_dir_all(&deepest).unwrap();
+    fs::write(deepest.join("x"), "1").unwrap();
+    let mut found = Vec::new();
+    files(&agent)
+        .find(bytes(&top), Some(b"x"), None, &mut |entry| {
+            found.push(entry.path.len());
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(found, [2 * 1499 + 1]);
+    let refused = fault(files(&agent).pack(bytes(&top), b"d", false, &mut io::sink()));
+    assert!(refused.path.starts_with(top.to_str().unwrap()), "{refused}");
+    assert!(refused.reason.contains("512 folders"), "{refused}");
+    files(&agent).remove(bytes(&top), true).unwrap();
+    assert!(!top.exists());
+}
+
+#[test]
+fn too_long_a_path_is_told_behind_what_was_found() {
+    let agent = Agent::start();
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("x"), "1").unwrap();
+    let name = "d".repeat(250);
+    let half = folder.path().join([name.as_str(); 8].join("/"));
+    fs::create_dir_all(&half).unwrap();
+    // Longer than a path may be, and made from where one is.
+    let script = format!(
+        "cd \"$1\" && mkdir -p {0} && cd -P {0} && mkdir -p {0}",
+        [name.as_str(); 8].join("/")
+    );
+    let made = std::process::Command::new("sh")
+        .args(["-c", &script, "sh"])
+        .arg(&half)
+        .status()
+        .unwrap();
+    assert!(made.success());
+    let mut found = Vec::new();
+    let refused = fault(
+        files(&agent).find(bytes(folder.path()), Some(b"x"), None, &mut |entry| {
+            found.push(entry.path.into_vec());
+            Ok(())
+        }),
+    );
+    assert_eq!(found, [b"x"]);
+    assert!(refused.reason.contains("too long"), "{refused}");
+    files(&agent)
+        .remove(bytes(&folder.path().join(&name)), true)
+        .unwrap();
+}
+
+#[test]
 fn users_rights_count() {
     if !rustix::process::getuid().is_root() {
         return;

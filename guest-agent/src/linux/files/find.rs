@@ -1,5 +1,6 @@
 //! Files that fit, by their names and by what they contain.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
@@ -7,6 +8,7 @@ use std::path::Path;
 
 use agent_protocol::files::{FileFault, Transfer};
 use memchr::memmem::Finder;
+use rustix::io::Errno;
 
 use super::entries::{Records, entry};
 use super::{Out, fault};
@@ -15,10 +17,9 @@ use super::{Out, fault};
 const CHUNK: usize = 64 * 1024;
 /// The longest text that is looked for.
 const MAX_TEXT: usize = 4 * 1024;
-/// Deeper trees are not searched further.
-const MAX_DEPTH: usize = 512;
 
-/// Sends an entry for each file below `path` that fits. What cannot be read is passed over.
+/// Sends an entry for each file below `path` that fits. What cannot be read is passed over; what lies
+/// too deep for a path is told when all the others have been.
 pub(crate) fn find(
     path: &Path,
     name: Option<&[u8]>,
@@ -40,21 +41,51 @@ pub(crate) fn find(
         name,
         finder: contains.map(Finder::new),
         records: Records::new(out),
+        too_deep: None,
     };
-    search.folder(path, &[], 0)?;
-    search.records.finish()
+    search.tree(path)?;
+    let sent = search.records.finish()?;
+    search.too_deep.map_or(Ok(sent), Err)
 }
 
 struct Search<'a> {
     name: Option<&'a [u8]>,
     finder: Option<Finder<'a>>,
     records: Records,
+    /// The first folder whose path is longer than one may be.
+    too_deep: Option<FileFault>,
 }
 
 impl Search<'_> {
-    fn folder(&mut self, folder: &Path, above: &[u8], depth: usize) -> Result<(), FileFault> {
-        let Ok(listed) = folder.read_dir() else {
-            return Ok(());
+    /// Searches the folders below this one, too: one after the other, none of them open meanwhile, so that
+    /// depth costs no descriptors.
+    fn tree(&mut self, root: &Path) -> Result<(), FileFault> {
+        let mut waiting = vec![Vec::new()];
+        while let Some(above) = waiting.pop() {
+            self.folder(root, &above, &mut waiting)?;
+        }
+        Ok(())
+    }
+
+    /// Searches the folder `above`, from the root, and puts those that are in it to the `waiting`.
+    fn folder(
+        &mut self,
+        root: &Path,
+        above: &[u8],
+        waiting: &mut Vec<Vec<u8>>,
+    ) -> Result<(), FileFault> {
+        let folder = match above {
+            [] => root.to_path_buf(),
+            above => root.join(OsStr::from_bytes(above)),
+        };
+        let listed = match folder.read_dir() {
+            Ok(listed) => listed,
+            Err(error) => {
+                if Errno::from_io_error(&error) == Some(Errno::NAMETOOLONG) {
+                    self.too_deep.get_or_insert(fault::of(&folder, error));
+                }
+                return Ok(());
+            }
         };
         for found in listed.flatten() {
             let name = found.file_name();
@@ -74,8 +105,8 @@ impl Search<'_> {
             if self.is_named(&below, name.as_bytes()) && contains() {
                 self.records.push(&entry(&path, &below, &metadata))?;
             }
-            if metadata.is_dir() && depth < MAX_DEPTH {
-                self.folder(&path, &below, depth + 1)?;
+            if metadata.is_dir() {
+                waiting.push(below);
             }
         }
         Ok(())

@@ -35,7 +35,7 @@ use agent_protocol::files::{FileFault, FileOperation, FileReport, FileRequest, T
 use agent_protocol::from_agent::AgentFrame;
 use agent_protocol::message::{AgentError, ExecRequest};
 use rustix::fs::Mode;
-use rustix::process::{Gid, Pid, Signal, Uid};
+use rustix::process::{Gid, Pid, Resource, Rlimit, Signal, Uid, getrlimit, setrlimit};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set, set_capabilities,
     set_thread_groups, set_thread_res_gid, set_thread_res_uid,
@@ -138,11 +138,25 @@ fn become_operation(command: &Command, stdio: [std::os::fd::BorrowedFd<'_>; 3]) 
     }
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     rustix::process::umask(UMASK);
+    open_as_many_as_may_be();
     // Without its home, a user's relative paths begin at the root.
     if rustix::process::chdir(command.directory.as_c_str()).is_err() {
         rustix::process::chdir("/")?;
     }
     Ok(())
+}
+
+/// A tree costs a descriptor for each of its levels, and may be deeper than a process has at first.
+fn open_as_many_as_may_be() {
+    let limit = getrlimit(Resource::Nofile);
+    // With fewer it does what it can.
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            ..limit
+        },
+    );
 }
 
 /// Gives up what root's commands do not have: executing a program takes from root what the bounding
