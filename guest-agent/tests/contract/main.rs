@@ -16,5 +16,6 @@ mod protocol;
 mod refusals;
 mod streams;
 mod terminal;
+mod trees;
 mod unfinished;
 mod user;

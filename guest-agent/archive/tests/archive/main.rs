@@ -3,109 +3,19 @@
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod odd_files;
+mod support;
+
 use std::fs::{self, File};
-use std::io::{self, Write};
-use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use agent_archive::room::Room;
-use agent_archive::{ArchiveError, Links, UnpackOptions, Unpacked, pack, unpack};
+use agent_archive::{ArchiveError, Links, UnpackOptions};
 use proptest::prelude::*;
 use tar::{EntryType, Header};
-use tempfile::TempDir;
 
-const HOSTILE: UnpackOptions<'static> = UnpackOptions {
-    root: None,
-    links: Links::Refuse,
-    modes: 0o777,
-    owners: false,
-};
-
-fn packed(source: &Path, name: &str) -> Vec<u8> {
-    let mut stream = Vec::new();
-    pack(source, name.as_bytes(), false, &mut stream).unwrap();
-    stream
-}
-
-fn unpack_to(
-    folder: &Path,
-    stream: &[u8],
-    options: UnpackOptions<'_>,
-) -> Result<Unpacked, ArchiveError> {
-    let folder = File::open(folder).unwrap();
-    unpack(&mut &stream[..], folder.as_fd(), options)
-}
-
-/// An archive of entries that no packer would make.
-#[derive(Default)]
-struct Forged(Vec<u8>);
-
-impl Forged {
-    fn entry(mut self, kind: EntryType, path: &str, link: &str, data: &[u8]) -> Self {
-        let mut header = Header::new_gnu();
-        header.set_entry_type(kind);
-        header.set_mode(0o4755);
-        header.set_size(data.len() as u64);
-        header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
-        header.as_old_mut().linkname[..link.len()].copy_from_slice(link.as_bytes());
-        header.set_cksum();
-        self.0.extend_from_slice(header.as_bytes());
-        self.0.extend_from_slice(data);
-        self.0.resize(self.0.len().next_multiple_of(512), 0);
-        self
-    }
-
-    fn file(self, path: &str, data: &[u8]) -> Self {
-        self.entry(EntryType::Regular, path, "", data)
-    }
-
-    fn end(mut self) -> Vec<u8> {
-        self.0.resize(self.0.len() + 1024, 0);
-        self.0
-    }
-}
-
-/// A folder inside another one, in which nothing else may appear.
-struct Walled {
-    outer: TempDir,
-}
-
-impl Walled {
-    fn new() -> Self {
-        let outer = tempfile::tempdir().unwrap();
-        fs::create_dir(outer.path().join("in")).unwrap();
-        fs::write(outer.path().join("secret"), "old").unwrap();
-        Self { outer }
-    }
-
-    fn inside(&self) -> std::path::PathBuf {
-        self.outer.path().join("in")
-    }
-
-    fn unpack(&self, stream: &[u8], options: UnpackOptions<'_>) -> Result<Unpacked, ArchiveError> {
-        let result = unpack_to(&self.inside(), stream, options);
-        let mut names: Vec<_> = fs::read_dir(&self.outer)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name())
-            .collect();
-        names.sort();
-        assert_eq!(names, ["in", "secret"]);
-        let secret = self.outer.path().join("secret");
-        assert_eq!(fs::read_to_string(&secret).unwrap(), "old");
-        assert_eq!(secret.metadata().unwrap().nlink(), 1);
-        result
-    }
-}
-
-#[track_caller]
-fn assert_refused(result: Result<Unpacked, ArchiveError>, entry: &str) {
-    match result {
-        Err(ArchiveError::Refused { entry: named, .. }) => assert_eq!(named, entry),
-        other => panic!("{other:?}"),
-    }
-}
+use crate::support::{Forged, HOSTILE, Walled, assert_refused, packed, unpack_to};
 
 #[test]
 fn tree_survives() {
@@ -365,79 +275,6 @@ fn devices_are_refused() {
 }
 
 #[test]
-fn what_others_have_open_is_not_replaced() {
-    let walled = Walled::new();
-    let pipe = walled.inside().join("pipe");
-    let made = Command::new("mkfifo").arg(&pipe).status().unwrap();
-    assert!(made.success());
-    let socket = walled.inside().join("socket");
-    let _listening = std::os::unix::net::UnixListener::bind(&socket).unwrap();
-    for name in ["pipe", "socket"] {
-        let path = walled.inside().join(name);
-        let kind = path.symlink_metadata().unwrap().file_type();
-        for stream in [
-            Forged::default().file(name, b"new"),
-            Forged::default().entry(EntryType::Symlink, name, "x", b""),
-            Forged::default()
-                .file("x", b"new")
-                .entry(EntryType::Link, name, "x", b""),
-        ] {
-            match walled.unpack(&stream.end(), HOSTILE) {
-                Err(ArchiveError::Unfit { path, .. }) => assert_eq!(path, name),
-                other => panic!("{other:?}"),
-            }
-            assert_eq!(path.symlink_metadata().unwrap().file_type(), kind);
-        }
-    }
-}
-
-#[test]
-fn socket_is_left_out_of_a_folder_and_refused_alone() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("socket");
-    let _listening = std::os::unix::net::UnixListener::bind(&path).unwrap();
-    let mut stream = Vec::new();
-    let whole = pack(folder.path(), b"copy", false, &mut stream).unwrap();
-    assert_eq!((whole.entries, whole.skipped), (1, 1));
-    for source in [path.as_path(), Path::new("/dev/null")] {
-        match pack(source, b"copy", false, &mut Vec::new()) {
-            Err(ArchiveError::Unfit { path, .. }) => assert_eq!(path, "copy"),
-            other => panic!("{other:?}"),
-        }
-    }
-}
-
-#[test]
-fn what_the_kernel_makes_is_packed_as_it_is_read() {
-    for source in [
-        "/proc/version",
-        "/sys/kernel/mm/transparent_hugepage/enabled",
-        "/sys/devices/system/cpu/possible",
-    ] {
-        let Ok(text) = fs::read(source) else { continue };
-        assert!(!text.is_empty(), "{source}");
-        let target = tempfile::tempdir().unwrap();
-        let stream = packed(Path::new(source), "copy");
-        unpack_to(target.path(), &stream, HOSTILE).unwrap();
-        let copy = fs::read(target.path().join("copy")).unwrap();
-        assert_eq!(copy, text, "{source}");
-    }
-}
-
-#[test]
-fn what_tells_no_size_is_not_read_without_end() {
-    // Room for much, of which nothing is there: 8 bytes a page of this process's addresses.
-    let source = Path::new("/proc/self/pagemap");
-    match pack(source, b"copy", false, &mut Vec::new()) {
-        Err(ArchiveError::Unfit { path, why }) => {
-            assert_eq!(path, "copy");
-            assert!(why.contains("fs cat"), "{why}");
-        }
-        other => panic!("{other:?}"),
-    }
-}
-
-#[test]
 fn what_is_no_tar_archive_is_told_as_what_it_is() {
     let compressed = |length| [b"\x1f\x8b\x08".as_slice(), &vec![7; length]].concat();
     for (stream, words) in [
@@ -456,59 +293,6 @@ fn what_is_no_tar_archive_is_told_as_what_it_is() {
         let result = Walled::new().unpack(stream, HOSTILE);
         assert!(matches!(result, Err(ArchiveError::Stream(_))), "{result:?}");
     }
-}
-
-/// Takes an archive, and removes all files of a folder as soon as the first of them comes.
-struct Removing<'a> {
-    folder: &'a Path,
-    taken: Vec<u8>,
-}
-
-impl Write for Removing<'_> {
-    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        if data.starts_with(b"copy/file") {
-            for found in fs::read_dir(self.folder)? {
-                fs::remove_file(found?.path())?;
-            }
-        }
-        self.taken.write(data)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Room for Removing<'_> {
-    fn lend(&mut self, most: usize, fill: &mut dyn FnMut(&mut [u8]) -> usize) -> io::Result<usize> {
-        self.taken.lend(most, fill)
-    }
-}
-
-#[test]
-fn what_is_gone_before_it_is_read_is_left_out_and_counted() {
-    let source = tempfile::tempdir().unwrap();
-    for index in 0..5 {
-        fs::write(source.path().join(format!("file{index}")), "data").unwrap();
-    }
-    let mut out = Removing {
-        folder: source.path(),
-        taken: Vec::new(),
-    };
-    let whole = pack(source.path(), b"copy", false, &mut out).unwrap();
-    assert_eq!((whole.entries, whole.vanished), (2, 4));
-    let target = tempfile::tempdir().unwrap();
-    unpack_to(target.path(), &out.taken, HOSTILE).unwrap();
-    let copies = fs::read_dir(target.path().join("copy")).unwrap();
-    for copy in copies {
-        assert_eq!(fs::read(copy.unwrap().path()).unwrap(), b"data");
-    }
-    // What was asked for has to be there.
-    let missing = pack(&source.path().join("x"), b"x", false, &mut Vec::new());
-    assert!(
-        matches!(missing, Err(ArchiveError::File { .. })),
-        "{missing:?}"
-    );
 }
 
 #[test]
