@@ -20,8 +20,8 @@ pub mod error;
 pub mod linux;
 
 #[cfg(target_os = "linux")]
-#[cfg(target_os = "linux")]
 pub use agent_archive::ArchiveError;
+#[cfg(target_os = "linux")]
 pub use agent_archive::lane::LANE_LEN;
 pub use conversation::Handover;
 pub use error::ClientError;
