@@ -81,6 +81,7 @@ impl Detached {
     }
 
     pub(super) fn hear(&self, socket: &OwnedFd) -> Result<(Reply, Option<OwnedFd>), DetachedError> {
+        self.wait_for_word(socket)?;
         match receive(socket) {
             Ok(Some((Reply::Refused { problem }, _))) => Err(DetachedError::Refused(problem)),
             Ok(Some(heard)) => Ok(heard),

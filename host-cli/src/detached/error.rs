@@ -49,6 +49,16 @@ pub enum DetachedError {
         /// The system's reason.
         source: io::Error,
     },
+    /// Its supervisor was stopped, and says nothing.
+    #[error(
+        "the supervisor of sandbox {name} (process {supervisor}) does not answer: it was stopped"
+    )]
+    Silent {
+        /// The sandbox's name.
+        name: Name,
+        /// The supervisor's process.
+        supervisor: u32,
+    },
     /// It did not end in time.
     #[error("sandbox {name} did not end in {} s", waited.as_secs())]
     DidNotEnd {
@@ -85,7 +95,7 @@ impl DetachedError {
             Self::NotRunning { .. } => ErrorKind::NotRunning,
             Self::Running { .. } => ErrorKind::Running,
             Self::Refused(problem) => problem.code,
-            Self::Supervisor { .. } => ErrorKind::SupervisorLost,
+            Self::Supervisor { .. } | Self::Silent { .. } => ErrorKind::SupervisorLost,
             Self::DidNotEnd { .. } => ErrorKind::DidNotEnd,
             Self::StillKept { reason } => reason.code,
             Self::Interrupted => ErrorKind::Interrupted,
@@ -104,6 +114,12 @@ impl DetachedError {
             Self::Refused(problem) => problem.clone(),
             Self::NotRunning { name, .. } => Problem {
                 hint: Some(format!("`sovereign start {name}` starts it")),
+                ..problem
+            },
+            Self::Silent { name, supervisor } => Problem {
+                hint: Some(format!(
+                    "`kill -CONT {supervisor}` lets it go on, and `sovereign kill {name}` ends the sandbox"
+                )),
                 ..problem
             },
             Self::StillKept { reason } => Problem {

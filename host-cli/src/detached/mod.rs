@@ -2,6 +2,7 @@
 
 mod conversation;
 mod error;
+mod silent;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -376,6 +377,7 @@ impl Detached {
     ///
     /// If it does not run, or does not end.
     pub fn stop(&self, grace: Duration) -> Result<Ending, DetachedError> {
+        self.see_that_it_can_answer()?;
         let socket = self.knock(Request::Stop { grace }, None)?;
         self.end_by(socket, None, Some(grace.saturating_add(END_SLACK)))
     }
@@ -414,14 +416,21 @@ impl Detached {
         }
     }
 
-    /// Ends the sandbox at once, and waits until it is gone.
+    /// Ends the sandbox at once, and waits until it is gone. If its supervisor does not do it, that is ended
+    /// too.
     ///
     /// # Errors
     ///
     /// If it does not run, or does not end.
     pub fn kill(&self) -> Result<Ending, DetachedError> {
+        if let Err(DetachedError::Silent { .. }) = self.see_that_it_can_answer() {
+            return self.kill_supervisor();
+        }
         let socket = self.knock(Request::Kill, None)?;
-        self.end_by(socket, None, Some(END_SLACK))
+        match self.end_by(socket, None, Some(END_SLACK)) {
+            Err(DetachedError::DidNotEnd { .. }) => self.kill_supervisor(),
+            outcome => outcome,
+        }
     }
 
     /// Gives it another name.

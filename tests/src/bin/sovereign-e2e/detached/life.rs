@@ -1,6 +1,7 @@
 //! From a start to an end, whoever is there to see it.
 
 use std::fs;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 
@@ -212,6 +213,39 @@ pub(super) fn killed_supervisor_leaves_a_dead_sandbox_that_can_start_again(desk:
     );
     desk.says(&["start", "a"])?;
     desk.says(&["exec", "a", "--", "true"])?;
+    PASSED
+}
+
+/// A supervisor that was stopped holds nobody up, and does not keep its sandbox from being ended.
+pub(super) fn stopped_supervisor_is_told_and_can_be_killed(desk: &Desk) -> Outcome {
+    let stop = || -> anyhow::Result<()> {
+        for pid in desk.supervisors()? {
+            let pid = rustix::process::Pid::from_raw(i32::try_from(pid)?).context("no process")?;
+            rustix::process::kill_process(pid, rustix::process::Signal::STOP)?;
+        }
+        Ok(())
+    };
+    desk.start(&["--name", "a", "--", "sleep", "1000"])?;
+    stop()?;
+    desk.start(&["--name", "well", "--", "sleep", "1000"])?;
+    for args in [
+        ["exec", "a", "--", "true"].as_slice(),
+        &["attach", "a"],
+        &["stop", "a"],
+    ] {
+        let held_up = desk.call(args).deadline(Duration::from_secs(20)).output()?;
+        ensure!(held_up.code() == Some(125), "{held_up}");
+        ensure!(held_up.errors().contains("does not answer"), "{held_up}");
+        ensure!(held_up.errors().contains("kill -CONT"), "{held_up}");
+    }
+    let stats = desk.says(&["stats", "--no-stream"])?;
+    ensure!(stats.contains(" well "), "{stats}");
+    ensure!(desk.state_of("a")? == "running", "inspect");
+    desk.says(&["kill", "a"])?;
+    ensure!(desk.state_of("a")? == "dead", "{}", desk.state_of("a")?);
+    desk.says(&["start", "a"])?;
+    stop()?;
+    desk.says(&["rm", "-f", "a", "well"])?;
     PASSED
 }
 

@@ -42,6 +42,7 @@ use life::{
     lives_are_bounded, owner_that_is_killed_takes_a_named_sandbox_along,
     removed_when_it_ends_if_asked, results_outlive_the_sandbox_and_numbers_go_on,
     sandbox_outlives_its_creator, start_and_stay_tells_all, stop_is_gentle_first,
+    stopped_supervisor_is_told_and_can_be_killed,
 };
 use limits::{limits_of_a_command_hold, pid_limit_holds_or_is_refused};
 use names::names_of_a_sandbox_command_no_terminal;
@@ -92,6 +93,7 @@ pub(crate) fn add(suite: &mut Suite) {
         start_and_stay_tells_all,
         stop_is_gentle_first,
         killed_supervisor_leaves_a_dead_sandbox_that_can_start_again,
+        stopped_supervisor_is_told_and_can_be_killed,
         owner_that_is_killed_takes_a_named_sandbox_along,
         name_belongs_to_one_of_many,
         lives_are_bounded,
