@@ -1,19 +1,19 @@
 //! A sandbox that outlives the program that started it, as its users see it.
 
 mod conversation;
+mod end;
 mod error;
 mod silent;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use agent_client::{ClientError, Exec, Files, Session, SessionOptions};
+use agent_client::{Exec, Files, Session, SessionOptions};
 use agent_protocol::message::{ExecRequest, ExitReport, TerminalSize};
 use agent_protocol::usage::Usage;
 
 use self::conversation::is_readable;
 pub use self::error::DetachedError;
-use crate::error::{ErrorKind, Problem};
 use crate::host::memory_mib;
 use crate::registry::events::{Event, Happening};
 use crate::registry::output::OutputReader;
@@ -23,18 +23,10 @@ use crate::supervisor::launch::{Owned, launch};
 use crate::supervisor::message::{Reply, Request, encode, no_such_command};
 use crate::supervisor::remembered;
 use crate::supervisor::{About, Command, OwnCommand};
-use crate::tier::docker::kept;
-use crate::tier::facts::Unavailable;
 use crate::usage::{self, Stats};
-
-/// How much longer than the grace that it was given a sandbox may take to end.
-const END_SLACK: Duration = Duration::from_secs(30);
 
 /// How long a sandbox may take to say what it uses.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// How long a sandbox may take to say that it is ending, when a conversation with it broke off.
-const ENDING_NOW: Duration = Duration::from_secs(2);
 
 /// A sandbox of the registry. It is not ended when this is dropped.
 #[derive(Debug, Clone)]
@@ -371,68 +363,6 @@ impl Detached {
         report.ok_or_else(|| problem.map_or_else(no_such, DetachedError::Refused))
     }
 
-    /// Ends the sandbox: SIGTERM to what runs in it, and after `grace` the end. Waits for that.
-    ///
-    /// # Errors
-    ///
-    /// If it does not run, or does not end.
-    pub fn stop(&self, grace: Duration) -> Result<Ending, DetachedError> {
-        self.see_that_it_can_answer()?;
-        let socket = self.knock(Request::Stop { grace }, None)?;
-        self.end_by(socket, None, Some(grace.saturating_add(END_SLACK)))
-    }
-
-    /// Ends the sandbox, whose own command the caller has run and seen ending so.
-    ///
-    /// # Errors
-    ///
-    /// If it does not run, or does not end.
-    pub fn finish(&self, report: ExitReport) -> Result<Ending, DetachedError> {
-        let socket = self.knock(Request::Finish { report }, None)?;
-        self.end_by(socket, None, Some(END_SLACK))
-    }
-
-    /// A conversation that broke off has a reason, and the sandbox's record may know it.
-    #[must_use]
-    pub fn explain(&self, error: ClientError) -> DetachedError {
-        if !matches!(error, ClientError::Disconnected(_)) {
-            return error.into();
-        }
-        match self.wait_for(None, Some(ENDING_NOW)) {
-            Ok(Ending::Broken { problem }) => DetachedError::Refused(problem),
-            Ok(ending) => {
-                let text = format!("the sandbox ended: {}", ending.text());
-                let problem = Problem::new(ErrorKind::SandboxEnded, text);
-                DetachedError::Refused(Problem {
-                    exit_code: match ending {
-                        // The same for whoever ran the command as for whoever waits for the sandbox.
-                        Ending::MaxDuration | Ending::IdleTimeout => ending.exit_code(),
-                        _ => problem.exit_code,
-                    },
-                    ..problem
-                })
-            }
-            Err(_) => error.into(),
-        }
-    }
-
-    /// Ends the sandbox at once, and waits until it is gone. If its supervisor does not do it, that is ended
-    /// too.
-    ///
-    /// # Errors
-    ///
-    /// If it does not run, or does not end.
-    pub fn kill(&self) -> Result<Ending, DetachedError> {
-        if let Err(DetachedError::Silent { .. }) = self.see_that_it_can_answer() {
-            return self.kill_supervisor();
-        }
-        let socket = self.knock(Request::Kill, None)?;
-        match self.end_by(socket, None, Some(END_SLACK)) {
-            Err(DetachedError::DidNotEnd { .. }) => self.kill_supervisor(),
-            outcome => outcome,
-        }
-    }
-
     /// Gives it another name.
     ///
     /// # Errors
@@ -449,53 +379,6 @@ impl Detached {
         let event = Event::now(Happening::Renamed, &record.id, &record.name);
         self.entry.registry().note(&event);
         Ok(())
-    }
-
-    /// Removes it, with all that is known of it. With `force` it is ended first, and what its container
-    /// engine has of it may stay there, for `prune`: the result is why, then.
-    ///
-    /// # Errors
-    ///
-    /// If it runs, or cannot be removed.
-    pub fn remove(&self, force: bool) -> Result<Option<Unavailable>, DetachedError> {
-        let known = self.entry.read();
-        match &known {
-            Ok(record) if self.entry.state(record) == State::Running => {
-                if !force {
-                    return Err(DetachedError::Running {
-                        name: record.name.clone(),
-                    });
-                }
-                match self.kill() {
-                    // It ended by itself, or was one that is removed when it ends.
-                    Ok(_)
-                    | Err(
-                        DetachedError::NotRunning { .. }
-                        | DetachedError::Registry(RegistryError::NoSuchSandbox { .. }),
-                    ) => {}
-                    Err(error) => return Err(error),
-                }
-            }
-            // One whose record cannot be read can still be removed.
-            Ok(_) | Err(_) => {}
-        }
-        let held = match self.entry.hold() {
-            Ok(held) => held,
-            // It was removed when it ended.
-            Err(RegistryError::NoSuchSandbox { .. }) if known.is_ok() => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        // Of one whose engine cannot be asked, `prune` removes later what is left there.
-        let left = match kept::forget(&self.entry.folder()) {
-            Err(reason) if !force => return Err(DetachedError::StillKept { reason }),
-            forgotten => forgotten.err(),
-        };
-        if let Ok(record) = &known {
-            let event = Event::now(Happening::Removed, &record.id, &record.name);
-            self.entry.registry().note(&event);
-        }
-        held.remove()?;
-        Ok(left)
     }
 }
 
