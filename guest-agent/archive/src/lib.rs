@@ -25,6 +25,8 @@ mod new_file;
 #[cfg(target_os = "linux")]
 mod pack;
 #[cfg(target_os = "linux")]
+mod pieces;
+#[cfg(target_os = "linux")]
 mod place;
 #[cfg(target_os = "linux")]
 mod read;

@@ -3,16 +3,17 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, SeekFrom, Stat};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
-use tar::{EntryType, GnuExtSparseHeader, GnuSparseHeader, Header};
+use tar::{EntryType, GnuExtSparseHeader, Header};
 
 use crate::error::ArchiveError;
 use crate::header::{self, BLOCK, Moment, pad};
+use crate::pieces::{Piece, fill, pieces};
 use crate::room::{CopyError, Room, read_into};
 
 /// How much is copied at a time.
@@ -79,13 +80,6 @@ struct Packing<'a> {
     /// Files of more than one name, by device and number, and the name that they were packed under.
     links: HashMap<(u64, u64), Vec<u8>>,
     packed: Packed,
-}
-
-/// Where a file's data is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Piece {
-    offset: u64,
-    length: u64,
 }
 
 impl Packing<'_> {
@@ -351,57 +345,4 @@ fn modified(stat: &Stat) -> Moment {
         seconds: stat.st_mtime,
         nanoseconds: u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
     }
-}
-
-/// Writes as many pieces down as there is room for. Returns the others.
-fn fill<'p>(places: &mut [GnuSparseHeader], pieces: &'p [Piece]) -> &'p [Piece] {
-    let (now, later) = pieces.split_at(places.len().min(pieces.len()));
-    for (place, piece) in places.iter_mut().zip(now) {
-        place.set_offset(piece.offset);
-        place.set_length(piece.length);
-    }
-    later
-}
-
-/// Where the data of a file with holes is, and an empty piece at its end; `None` if it has none.
-fn pieces(file: &OwnedFd, stat: &Stat, size: u64) -> Result<Option<Vec<Piece>>, Errno> {
-    let allocated = u64::try_from(stat.st_blocks)
-        .unwrap_or(0)
-        .saturating_mul(512);
-    if allocated >= size {
-        return Ok(None);
-    }
-    let mut pieces = Vec::new();
-    let mut at = 0;
-    while at < size {
-        let start = match rustix::fs::seek(file, SeekFrom::Data(at)) {
-            Ok(start) => start.min(size),
-            Err(Errno::NXIO) => break,
-            // A file system that knows no holes.
-            Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let end = rustix::fs::seek(file, SeekFrom::Hole(start))?.min(size);
-        // Pieces begin at blocks, for readers that insist on it.
-        let offset = start - start % BLOCK as u64;
-        if end <= at || offset < at {
-            return Err(Errno::AGAIN);
-        }
-        pieces.push(Piece {
-            offset,
-            length: end - offset,
-        });
-        at = end;
-    }
-    rustix::fs::seek(file, SeekFrom::Start(0))?;
-    if let [Piece { offset: 0, length }] = pieces[..]
-        && length == size
-    {
-        return Ok(None);
-    }
-    pieces.push(Piece {
-        offset: size,
-        length: 0,
-    });
-    Ok(Some(pieces))
 }
