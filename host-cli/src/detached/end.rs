@@ -5,7 +5,7 @@ use std::time::Duration;
 use agent_client::ClientError;
 use agent_protocol::message::ExitReport;
 
-use super::{Detached, DetachedError};
+use super::{Attached, Detached, DetachedError};
 use crate::error::{ErrorKind, Problem};
 use crate::registry::events::{Event, Happening};
 use crate::registry::record::Ending;
@@ -49,19 +49,7 @@ impl Detached {
             return error.into();
         }
         match self.wait_for(None, Some(ENDING_NOW)) {
-            Ok(Ending::Broken { problem }) => DetachedError::Refused(problem),
-            Ok(ending) => {
-                let text = format!("the sandbox ended: {}", ending.text());
-                let problem = Problem::new(ErrorKind::SandboxEnded, text);
-                DetachedError::Refused(Problem {
-                    exit_code: match ending {
-                        // The same for whoever ran the command as for whoever waits for the sandbox.
-                        Ending::MaxDuration | Ending::IdleTimeout => ending.exit_code(),
-                        _ => problem.exit_code,
-                    },
-                    ..problem
-                })
-            }
+            Ok(ending) => ended_by(ending),
             Err(_) => error.into(),
         }
     }
@@ -129,4 +117,33 @@ impl Detached {
         held.remove()?;
         Ok(left)
     }
+}
+
+impl Attached {
+    /// As [`Detached::explain`], also if the sandbox is removed when it ends.
+    #[must_use]
+    pub fn explain(&self, error: ClientError) -> DetachedError {
+        if !matches!(error, ClientError::Disconnected(_)) {
+            return error.into();
+        }
+        match self.owned.ending(ENDING_NOW) {
+            Some(ending) => ended_by(ending),
+            None => self.detached.explain(error),
+        }
+    }
+}
+
+/// What a command met whose sandbox ended so.
+fn ended_by(ending: Ending) -> DetachedError {
+    let text = format!("the sandbox ended: {}", ending.text());
+    let problem = Problem::new(ErrorKind::SandboxEnded, text);
+    DetachedError::Refused(match ending {
+        Ending::Broken { problem } => problem,
+        // The same for whoever ran the command as for whoever waits for the sandbox.
+        Ending::MaxDuration | Ending::IdleTimeout => Problem {
+            exit_code: ending.exit_code(),
+            ..problem
+        },
+        _ => problem,
+    })
 }

@@ -13,6 +13,7 @@ use super::message::{DETACH, Outcome, receive};
 use crate::error::{ErrorKind, Problem};
 use crate::installation::{MissingProgram, Program};
 use crate::registry::Entry;
+use crate::registry::record::Ending;
 use crate::tier::{Isolation, packets};
 
 /// The word that makes the `sovereign` program a supervisor.
@@ -145,7 +146,7 @@ pub(crate) fn launch(
             Some(isolation) => LaunchError::Consent { problem, isolation },
             None => LaunchError::Failed(problem),
         }),
-        Ok(None) => Err(LaunchError::Supervisor {
+        Ok(Some((Outcome::Ended { .. }, _)) | None) => Err(LaunchError::Supervisor {
             doing: format!("went away without a word{}", last_words(entry)),
             source: io::ErrorKind::UnexpectedEof.into(),
         }),
@@ -154,6 +155,19 @@ pub(crate) fn launch(
 }
 
 impl Owned {
+    /// How the sandbox ended, if its supervisor says so within this time. It does so also of one that is
+    /// removed when it ends.
+    pub(crate) fn ending(&self, patience: Duration) -> Option<Ending> {
+        let deadline = Instant::now() + patience;
+        if !matches!(wait(&self.control, None, deadline), Ok(true)) {
+            return None;
+        }
+        match receive::<Outcome>(&self.control) {
+            Ok(Some((Outcome::Ended { ending }, _))) => Some(ending),
+            Ok(_) | Err(_) => None,
+        }
+    }
+
     /// Lets go of it: from now on it outlives this process.
     pub(crate) fn let_go(self) {
         // One that has ended already need not be told.

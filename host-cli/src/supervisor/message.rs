@@ -106,6 +106,8 @@ pub(crate) enum Outcome {
         /// What the local tier would reach, if consent to it is all that is missing.
         consent: Option<crate::tier::Isolation>,
     },
+    /// The sandbox has ended before the one who started it let go of it.
+    Ended { ending: Ending },
 }
 
 /// What the one who started a supervisor says to it: that it may outlive him.

@@ -13,7 +13,7 @@ use super::clients::{Client, Wants, command_end};
 use super::commands::{Commands, OWN};
 use super::console::Console;
 use super::door::Door;
-use super::message::{DETACH, Reply};
+use super::message::{DETACH, Outcome, Reply, send};
 use super::{Begun, close, forget_and_remove, note};
 use crate::error::{ErrorKind, Problem};
 use crate::registry::Held;
@@ -299,13 +299,18 @@ impl Supervisor {
         let _ = held.write_end(&record);
         close(&held);
         if record.plan.remove {
-            if let Some(owner) = owner.filter(|_| is_held_here) {
-                let_read(&owner);
+            if let Some(owner) = owner.as_ref().filter(|_| is_held_here) {
+                let_read(owner);
             }
             note(&held, &record, Happening::Removed);
             forget_and_remove(held);
         } else {
             drop(held);
+        }
+        if let Some(owner) = owner {
+            let ending = ending.clone();
+            // He may be gone, or not want to know.
+            let _ = send(&owner, &Outcome::Ended { ending }, None);
         }
         // Whoever still waits at the door finds all this written when it is shut.
         drop(door);

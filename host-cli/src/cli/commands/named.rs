@@ -161,7 +161,7 @@ pub(super) fn run(plan: RunPlan, life: Life, global: GlobalArgs) -> Result<Ended
         }
         Outcome::Broken(error) => {
             let tier = record.place.map(|place| place.tier);
-            let failure = Problem::from(sandbox.explain(error)).in_tier(tier);
+            let failure = Problem::from(started.explain(error)).in_tier(tier);
             let _ = sandbox.kill();
             return Err(interrupted(failure));
         }

@@ -286,7 +286,15 @@ pub(super) fn lives_are_bounded(desk: &Desk) -> Outcome {
     let attached = attached.output()?;
     ensure!(attached.code() == Some(124), "{attached}");
     ensure!(attached.errors().contains("--max-duration"), "{attached}");
-    let attached = desk.run(&["--json", "--max-duration", "1s", "--", "sleep", "50"]);
+    let attached = desk.run(&[
+        "--rm",
+        "--json",
+        "--max-duration",
+        "1s",
+        "--",
+        "sleep",
+        "50",
+    ]);
     let told = attached.output()?.json()?;
     ensure!(told["tier"] == desk.tier, "{told}");
     ensure!(told["exit_code"] == 124, "{told}");
