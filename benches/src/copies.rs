@@ -15,7 +15,6 @@ use agent_client::Files;
 use anyhow::{Context, Result, ensure};
 use sandbox_image::{DEFAULT_IMAGE, Image};
 use sovereign::{Engine, Launch, Policy, Sandbox, SandboxSpec, Timeline};
-use tempfile::TempDir;
 
 use crate::firecracker;
 use crate::huge_folder::HugeFolder;
@@ -33,23 +32,8 @@ const NAME: &[u8] = b"copied";
 
 /// A file to copy, and a folder to copy it to.
 struct Load {
-    folder: Folder,
+    folder: Box<dyn AsRef<Path>>,
     mib: u32,
-}
-
-/// Where the copies lie on this side.
-enum Folder {
-    Usual(TempDir),
-    Huge(HugeFolder),
-}
-
-impl Folder {
-    fn path(&self) -> &Path {
-        match self {
-            Self::Usual(folder) => folder.path(),
-            Self::Huge(folder) => folder.path(),
-        }
-    }
 }
 
 /// Times of copies in one direction each.
@@ -147,21 +131,22 @@ fn patience(mib: u32) -> Duration {
 
 impl Load {
     fn new(mib: u32, counted: bool) -> Result<Self> {
-        let folder = if counted {
-            Folder::Huge(HugeFolder::mount()?)
+        let folder: Box<dyn AsRef<Path>> = if counted {
+            Box::new(HugeFolder::mount()?)
         } else {
-            Folder::Usual(tempfile::tempdir().context("cannot make a folder")?)
+            Box::new(tempfile::tempdir().context("cannot make a folder")?)
         };
         let mut random = File::open("/dev/urandom")?.take(u64::from(mib) << 20);
-        let mut file = File::create(folder.path().join("source"))?;
+        let mut file = File::create((*folder).as_ref().join("source"))?;
         io::copy(&mut random, &mut file).context("cannot write the file to copy")?;
         Ok(Self { folder, mib })
     }
 
     fn times(&self, mut files: impl FnMut() -> Result<Files>) -> Result<Times> {
-        let source = self.folder.path().join("source");
-        let copy = self.folder.path().join("copied");
-        let folder = File::open(self.folder.path())?;
+        let path = (*self.folder).as_ref();
+        let source = path.join("source");
+        let copy = path.join("copied");
+        let folder = File::open(path)?;
         let mut times = Times::default();
         for round in 0..=ROUNDS {
             let started = Instant::now();

@@ -29,8 +29,10 @@ impl HugeFolder {
         .context("cannot mount memory with huge pages")?;
         Ok(Self(folder))
     }
+}
 
-    pub(crate) fn path(&self) -> &Path {
+impl AsRef<Path> for HugeFolder {
+    fn as_ref(&self) -> &Path {
         self.0.path()
     }
 }
@@ -38,6 +40,6 @@ impl HugeFolder {
 impl Drop for HugeFolder {
     fn drop(&mut self) {
         // The lab ends soon, and the mount with it.
-        let _ = unmount(self.path(), UnmountFlags::DETACH);
+        let _ = unmount(self.0.path(), UnmountFlags::DETACH);
     }
 }

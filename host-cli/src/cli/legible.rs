@@ -31,6 +31,42 @@ pub(super) fn lines(text: &str) -> String {
     shown.collect::<Vec<_>>().join("\n")
 }
 
+/// The same of what a console has, which keeps its lines and tabs and needs nothing to end a line but its
+/// end.
+pub(super) fn console(bytes: &[u8]) -> String {
+    let pieces = bytes.split_inclusive(|byte| matches!(byte, b'\n' | b'\t' | b'\r'));
+    let mut shown = String::with_capacity(bytes.len());
+    for piece in pieces {
+        match piece.split_last() {
+            Some((b'\r', before)) => shown += &self::bytes(before),
+            Some((end @ (b'\n' | b'\t'), before)) => {
+                shown += &self::bytes(before);
+                shown.push(char::from(*end));
+            }
+            _ => shown += &self::bytes(piece),
+        }
+    }
+    shown
+}
+
+/// The same of a line, of which so many characters are shown at the most.
+pub(super) fn shortened(text: &str, most: usize) -> String {
+    const REST: &str = "...";
+    let shown = self::text(text);
+    match shown.char_indices().nth(most) {
+        None => shown,
+        Some(_) => {
+            let kept = shown.chars().take(most.saturating_sub(REST.len()));
+            kept.chain(REST.chars()).collect()
+        }
+    }
+}
+
+/// A tool's line, without what it has for a terminal.
+pub(super) fn plain(line: &str) -> String {
+    line.chars().filter(|c| !c.is_control()).collect()
+}
+
 fn tell(bytes: &[u8], shown: &mut String) {
     let told = bytes.iter().copied().flat_map(ascii::escape_default);
     shown.extend(told.map(char::from));
@@ -53,5 +89,24 @@ mod tests {
     #[test]
     fn lines_stay_lines() {
         assert_eq!(lines("a\x07\nb\n"), "a\\x07\nb\n");
+    }
+
+    #[test]
+    fn a_console_cannot_command_a_terminal() {
+        let shown = console(b"ok\r\n\x1b[2J\xff\ttab\xc2\x9b");
+        assert_eq!(shown, "ok\n\\x1b[2J\\xff\ttab\\xc2\\x9b");
+        assert_eq!(console(b""), "");
+    }
+
+    #[test]
+    fn what_is_long_is_shortened() {
+        assert_eq!(shortened(&"ä".repeat(41), 40), "ä".repeat(37) + "...");
+        assert_eq!(shortened(&"ä".repeat(40), 40), "ä".repeat(40));
+        assert_eq!(shortened("a\nb", 40), "a\\nb");
+    }
+
+    #[test]
+    fn a_tools_line_loses_what_it_has_for_a_terminal() {
+        assert_eq!(plain("\rCC\tmain.o\x07"), "CCmain.o");
     }
 }

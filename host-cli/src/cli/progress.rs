@@ -10,6 +10,7 @@ use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressStyle as BarS
 use sandbox_image::progress::{Event, Outcome, Progress, Silent, StepId, Unit};
 
 use super::args::{GlobalArgs, ProgressStyle};
+use super::legible;
 use super::style::Style;
 
 /// How often a bar that has no news shows that it is alive.
@@ -94,7 +95,7 @@ impl Progress for Bars {
             }
             Event::Log { id, line } => {
                 if let Some(bar) = steps.get(id) {
-                    bar.set_message(printable(line));
+                    bar.set_message(legible::plain(line));
                 }
             }
             Event::Finished { id, outcome } => {
@@ -167,7 +168,7 @@ impl<W: Write + Send + fmt::Debug> Progress for Lines<W> {
                     .insert(*id, ((*name).to_owned(), Instant::now()));
                 format!("{name} ...")
             }
-            Event::Log { line, .. } if self.details => format!("  {}", printable(line)),
+            Event::Log { line, .. } if self.details => format!("  {}", legible::plain(line)),
             Event::Finished { id, outcome } => match state.steps.remove(id) {
                 Some((name, began)) => ending(&name, *outcome, began.elapsed()),
                 None => return,
@@ -185,11 +186,6 @@ pub(super) fn ending(name: &str, outcome: Outcome, took: Duration) -> String {
         Outcome::UpToDate => format!("{name}: up to date"),
         Outcome::Failed => format!("{name}: failed after {}", HumanDuration(took)),
     }
-}
-
-/// A tool's line, without what could move the cursor.
-pub(super) fn printable(line: &str) -> String {
-    line.chars().filter(|c| !c.is_control()).collect()
 }
 
 #[cfg(test)]

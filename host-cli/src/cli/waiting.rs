@@ -11,7 +11,8 @@ use indicatif::ProgressBar;
 use sandbox_image::progress::{Event, Outcome, Progress};
 
 use super::args::{GlobalArgs, ProgressStyle};
-use super::progress::{TICK, ending, printable, style};
+use super::legible::plain;
+use super::progress::{TICK, ending, style};
 use super::report::say;
 
 /// What ends sooner than this needs no spinner, if it mostly does.
@@ -137,7 +138,7 @@ impl Waiting {
 impl Progress for Waiting {
     fn report(&self, event: &Event<'_>) {
         let news = match event {
-            Event::Started { name, .. } => News::Step(printable(name)),
+            Event::Started { name, .. } => News::Step(plain(name)),
             Event::Advanced { current, total, .. } => News::Advanced(*current, *total),
             Event::Finished { .. } => News::Ended,
             Event::Log { .. } => return,
@@ -175,7 +176,7 @@ fn show_late(
         match news {
             News::Step(name) => bar.set_prefix(name),
             News::Ended => {
-                bar.set_prefix(printable(what));
+                bar.set_prefix(plain(what));
                 bar.set_style(style(SPINNER));
                 bar.unset_length();
             }
@@ -197,7 +198,7 @@ fn show_late(
 fn spinner(what: &str) -> ProgressBar {
     let bar = ProgressBar::new_spinner();
     bar.set_style(style(SPINNER));
-    bar.set_prefix(printable(what));
+    bar.set_prefix(plain(what));
     bar.enable_steady_tick(TICK);
     bar
 }
@@ -205,7 +206,7 @@ fn spinner(what: &str) -> ProgressBar {
 fn moving(what: &str) -> ProgressBar {
     let bar = ProgressBar::new_spinner();
     bar.set_style(style(MOVING));
-    bar.set_message(printable(what));
+    bar.set_message(plain(what));
     bar.enable_steady_tick(TICK);
     bar
 }

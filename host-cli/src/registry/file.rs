@@ -10,15 +10,14 @@ use rustix::fs::{FallocateFlags, fallocate};
 /// Puts `bytes` in the place of a file, so that whoever reads it sees the old or the new one, also
 /// after a crash. The caller is the only one who writes it.
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let new = path.with_extension("new");
-    let mut file = options().truncate(true).open(&new)?;
-    let written = file.write_all(bytes).and_then(|()| file.sync_data());
-    if let Err(error) = written {
-        // Half of it is of no use, and takes what a full disk has left.
-        let _ = fs::remove_file(&new);
-        return Err(error);
-    }
+    let new = write_beside(path, bytes, File::sync_data)?;
     put(&new, path)
+}
+
+/// As [`replace`], but it is not waited for the disk: after a crash of the machine it may be neither.
+pub(crate) fn replace_unsynced(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let new = write_beside(path, bytes, |_| Ok(()))?;
+    fs::rename(new, path)
 }
 
 /// Takes so much room on the disk for [`replace_in_room`].
@@ -50,6 +49,24 @@ pub(super) fn replace_in_room(path: &Path, bytes: &[u8]) -> io::Result<()> {
 pub(super) fn give_room_back(path: &Path) {
     // It may have been used, or never taken.
     let _ = fs::remove_file(room(path));
+}
+
+/// Writes what is to take the place of a file, and does with it what makes it whole.
+fn write_beside(
+    path: &Path,
+    bytes: &[u8],
+    finish: impl FnOnce(&File) -> io::Result<()>,
+) -> io::Result<PathBuf> {
+    let new = path.with_extension("new");
+    let mut file = options().truncate(true).open(&new)?;
+    match file.write_all(bytes).and_then(|()| finish(&file)) {
+        Ok(()) => Ok(new),
+        Err(error) => {
+            // Half of it is of no use, and takes what a full disk has left.
+            let _ = fs::remove_file(&new);
+            Err(error)
+        }
+    }
 }
 
 fn put(new: &Path, path: &Path) -> io::Result<()> {

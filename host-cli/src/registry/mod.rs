@@ -22,7 +22,7 @@
 mod entry;
 mod error;
 pub mod events;
-mod file;
+pub(crate) mod file;
 mod names;
 pub mod output;
 pub mod record;

@@ -6,28 +6,19 @@
 //!  sandboxes/ID/output/N         what each wrote
 //! ```
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::message::Command;
 use crate::error::{ErrorKind, Problem};
+use crate::registry::file::replace_unsynced;
 
 /// Writes down the commands of the sandbox in this folder. Only its supervisor does.
 ///
 /// It is not waited for the disk: whoever loses this file to a crash of the machine has lost the sandbox.
 pub(super) fn write(folder: &Path, commands: &[&Command]) -> io::Result<()> {
-    let path = path(folder);
-    let new = path.with_extension("new");
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&new)?;
-    file.write_all(&serde_json::to_vec(commands)?)?;
-    fs::rename(&new, &path)
+    replace_unsynced(&path(folder), &serde_json::to_vec(commands)?)
 }
 
 /// The commands that the last supervisor of the sandbox in this folder held or remembered. One that had

@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::follow::{Follower, News, told_missing};
 use crate::cli::args::{GlobalArgs, LogsArgs};
 use crate::cli::json::{Bytes, Encoding};
+use crate::cli::legible;
 use crate::cli::report::sandbox::of_sandbox;
 use crate::cli::report::{Stdout, print, say};
 use crate::detached::Detached;
@@ -114,17 +115,6 @@ fn console_of(sandbox: &Detached) -> Result<PathBuf, Problem> {
         hint: Some("without it, `sovereign logs` shows what commands wrote".to_owned()),
         ..Problem::of(ErrorKind::UnsupportedFlag, &refusal)
     })
-}
-
-/// A console's text, without what would command a terminal: the guest may have written anything.
-fn printable(bytes: &[u8]) -> Vec<u8> {
-    let text = String::from_utf8_lossy(bytes);
-    let visible = text.chars().filter(|c| *c != '\r').map(|c| match c {
-        '\n' | '\t' => c,
-        c if c.is_control() => char::REPLACEMENT_CHARACTER,
-        c => c,
-    });
-    visible.collect::<String>().into_bytes()
 }
 
 /// Whether the command may still write something.
@@ -285,8 +275,9 @@ impl Shown {
             OutputStream::Stdout => Source::Stdout,
             OutputStream::Stderr => Source::Stderr,
         };
-        let clean = (self.console && !self.json).then(|| printable(data));
-        let data = clean.as_deref().unwrap_or(data);
+        // The guest may have written anything there.
+        let clean = (self.console && !self.json).then(|| legible::console(data));
+        let data = clean.as_ref().map_or(data, String::as_bytes);
         let mut text = Vec::with_capacity(data.len());
         for line in data.split_inclusive(|byte| *byte == b'\n') {
             if self.json {
@@ -326,12 +317,6 @@ mod tests {
             open: [false; 2],
             missing: 0,
         }
-    }
-
-    #[test]
-    fn a_console_cannot_command_a_terminal() {
-        let shown = printable(b"ok\r\n\x1b[2J\xff\ttab\xc2\x9b");
-        assert_eq!(shown, "ok\n\u{fffd}[2J\u{fffd}\ttab\u{fffd}".as_bytes());
     }
 
     fn output(data: &[u8]) -> Piece {
