@@ -36,7 +36,7 @@ pub struct Entry {
 #[derive(Debug)]
 pub struct Held {
     entry: Entry,
-    _lock: File,
+    lock: File,
 }
 
 /// How it is with a sandbox, by its record and by its supervisor.
@@ -204,7 +204,7 @@ impl Entry {
         match (ours, there) {
             (Ok(ours), Ok(there)) if ours == there => Ok(Held {
                 entry: self.clone(),
-                _lock: file,
+                lock: file,
             }),
             _ => Err(self.gone_or("lock", ErrorKind::NotFound.into())),
         }
@@ -257,6 +257,14 @@ impl Held {
     #[must_use]
     pub const fn entry(&self) -> &Entry {
         &self.entry
+    }
+
+    /// Whether somebody has removed it who did not have the right to. Another place for the folder, or
+    /// none for a while, is no removal.
+    pub(crate) fn was_removed(&self) -> bool {
+        self.lock
+            .metadata()
+            .is_ok_and(|metadata| metadata.nlink() == 0)
     }
 
     /// Writes its record.
@@ -365,6 +373,16 @@ mod tests {
         assert!(matches!(entry.hold(), Err(RegistryError::Busy { .. })));
         drop(held);
         entry.hold().unwrap();
+    }
+
+    #[test]
+    fn a_folder_that_was_removed_is_none_that_is_elsewhere() {
+        let (folder, entry, held) = entered();
+        let elsewhere = folder.path().join("elsewhere");
+        fs::rename(entry.folder(), &elsewhere).unwrap();
+        assert!(!held.was_removed());
+        fs::remove_dir_all(&elsewhere).unwrap();
+        assert!(held.was_removed());
     }
 
     #[test]

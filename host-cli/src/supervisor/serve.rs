@@ -26,6 +26,9 @@ use crate::tier::packets;
 const SETTLE: Duration = Duration::from_secs(20);
 const SETTLE_KILLED: Duration = Duration::from_secs(3);
 
+/// How often it is seen whether the sandbox's folder is still there.
+const LOOK: Duration = Duration::from_secs(10);
+
 /// How long the one who started a sandbox may take to let go of it when it has ended.
 const OWNER_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -44,6 +47,7 @@ pub(super) struct Supervisor {
     clients: Vec<Client>,
     ends_at: Option<Instant>,
     idle_since: Instant,
+    looked: Instant,
     stopping: Option<Stopping>,
 }
 
@@ -79,6 +83,7 @@ impl Supervisor {
                 .max_duration
                 .and_then(|duration| now.checked_add(duration)),
             idle_since: now,
+            looked: now,
             stopping: None,
             clients: Vec::new(),
             owner: Some(owner),
@@ -182,7 +187,9 @@ impl Supervisor {
         let idle = self.record.plan.idle_timeout.filter(|_| !self.is_busy());
         let idle = idle.and_then(|idle| self.idle_since.checked_add(idle));
         let stop = self.stopping.as_ref().map(|stopping| stopping.at);
-        [self.ends_at, idle, stop].into_iter().flatten().min()
+        let look = self.looked.checked_add(LOOK);
+        let all = [self.ends_at, idle, stop, look];
+        all.into_iter().flatten().min()
     }
 
     fn time_is_up(&mut self) -> Option<Ending> {
@@ -197,6 +204,12 @@ impl Supervisor {
         }
         if self.ends_at.is_some_and(|at| at <= now) {
             return Some(Ending::MaxDuration);
+        }
+        if now.duration_since(self.looked) >= LOOK {
+            self.looked = now;
+            if self.held.was_removed() {
+                return Some(self.forgotten());
+            }
         }
         let idle = self.record.plan.idle_timeout?;
         (now.duration_since(self.idle_since) >= idle).then_some(Ending::IdleTimeout)
@@ -259,6 +272,17 @@ impl Supervisor {
         Ending::Broken {
             problem: Problem::from(&error),
         }
+    }
+
+    /// Somebody has removed the sandbox's folder: nobody could find it any more, and end it.
+    fn forgotten(&self) -> Ending {
+        let Record { name, .. } = &self.record;
+        let text = format!("the state folder of sandbox {name} was removed while it ran");
+        let problem = Problem {
+            hint: Some("to end a sandbox and remove it: sovereign rm -f".to_owned()),
+            ..Problem::new(ErrorKind::NoSuchSandbox, text)
+        };
+        Ending::Broken { problem }
     }
 
     /// Ends the sandbox, and tells everybody when nothing of it is left.

@@ -1,7 +1,7 @@
 //! All that is known of a sandbox.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use agent_protocol::message::{ExecRequest, ExitReport};
 use serde::Serialize;
@@ -63,8 +63,8 @@ pub(in crate::cli) struct Inspected {
     remove: bool,
     /// The commands that its supervisor holds, while it runs.
     commands: Vec<Held>,
-    /// Where all this is kept.
-    folder: PathBuf,
+    /// Where all this is kept; what is no text is replaced.
+    folder: String,
 }
 
 /// Why a sandbox ended.
@@ -196,7 +196,7 @@ impl Inspected {
         record: Record,
         state: State,
         commands: Vec<Command>,
-        folder: PathBuf,
+        folder: &Path,
     ) -> Self {
         let Plan {
             labels,
@@ -231,7 +231,7 @@ impl Inspected {
             idle_timeout_s: idle_timeout.map(|duration| duration.as_secs_f64()),
             remove,
             commands: commands.into_iter().map(Held::of).collect(),
-            folder,
+            folder: folder.to_string_lossy().into_owned(),
         };
         told.add(record.status);
         told

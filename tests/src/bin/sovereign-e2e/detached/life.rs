@@ -1,9 +1,12 @@
 //! From a start to an end, whoever is there to see it.
 
 use std::fs;
+use std::io::Read;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use sovereign_tests::host::is_running;
 
 use super::Desk;
 use crate::suite::{Outcome, PASSED};
@@ -323,5 +326,34 @@ pub(super) fn removed_when_it_ends_if_asked(desk: &Desk) -> Outcome {
         let mut left = fs::read_dir(desk.state.path().join("sandboxes"))?;
         Ok(left.next().is_none())
     })?;
+    PASSED
+}
+
+pub(super) fn removed_folder_ends_its_sandbox(desk: &Desk) -> Outcome {
+    desk.start(&["--name", "a", "--", "sleep", "1000"])?;
+    let holder = desk.inspect("a")?["process"]
+        .as_u64()
+        .context("no process")?;
+    let mut waits = desk.call(["wait", "a"]).start()?;
+    let mut words = waits.take_stderr()?;
+    let sandboxes = desk.state.path().join("sandboxes");
+    // Elsewhere, it goes on.
+    let elsewhere = desk.state.path().join("elsewhere");
+    fs::rename(&sandboxes, &elsewhere)?;
+    thread::sleep(Duration::from_secs(11));
+    ensure!(desk.supervisors()?.len() == 1, "it has ended");
+    fs::rename(&elsewhere, &sandboxes)?;
+    ensure!(desk.state_of("a")? == "running", "inspect");
+    // Removed, it ends.
+    fs::remove_dir_all(&sandboxes)?;
+    desk.eventually("its supervisor has ended", || {
+        Ok(desk.supervisors()?.is_empty())
+    })?;
+    let holder = u32::try_from(holder)?;
+    desk.eventually("its process is gone", || Ok(!is_running(holder)))?;
+    let mut told = String::new();
+    words.read_to_string(&mut told)?;
+    ensure!(told.contains("there is no sandbox"), "{told}");
+    ensure!(waits.wait()?.code() == Some(125), "wait");
     PASSED
 }

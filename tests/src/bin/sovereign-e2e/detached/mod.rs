@@ -40,9 +40,9 @@ use life::{
     attached_user_types_and_reads, command_goes_on_alone_and_its_result_is_kept,
     end_is_kept_and_told, killed_supervisor_leaves_a_dead_sandbox_that_can_start_again,
     lives_are_bounded, owner_that_is_killed_takes_a_named_sandbox_along,
-    removed_when_it_ends_if_asked, results_outlive_the_sandbox_and_numbers_go_on,
-    sandbox_outlives_its_creator, start_and_stay_tells_all, stop_is_gentle_first,
-    stopped_supervisor_is_told_and_can_be_killed,
+    removed_folder_ends_its_sandbox, removed_when_it_ends_if_asked,
+    results_outlive_the_sandbox_and_numbers_go_on, sandbox_outlives_its_creator,
+    start_and_stay_tells_all, stop_is_gentle_first, stopped_supervisor_is_told_and_can_be_killed,
 };
 use limits::{limits_of_a_command_hold, pid_limit_holds_or_is_refused};
 use names::names_of_a_sandbox_command_no_terminal;
@@ -52,7 +52,7 @@ use progress::{
 };
 use records::{
     events_tell_what_happened, full_state_folder_is_named_and_left_empty,
-    misuse_is_told_with_the_remedy, name_belongs_to_one_of_many,
+    misuse_is_told_with_the_remedy, name_belongs_to_one_of_many, state_folder_need_not_be_text,
 };
 use usage::{looking_is_no_use, usage_is_measured};
 use volumes::{
@@ -151,6 +151,12 @@ pub(crate) fn add(suite: &mut Suite) {
             }),
             ("damaged_log_is_shown_as_far_as_it_goes", |s| {
                 with(s, "local", damaged_log_is_shown_as_far_as_it_goes)
+            }),
+            ("state_folder_need_not_be_text", |s| {
+                with(s, "local", state_folder_need_not_be_text)
+            }),
+            ("removed_folder_ends_its_sandbox", |s| {
+                with(s, "local", removed_folder_ends_its_sandbox)
             }),
             ("killed_copy_leaves_nothing_for_long", |s| {
                 with(s, "local", killed_copy_leaves_nothing_for_long)

@@ -1,6 +1,8 @@
 //! What is kept of sandboxes, and said about them.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::thread;
 
 use anyhow::{Result, ensure};
@@ -98,6 +100,17 @@ pub(super) fn events_tell_what_happened(desk: &Desk) -> Outcome {
     let expected = ["created", "started", "command-ended", "ended", "removed"];
     ensure!(kinds == expected, "{text}");
     ensure!(events[3]["exit_code"] == 3, "{text}");
+    PASSED
+}
+
+pub(super) fn state_folder_need_not_be_text(desk: &Desk) -> Outcome {
+    let folder = desk.state.path().join(OsStr::from_bytes(b"x\xff"));
+    let here = |args: &[&str]| desk.good(desk.call(args).env("SOVEREIGN_STATE_DIR", &folder));
+    here(&["create", "--tier", desk.tier, "--name", "a"])?;
+    let told: Value = serde_json::from_str(&here(&["inspect", "a"])?)?;
+    let told = told[0]["folder"].as_str().unwrap_or_default();
+    ensure!(told.contains("x\u{fffd}/sandboxes"), "{told}");
+    here(&["rm", "a"])?;
     PASSED
 }
 
