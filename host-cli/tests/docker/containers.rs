@@ -292,6 +292,10 @@ fn own_images(machine: &Machine) {
     let told = text(&output.stderr);
     let remedy = format!("{} pull no-such-image", machine.tier());
     assert!(told.contains(&remedy), "{told}");
+    let output = machine.run(&["--image", "docker:", "--", "true"]);
+    assert_eq!(output.status.code(), Some(125));
+    let told = text(&output.stderr);
+    assert!(told.contains("docker: names no image"), "{told}");
 }
 
 /// The agent is the first process of the container, and so whoever has lost its parent is its.

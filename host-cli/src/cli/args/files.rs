@@ -59,8 +59,8 @@ pub enum FsAction {
     )]
     Write(WriteArgs),
     /// List what is in a folder
-    #[command(after_help = "Example:\n  sovereign fs ls work /tmp")]
-    Ls(PathsArgs),
+    #[command(after_help = "Examples:\n  sovereign fs ls work\n  sovereign fs ls work /tmp")]
+    Ls(FsLsArgs),
     /// Show what is known of files
     #[command(after_help = "Example:\n  sovereign fs stat work /etc/hostname")]
     Stat(PathsArgs),
@@ -88,6 +88,17 @@ pub struct PathsArgs {
     pub sandbox: String,
     /// Paths in it
     #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<OsString>,
+}
+
+/// List what is in folders.
+#[derive(Debug, Args)]
+pub struct FsLsArgs {
+    /// The sandbox's name or id
+    #[arg(value_name = "SANDBOX", value_parser = parse_sandbox)]
+    pub sandbox: String,
+    /// Folders in it
+    #[arg(value_name = "PATH", default_value = ".")]
     pub paths: Vec<OsString>,
 }
 

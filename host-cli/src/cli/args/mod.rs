@@ -13,8 +13,8 @@ use clap::error::ErrorKind as Misuse;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 pub use self::files::{
-    CatArgs, CpArgs, FindArgs, FsAction, FsArgs, FsRmArgs, MkdirArgs, MvArgs, PathsArgs, WatchArgs,
-    WriteArgs,
+    CatArgs, CpArgs, FindArgs, FsAction, FsArgs, FsLsArgs, FsRmArgs, MkdirArgs, MvArgs, PathsArgs,
+    WatchArgs, WriteArgs,
 };
 pub use self::image::{BuildArgs, ImageAction, ImageArgs, NameArgs, NamesArgs, VerifyArgs};
 pub use self::life::{
@@ -354,6 +354,23 @@ mod tests {
             error.contains("--cpus") && error.contains("sovereign run"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn files_are_listed_from_the_users_home_on() {
+        let paths = |args: &[&str]| {
+            let args = ["sovereign", "fs", "ls"].iter().chain(args);
+            let args: Vec<_> = args.map(OsString::from).collect();
+            match Cli::read(&args).unwrap().command {
+                Command::Fs(FsArgs {
+                    action: FsAction::Ls(args),
+                    ..
+                }) => args.paths,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(paths(&["work"]), ["."]);
+        assert_eq!(paths(&["work", "/a", "b"]), ["/a", "b"]);
     }
 
     #[test]

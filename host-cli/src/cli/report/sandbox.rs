@@ -12,9 +12,9 @@ use crate::engine::StartError;
 use crate::error::{ErrorKind, Problem};
 use crate::registry::{Registry, RegistryError};
 use crate::sandbox::ExecError;
-use crate::tier::Isolation;
 use crate::tier::facts::Unavailable;
 use crate::tier::place::{PassedOver, Place};
+use crate::tier::{Isolation, Tier};
 
 impl From<RunPlanError> for Problem {
     fn from(error: RunPlanError) -> Self {
@@ -70,10 +70,28 @@ fn has_input() -> bool {
     )
 }
 
-/// A problem of a sandbox of the registry, with its tier.
+/// A problem of a sandbox of the registry, with its tier, and what can be done about silence.
 pub(in crate::cli) fn of_sandbox(problem: Problem, sandbox: &Detached) -> Problem {
-    let place = sandbox.entry().read().ok().and_then(|record| record.place);
-    problem.in_tier(place.map(|place| place.tier))
+    let Ok(record) = sandbox.entry().read() else {
+        return problem;
+    };
+    let tier = record.place.map(|place| place.tier);
+    let mut problem = problem.in_tier(tier);
+    if problem.code == ErrorKind::AgentSilent && problem.hint.is_none() {
+        problem.hint = Some(about_silence(tier, record.name.as_str()));
+    }
+    problem
+}
+
+/// What can be done about a sandbox whose agent says nothing: somebody has frozen it, or it has no time.
+fn about_silence(tier: Option<Tier>, name: &str) -> String {
+    let frozen = match tier {
+        Some(tier @ (Tier::Docker | Tier::Podman)) => {
+            format!("if its container was paused, `{tier} unpause` lets it go on")
+        }
+        _ => "if its processes were stopped, `kill -CONT` lets them go on".to_owned(),
+    };
+    format!("{frozen}; `sovereign kill {name}` ends it")
 }
 
 /// The same of a sandbox that is named, if there is one.
@@ -178,6 +196,17 @@ mod tests {
             shortfall: None,
             passed_over: Vec::new(),
         }
+    }
+
+    #[test]
+    fn silence_has_a_remedy() {
+        let hint = about_silence(Some(Tier::Podman), "web");
+        assert!(hint.contains("podman unpause"), "{hint}");
+        let hint = about_silence(Some(Tier::Microvm), "web");
+        assert!(
+            hint.contains("kill -CONT") && hint.contains("sovereign kill web"),
+            "{hint}"
+        );
     }
 
     #[test]

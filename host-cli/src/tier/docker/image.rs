@@ -73,6 +73,15 @@ pub(crate) fn is_of_daemon(name: &str) -> bool {
 /// Finds the image that is called this.
 pub(super) async fn find(daemon: &Daemon, name: &str) -> Result<Source, Unavailable> {
     if let Some(reference) = name.strip_prefix(OF_DAEMON) {
+        if reference.is_empty() {
+            return Err(Unavailable {
+                code: ErrorKind::NoImage,
+                cause: format!("{OF_DAEMON} names no image"),
+                remedy: Some(format!(
+                    "write the image after it: --image {OF_DAEMON}alpine"
+                )),
+            });
+        }
         return match inspect(daemon, reference).await? {
             Some(image) => Ok(Source::Loaded(loaded(&image))),
             None => Err(Unavailable {
