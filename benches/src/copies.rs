@@ -16,6 +16,7 @@ use anyhow::{Context, Result, ensure};
 use sandbox_image::{DEFAULT_IMAGE, Image};
 use sovereign::{Engine, Launch, Policy, Sandbox, SandboxSpec, Timeline};
 
+use crate::MeasureArgs;
 use crate::firecracker;
 use crate::huge_folder::HugeFolder;
 use crate::inside::{median, milliseconds};
@@ -24,9 +25,6 @@ use crate::results::Results;
 /// What it has to be: half of Firecracker's time.
 const RATIO: f64 = 0.5;
 
-/// How often each copy is measured, after one for nothing: the first also makes the guest's memory.
-const ROUNDS: u32 = 3;
-
 /// The file's name on both sides.
 const NAME: &[u8] = b"copied";
 
@@ -34,6 +32,7 @@ const NAME: &[u8] = b"copied";
 struct Load {
     folder: Box<dyn AsRef<Path>>,
     mib: u32,
+    rounds: u32,
 }
 
 /// Times of copies in one direction each.
@@ -59,13 +58,9 @@ impl Times {
 /// # Errors
 ///
 /// If nothing can be copied.
-pub(crate) fn measure(
-    results: &mut Results,
-    peer: Option<&Path>,
-    mib: u32,
-    counted: bool,
-) -> Result<()> {
-    let load = Load::new(mib, counted)?;
+pub(crate) fn measure(results: &mut Results, counted: bool, args: &MeasureArgs) -> Result<()> {
+    let mib = args.copy_mib;
+    let load = Load::new(mib, args.copy_rounds, counted)?;
     let spec = SandboxSpec {
         memory_mib: Some(guest_memory(mib)),
         ..SandboxSpec::default()
@@ -80,7 +75,7 @@ pub(crate) fn measure(
     let name = |what: &str| format!("{what}, {mib} MiB");
     results.add(&name("cp into the guest"), "ms", ours.into.clone(), None);
     results.add(&name("cp out of the guest"), "ms", ours.out.clone(), None);
-    let Some(program) = peer else {
+    let Some(program) = &args.firecracker else {
         return Ok(());
     };
     let image = sandbox_image::Store::open_default()?.find(DEFAULT_IMAGE)?;
@@ -119,18 +114,13 @@ fn session(sandbox: &mut Sandbox) -> Result<Files> {
 
 fn through_firecracker(load: &Load, program: &Path, image: &Image) -> Result<Times> {
     let guest = firecracker::Guest::boot(program, image, guest_memory(load.mib))?;
-    guest.within(patience(load.mib), || {
+    guest.within(load.patience(), || {
         load.times(|| Ok(guest.session()?.files(None)))
     })
 }
 
-/// How long all rounds may take: in the lab some thirty times what they do, by its clock.
-fn patience(mib: u32) -> Duration {
-    Duration::from_secs(10) + Duration::from_millis(500) * mib
-}
-
 impl Load {
-    fn new(mib: u32, counted: bool) -> Result<Self> {
+    fn new(mib: u32, rounds: u32, counted: bool) -> Result<Self> {
         let folder: Box<dyn AsRef<Path>> = if counted {
             Box::new(HugeFolder::mount()?)
         } else {
@@ -139,7 +129,16 @@ impl Load {
         let mut random = File::open("/dev/urandom")?.take(u64::from(mib) << 20);
         let mut file = File::create((*folder).as_ref().join("source"))?;
         io::copy(&mut random, &mut file).context("cannot write the file to copy")?;
-        Ok(Self { folder, mib })
+        Ok(Self {
+            folder,
+            mib,
+            rounds,
+        })
+    }
+
+    /// How long all rounds may take: in the lab some thirty times what they do, by its clock.
+    fn patience(&self) -> Duration {
+        Duration::from_secs(10) + Duration::from_millis(125) * self.mib * (self.rounds + 1)
     }
 
     fn times(&self, mut files: impl FnMut() -> Result<Files>) -> Result<Times> {
@@ -148,7 +147,8 @@ impl Load {
         let copy = path.join("copied");
         let folder = File::open(path)?;
         let mut times = Times::default();
-        for round in 0..=ROUNDS {
+        // The first is for nothing: it also makes the guest's memory.
+        for round in 0..=self.rounds {
             let started = Instant::now();
             files()?.copy_in(&source, b"/tmp", NAME, false)?;
             let into = started.elapsed();

@@ -87,8 +87,7 @@ pub(crate) fn copies(args: &MeasureArgs) -> Result<Results> {
 
 fn copy(results: &mut Results, args: &MeasureArgs, counted: bool) {
     say("copies");
-    let peer = args.firecracker.as_deref();
-    if let Err(error) = copies::measure(results, peer, args.copy_mib, counted) {
+    if let Err(error) = copies::measure(results, counted, args) {
         results.skip("copies", format!("{error:#}"));
     }
 }

@@ -76,6 +76,9 @@ struct MeasureArgs {
     /// How large the file is that is copied into a guest and out of it.
     #[arg(long, value_name = "MIB", default_value_t = 64)]
     copy_mib: u32,
+    /// How often each copy is measured, after one for nothing.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    copy_rounds: u32,
     /// How large the file is that is copied on tiers that share this machine's kernel.
     #[arg(long, value_name = "MIB", default_value_t = 1024)]
     file_mib: u32,

@@ -164,6 +164,7 @@ fn here_arguments(args: &MeasureArgs, firecracker: Option<&Path>, json: &Path) -
     list.extend(["--runs".to_owned(), args.runs.to_string()]);
     list.extend(["--stream-mib".to_owned(), args.stream_mib.to_string()]);
     list.extend(["--copy-mib".to_owned(), args.copy_mib.to_string()]);
+    list.extend(["--copy-rounds".to_owned(), args.copy_rounds.to_string()]);
     list.extend(["--json".to_owned(), json.display().to_string()]);
     if let Some(path) = firecracker {
         list.extend(["--firecracker".to_owned(), path.display().to_string()]);
@@ -190,6 +191,7 @@ mod tests {
             runs: 3,
             stream_mib: 7,
             copy_mib: 9,
+            copy_rounds: 1,
             file_mib: 11,
             json: None,
         };
@@ -198,7 +200,8 @@ mod tests {
         let Some(crate::Command::Here(inner)) = cli.unwrap().command else {
             panic!("not here")
         };
-        assert_eq!((inner.runs, inner.stream_mib, inner.copy_mib), (3, 7, 9));
+        assert_eq!((inner.runs, inner.stream_mib), (3, 7));
+        assert_eq!((inner.copy_mib, inner.copy_rounds), (9, 1));
         assert_eq!(inner.firecracker.as_deref(), Some(Path::new("/f")));
     }
 }
