@@ -5,6 +5,9 @@
 //!                         └───────── Error, Pong, Usage ────────▶ Ended
 //! ```
 //!
+//! A request has answers of one kind only: those of another break the protocol, as they would leave
+//! whoever waits for theirs waiting for ever.
+//!
 //! Its owner moves bytes: from [`outgoing`](Conversation::outgoing) to the stream, and from the
 //! stream into [`space`](Conversation::space); then it asks for events until there are none.
 
@@ -27,8 +30,11 @@ const MAX_OUTGOING: usize = 2 * MAX_DATA;
 #[derive(Debug)]
 pub struct Conversation {
     stage: Stage,
+    answer: Answer,
     reader: FrameReader,
     writer: FrameWriter,
+    /// Whether the request has input, that may have ended.
+    has_input: bool,
     stdin: Option<SendCredit>,
     stdout: ReceiveCredit,
     stderr: ReceiveCredit,
@@ -47,6 +53,16 @@ pub struct Handover {
     /// What the stream has not taken yet.
     #[serde(with = "serde_bytes")]
     unsent: Vec<u8>,
+}
+
+/// What a request is answered with, unless it is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    Started,
+    Pong,
+    Usage,
+    /// The stream's end.
+    Nothing,
 }
 
 /// How far a session has come.
@@ -95,10 +111,12 @@ impl Conversation {
     ///
     /// [`ClientError::RequestTooLarge`] if the request does not fit in a frame.
     pub fn new(hello: Hello, request: Request) -> Result<Self, ClientError> {
-        let takes_input = match &request {
-            Request::Exec(exec) => exec.stdin,
-            Request::Files(files) => files.operation.takes_input() || files.lane,
-            Request::Ping | Request::PowerOff | Request::Usage => false,
+        let (answer, has_input) = match &request {
+            Request::Exec(exec) => (Answer::Started, exec.stdin),
+            Request::Files(files) => (Answer::Started, files.operation.takes_input() || files.lane),
+            Request::Ping => (Answer::Pong, false),
+            Request::PowerOff => (Answer::Nothing, false),
+            Request::Usage => (Answer::Usage, false),
         };
         let mut writer = FrameWriter::new();
         writer.push_host(&HostFrame::Hello(hello))?;
@@ -113,9 +131,11 @@ impl Conversation {
             })?;
         Ok(Self {
             stage: Stage::Greeting,
+            answer,
             reader: FrameReader::new(),
             writer,
-            stdin: takes_input.then(SendCredit::new),
+            has_input,
+            stdin: has_input.then(SendCredit::new),
             stdout: ReceiveCredit::new(),
             stderr: ReceiveCredit::new(),
         })
@@ -152,8 +172,11 @@ impl Conversation {
         reader.preload(&unread);
         sound.then_some(Self {
             stage: Stage::Running,
+            answer: Answer::Started,
             reader,
             writer,
+            // It may have had some, whose end is on its way to the agent.
+            has_input: true,
             stdin,
             stdout,
             stderr,
@@ -203,15 +226,15 @@ impl Conversation {
                 self.stage = Stage::Starting;
                 Event::Hello(hello)
             }
-            (Stage::Starting, AgentFrame::Started { pid }) => {
+            (Stage::Starting, AgentFrame::Started { pid }) if self.answer == Answer::Started => {
                 self.stage = Stage::Running;
                 Event::Started { pid }
             }
-            (Stage::Starting, AgentFrame::Pong) => {
+            (Stage::Starting, AgentFrame::Pong) if self.answer == Answer::Pong => {
                 self.stage = Stage::Ended;
                 Event::Pong
             }
-            (Stage::Starting, AgentFrame::Usage(usage)) => {
+            (Stage::Starting, AgentFrame::Usage(usage)) if self.answer == Answer::Usage => {
                 self.stage = Stage::Ended;
                 Event::Usage(usage)
             }
@@ -231,13 +254,13 @@ impl Conversation {
                 self.stderr.receive(data.len(), kind)?;
                 Event::Output(OutputStream::Stderr, data)
             }
-            (Stage::Running, AgentFrame::Credit(bytes)) => {
+            (Stage::Running, AgentFrame::Credit(bytes)) if self.has_input => {
                 if let Some(credit) = &mut self.stdin {
                     credit.grant(bytes, kind)?;
                 }
                 Event::InputWanted
             }
-            (Stage::Running, AgentFrame::StdinClosed) => {
+            (Stage::Running, AgentFrame::StdinClosed) if self.has_input => {
                 self.stdin = None;
                 Event::StdinClosed
             }
@@ -335,6 +358,7 @@ mod tests {
     use super::*;
     use agent_protocol::credit::INITIAL_CREDIT;
     use agent_protocol::message::ExecRequest;
+    use agent_protocol::usage::CountedBy;
     use proptest::prelude::*;
 
     fn conversation(stdin: bool) -> Conversation {
@@ -504,6 +528,63 @@ mod tests {
             twice.next_event(),
             Err(FrameError::Unexpected(Kind::AgentHello))
         );
+    }
+
+    #[test]
+    fn answers_to_what_was_not_asked_are_violations() {
+        let answers = [
+            AgentFrame::Started { pid: 7 },
+            AgentFrame::Pong,
+            AgentFrame::Usage(Usage {
+                counted_by: CountedBy::Kernel,
+                cpu: None,
+                memory_bytes: None,
+                memory_limit_bytes: None,
+                read_bytes: None,
+                written_bytes: None,
+                processes: 1,
+            }),
+        ];
+        let exec = || Request::Exec(ExecRequest::new(["x"]));
+        let requests = [
+            (exec(), Some(Kind::Started)),
+            (Request::Ping, Some(Kind::Pong)),
+            (Request::Usage, Some(Kind::Usage)),
+            (Request::PowerOff, None),
+        ];
+        for (request, right) in requests {
+            for answer in &answers {
+                let mut conversation = Conversation::new(Hello::new(), request.clone()).unwrap();
+                hear(&mut conversation, &AgentFrame::Hello(Hello::new()));
+                hear(&mut conversation, answer);
+                conversation.next_event().unwrap();
+                let event = conversation.next_event().map(drop);
+                if right == Some(answer.kind()) {
+                    assert_eq!(event, Ok(()), "{request:?} {answer:?}");
+                } else {
+                    let unexpected = Err(FrameError::Unexpected(answer.kind()));
+                    assert_eq!(event, unexpected, "{request:?} {answer:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn news_of_input_that_there_is_not_are_violations() {
+        for frame in [AgentFrame::Credit(1), AgentFrame::StdinClosed] {
+            let mut without = running(false);
+            hear(&mut without, &frame);
+            let unexpected = Err(FrameError::Unexpected(frame.kind()));
+            assert_eq!(without.next_event().map(drop), unexpected);
+            let mut ended = running(true);
+            ended.end_input();
+            hear(&mut ended, &frame);
+            assert_eq!(
+                ended.next_event().map(drop),
+                Ok(()),
+                "on its way when it ended"
+            );
+        }
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::linux::detach::DetachKeys;
 use crate::linux::session::{Exec, Pumped, Started};
 use crate::linux::sink::{OutputTarget, Progress, Sink};
 use crate::linux::source::InputSource;
-use crate::linux::wait::time_left;
+use crate::linux::wait::{Lateness, time_left};
 
 /// How long after a command's own time limit the agent may take to say that it has ended.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -74,6 +74,7 @@ pub(crate) struct Pump<'a> {
     detach_keys: DetachKeys<'a>,
     progress: SoFar,
     run_time: Option<Duration>,
+    lateness: Lateness,
     /// Whether the stream still takes what we write.
     open: bool,
     /// Whether the user has typed the keys to leave.
@@ -150,6 +151,7 @@ impl<'a> Pump<'a> {
                 ..SoFar::default()
             },
             run_time,
+            lateness: Lateness::default(),
             open: true,
             left: false,
         }
@@ -261,7 +263,7 @@ impl<'a> Pump<'a> {
             controls,
         };
         match deadline {
-            Some(deadline) if Instant::now() >= deadline && !stream => Err(silent),
+            Some(deadline) if self.lateness.is_too_much(deadline, stream) => Err(silent),
             Some(_) | None => Ok(ready),
         }
     }
@@ -481,4 +483,78 @@ fn ready<const N: usize>(
     }
     let mut results = fds.iter().map(|fd| !fd.revents().is_empty());
     Ok(wanted.map(|wanted| wanted.is_some() && results.next().unwrap_or(false)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+    use std::thread;
+
+    use super::*;
+    use crate::linux::session::{Session, SessionOptions};
+    use agent_protocol::from_agent::AgentFrame;
+    use agent_protocol::message::ExecRequest;
+
+    /// A command's session, and the agent's end, which has said that the command runs.
+    fn running(request: ExecRequest) -> (UnixStream, Exec) {
+        let (mut agent, host) = UnixStream::pair().unwrap();
+        let session = Session::new(host, SessionOptions::default());
+        let exec = session.exec(request).unwrap();
+        say(&mut agent, &AgentFrame::Hello(Hello::new())).unwrap();
+        say(&mut agent, &AgentFrame::Started { pid: 7 }).unwrap();
+        (agent, exec)
+    }
+
+    fn say(agent: &mut UnixStream, frame: &AgentFrame<'_>) -> std::io::Result<()> {
+        let mut bytes = Vec::new();
+        frame.encode(&mut bytes).unwrap();
+        agent.write_all(&bytes)
+    }
+
+    #[test]
+    fn agent_that_always_says_something_gets_no_more_time() {
+        let request = ExecRequest {
+            stdin: true,
+            timeout: Some(Duration::from_millis(1)),
+            ..ExecRequest::new(["x"])
+        };
+        let (mut agent, exec) = running(request);
+        let mut pump = exec.into_pump(PumpIo::default());
+        while pump.progress.started.is_none() {
+            pump.turn().unwrap();
+        }
+        // Instead of waiting that long.
+        pump.progress.started = Instant::now().checked_sub(REPORT_TIMEOUT * 2);
+        thread::spawn(move || while say(&mut agent, &AgentFrame::Credit(0)).is_ok() {});
+        let error = (0..10_000).find_map(|_| pump.turn().err());
+        assert!(
+            matches!(error, Some(ClientError::Silent { .. })),
+            "{error:?}"
+        );
+    }
+
+    #[test]
+    fn report_that_lies_there_is_taken_late() {
+        let request = ExecRequest {
+            timeout: Some(Duration::from_millis(1)),
+            ..ExecRequest::new(["x"])
+        };
+        let (mut agent, exec) = running(request);
+        let mut pump = exec.into_pump(PumpIo::default());
+        while pump.progress.started.is_none() {
+            pump.turn().unwrap();
+        }
+        pump.progress.started = Instant::now().checked_sub(REPORT_TIMEOUT * 2);
+        let report = ExitReport {
+            code: Some(0),
+            signal: None,
+            timed_out: true,
+            truncated: false,
+            duration: Duration::ZERO,
+        };
+        say(&mut agent, &AgentFrame::Stdout(b"x")).unwrap();
+        say(&mut agent, &AgentFrame::Exited(report)).unwrap();
+        pump.run().unwrap();
+    }
 }

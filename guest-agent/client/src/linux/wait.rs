@@ -11,9 +11,14 @@ use crate::conversation::Event;
 use crate::error::ClientError;
 use crate::linux::session::Started;
 
+/// How many reads may follow a deadline: an answer that came in time to a host that was stopped, or had
+/// no time to run, is still taken, and whoever always says something more gets no further by that.
+const LATE_READS: u32 = 64;
+
 /// A request under way.
 pub(crate) struct Wait {
     started: Started,
+    lateness: Lateness,
     /// Whether the stream still takes what we write.
     open: bool,
 }
@@ -22,6 +27,7 @@ impl Wait {
     pub(crate) fn new(started: Started) -> Self {
         Self {
             started,
+            lateness: Lateness::default(),
             open: true,
         }
     }
@@ -128,16 +134,10 @@ impl Wait {
         if self.open && !self.started.conversation.outgoing().is_empty() {
             flags |= PollFlags::OUT;
         }
-        let timeout = time_left(self.started.answer_deadline);
+        let deadline = self.started.answer_deadline;
+        let timeout = time_left(deadline);
         let mut fds = [PollFd::new(&self.started.stream, flags)];
         match poll(&mut fds, Some(&timeout)) {
-            Ok(0) => {
-                let silence = self.started.answer_timeout;
-                return Err(ClientError::Silent {
-                    waiting_for,
-                    silence,
-                });
-            }
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => {
                 return Err(ClientError::Io {
@@ -146,8 +146,33 @@ impl Wait {
                 });
             }
         }
+        let has_come = fds.iter().any(|fd| fd.revents() != PollFlags::empty());
+        if self.lateness.is_too_much(deadline, has_come) {
+            return Err(ClientError::Silent {
+                waiting_for,
+                silence: self.started.answer_timeout,
+            });
+        }
         self.open = self.started.send_outgoing();
         self.started.receive()
+    }
+}
+
+/// How far beyond its deadline a wait has gone.
+#[derive(Debug, Default)]
+pub(crate) struct Lateness {
+    reads: u32,
+}
+
+impl Lateness {
+    /// Whether the wait is over, after a poll that found something to read or did not.
+    pub(crate) fn is_too_much(&mut self, deadline: Instant, has_come: bool) -> bool {
+        if Instant::now() < deadline {
+            self.reads = 0;
+            return false;
+        }
+        self.reads += 1;
+        !has_come || self.reads > LATE_READS
     }
 }
 
@@ -158,4 +183,69 @@ pub(crate) fn time_left(deadline: Instant) -> Timespec {
         tv_sec: i64::MAX,
         tv_nsec: 0,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+    use std::sync::mpsc::channel;
+    use std::thread;
+
+    use super::*;
+    use crate::linux::session::{Session, SessionOptions};
+    use agent_protocol::from_agent::AgentFrame;
+    use agent_protocol::message::ExecRequest;
+
+    const SHORT: Duration = Duration::from_millis(100);
+
+    fn session() -> (UnixStream, Session) {
+        let (agent, host) = UnixStream::pair().unwrap();
+        let options = SessionOptions {
+            answer_timeout: SHORT,
+            ..SessionOptions::default()
+        };
+        (agent, Session::new(host, options))
+    }
+
+    fn greeting() -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let hello = AgentFrame::Hello(Hello::new());
+        hello.encode(&mut bytes).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn agent_that_trickles_gets_no_more_time() {
+        let (mut agent, session) = session();
+        let (done, ended) = channel();
+        thread::spawn(move || done.send(session.ping().unwrap_err()));
+        // A frame of 4 KiB, at a byte a millisecond.
+        agent.write_all(&greeting()).unwrap();
+        agent.write_all(&[0, 0x10, 0, 0, 0x88, 0, 0, 0]).unwrap();
+        let mut error = None;
+        for _ in 0..4000 {
+            error = ended.recv_timeout(Duration::from_millis(1)).ok();
+            if error.is_some() {
+                break;
+            }
+            // The host closes its end when it gives up.
+            let _ = agent.write_all(b"x");
+        }
+        assert!(
+            matches!(error, Some(ClientError::Silent { .. })),
+            "{error:?}"
+        );
+    }
+
+    #[test]
+    fn answer_that_lies_there_is_taken_late() {
+        let (mut agent, session) = session();
+        let exec = session.exec(ExecRequest::new(["x"])).unwrap();
+        let mut answer = greeting();
+        AgentFrame::Started { pid: 7 }.encode(&mut answer).unwrap();
+        agent.write_all(&answer).unwrap();
+        thread::sleep(2 * SHORT);
+        exec.wait_until_runs().unwrap();
+    }
 }
