@@ -2,6 +2,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use agent_protocol::message::TerminalSize;
 use rustix::io::Errno;
@@ -34,22 +36,49 @@ pub enum Control {
 /// The system's, if there are no more descriptors.
 pub fn control_channel() -> io::Result<(ControlSender, ControlReceiver)> {
     let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-    Ok((ControlSender(write), ControlReceiver(read)))
+    let is_cancelled = Arc::new(AtomicBool::new(false));
+    let sender = ControlSender {
+        pipe: write,
+        is_cancelled: Arc::clone(&is_cancelled),
+    };
+    let receiver = ControlReceiver {
+        pipe: read,
+        is_cancelled,
+    };
+    Ok((sender, receiver))
 }
 
 /// The end that orders come in by.
 #[derive(Debug)]
-pub struct ControlSender(OwnedFd);
+pub struct ControlSender {
+    pipe: OwnedFd,
+    /// An order to cancel that the pipe had no room for.
+    is_cancelled: Arc<AtomicBool>,
+}
 
 impl ControlSender {
-    /// Passes an order on. Makes one `write` and nothing else, so it is allowed in a signal handler.
+    /// Passes an order on. Makes a `write` or two and nothing else, so it is allowed in a signal handler.
     ///
     /// # Errors
     ///
-    /// `WouldBlock` when hundreds of orders are waiting, `BrokenPipe` when nobody listens any more.
+    /// `WouldBlock` when hundreds of orders are waiting, but never for [`Control::Cancel`], which
+    /// overtakes them; `BrokenPipe` when nobody listens any more.
     pub fn send(&self, control: Control) -> io::Result<()> {
-        rustix::io::write(&self.0, &control.encode())?;
-        Ok(())
+        match (self.write(control), control) {
+            (Err(Errno::AGAIN), Control::Cancel) => {
+                self.is_cancelled.store(true, Ordering::SeqCst);
+                // Whoever has emptied the pipe before it could see that would not look again.
+                match self.write(control) {
+                    Err(Errno::AGAIN) => Ok(()),
+                    written => Ok(written?),
+                }
+            }
+            (written, _) => Ok(written?),
+        }
+    }
+
+    fn write(&self, control: Control) -> Result<(), Errno> {
+        rustix::io::write(&self.pipe, &control.encode()).map(drop)
     }
 
     /// A second sender for the same receiver.
@@ -58,13 +87,19 @@ impl ControlSender {
     ///
     /// The system's, if there are no more descriptors.
     pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self(self.0.try_clone()?))
+        Ok(Self {
+            pipe: self.pipe.try_clone()?,
+            is_cancelled: Arc::clone(&self.is_cancelled),
+        })
     }
 }
 
 /// The pump's end.
 #[derive(Debug)]
-pub struct ControlReceiver(OwnedFd);
+pub struct ControlReceiver {
+    pipe: OwnedFd,
+    is_cancelled: Arc<AtomicBool>,
+}
 
 impl ControlReceiver {
     /// The next order, for whoever pumps by himself; `None` if none is waiting.
@@ -81,8 +116,11 @@ impl ControlReceiver {
 
     /// The next order, if one is waiting.
     pub(crate) fn receive(&self) -> io::Result<Received> {
+        if self.is_cancelled.swap(false, Ordering::SeqCst) {
+            return Ok(Received::Order(Control::Cancel));
+        }
         let mut record = [0; RECORD_LEN];
-        match rustix::io::read(&self.0, &mut record) {
+        match rustix::io::read(&self.pipe, &mut record) {
             Ok(RECORD_LEN) => {
                 Ok(Control::decode(record).map_or(Received::Nothing, Received::Order))
             }
@@ -95,7 +133,7 @@ impl ControlReceiver {
 
 impl AsFd for ControlReceiver {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.pipe.as_fd()
     }
 }
 
@@ -158,6 +196,17 @@ mod tests {
         assert_eq!(receiver.receive().unwrap(), Received::Nothing);
         drop(sender);
         assert_eq!(receiver.receive().unwrap(), Received::Closed);
+    }
+
+    #[test]
+    fn cancelling_needs_no_room() {
+        let (sender, receiver) = control_channel().unwrap();
+        while sender.send(Control::Signal(15)).is_ok() {}
+        sender.send(Control::Cancel).unwrap();
+        let cancel = Received::Order(Control::Cancel);
+        assert_eq!(receiver.receive().unwrap(), cancel);
+        let signal = Received::Order(Control::Signal(15));
+        assert_eq!(receiver.receive().unwrap(), signal);
     }
 
     #[test]

@@ -172,7 +172,7 @@ impl<'a> Pump<'a> {
     /// Waits until there is something to do, and does it; or tells that it is over, once.
     pub(crate) fn turn(&mut self) -> Result<Turn, ClientError> {
         // Input that never waits: as much as is wanted, and its end.
-        while self.input.poll_fd().is_none() && self.session.conversation.input_wanted() > 0 {
+        while self.input.poll_fd().is_none() && self.input_room() > 0 {
             self.read_input()?;
         }
         self.open = self.open && self.session.send_outgoing();
@@ -233,7 +233,7 @@ impl<'a> Pump<'a> {
                 stream_flags |= PollFlags::OUT;
             }
         }
-        let input_wanted = self.session.conversation.input_wanted() > 0;
+        let input_wanted = self.input_room() > 0;
         let stream = (!ended).then(|| (self.session.stream.as_fd(), stream_flags));
         let input = self
             .input
@@ -359,11 +359,17 @@ impl<'a> Pump<'a> {
         Ok(())
     }
 
+    /// How much input may be read now: there has to be room for keys that were held back before it.
+    fn input_room(&self) -> usize {
+        let wanted = self.session.conversation.input_wanted();
+        wanted.saturating_sub(self.detach_keys.held_back())
+    }
+
     fn read_input(&mut self) -> Result<(), ClientError> {
-        let input = &mut self.input;
-        if self.session.conversation.input_wanted() == 0 {
+        if self.input_room() == 0 {
             return Ok(());
         }
+        let input = &mut self.input;
         let keys = &mut self.detach_keys;
         let read = self.session.conversation.send_input(|space| {
             let room = space.len().saturating_sub(keys.held_back());
@@ -493,6 +499,7 @@ mod tests {
 
     use super::*;
     use crate::linux::session::{Session, SessionOptions};
+    use agent_protocol::credit::INITIAL_CREDIT;
     use agent_protocol::from_agent::AgentFrame;
     use agent_protocol::message::ExecRequest;
 
@@ -532,6 +539,37 @@ mod tests {
             matches!(error, Some(ClientError::Silent { .. })),
             "{error:?}"
         );
+    }
+
+    #[test]
+    fn keys_that_take_all_the_credit_are_not_the_end_of_input() {
+        let request = ExecRequest {
+            stdin: true,
+            ..ExecRequest::new(["x"])
+        };
+        let (_agent, exec) = running(request);
+        let (typed, mut user) = std::io::pipe().unwrap();
+        let mut pump = exec.into_pump(PumpIo {
+            stdin: InputSource::Fd(typed.as_fd()),
+            detach_keys: b"\x10\x11",
+            ..PumpIo::default()
+        });
+        while pump.progress.started.is_none() {
+            pump.turn().unwrap();
+        }
+        let conversation = &mut pump.session.conversation;
+        let mut left = INITIAL_CREDIT as usize - 1;
+        while left > 0 {
+            let fill = |space: &mut [u8]| Ok::<_, ()>(space.len().min(left));
+            left -= conversation.send_input(fill).unwrap();
+            conversation.sent(conversation.outgoing().len());
+        }
+        assert_eq!(conversation.input_wanted(), 1);
+        user.write_all(b"\x10").unwrap();
+        pump.read_input().unwrap();
+        user.write_all(b"b").unwrap();
+        pump.read_input().unwrap();
+        assert!(pump.session.conversation.takes_input());
     }
 
     #[test]
