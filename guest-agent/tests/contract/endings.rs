@@ -1,5 +1,6 @@
 //! Ends that are not the command's own doing.
 
+use std::thread;
 use std::time::{Duration, Instant};
 
 use agent_client::{ClientError, Control, PumpIo, control_channel};
@@ -56,6 +57,40 @@ fn what_does_not_listen_is_killed_after() {
         "{:?}",
         report.duration
     );
+}
+
+#[test]
+fn waiting_for_what_does_not_listen_costs_no_cpu_time() {
+    let agent = Agent::start();
+    let line = "(trap '' TERM; sleep 60) & wait";
+    let child = agent
+        .exec(timeout(shell(line), 0.2, Some(60.0)))
+        .spawn()
+        .unwrap();
+    thread::sleep(Duration::from_millis(1800));
+    let session = children(agent.pid());
+    assert_eq!(session.len(), 1);
+    // In hundredths of a second.
+    assert!(cpu_time(session[0]) < 8, "{}", cpu_time(session[0]));
+    assert!(!child.is_finished());
+}
+
+fn children(pid: u32) -> Vec<u32> {
+    let parent = format!("PPid:\t{pid}\n");
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| {
+        std::fs::read_to_string(format!("/proc/{pid}/status"))
+            .is_ok_and(|status| status.contains(&parent))
+    })
+    .collect()
+}
+
+fn cpu_time(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    let number = |field: &str| field.parse::<u64>().unwrap();
+    fields.split(' ').skip(11).take(2).map(number).sum()
 }
 
 #[test]
@@ -126,7 +161,7 @@ fn cancelling_takes_the_tree_along() {
     let sleep = unique_sleep();
     let (sender, receiver) = control_channel().unwrap();
     let exec = agent.exec(request(&["sleep", &sleep]));
-    let result = std::thread::scope(|scope| {
+    let result = thread::scope(|scope| {
         let pump = scope.spawn(|| {
             exec.pump(PumpIo {
                 controls: Some(&receiver),

@@ -114,7 +114,9 @@ impl Output {
         match read {
             Ok(0) => self.fd = None,
             Ok(count) => self.book(count),
-            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(Errno::INTR) => {}
+            // Somebody else has read it: nothing is left of what lay there.
+            Err(Errno::AGAIN) => self.owed = 0,
             // A terminal that no process holds any more says EIO.
             Err(_) => self.fd = None,
         }
@@ -216,6 +218,17 @@ mod tests {
         write.write_all(b"abc").unwrap();
         output.settle();
         assert!(!output.is_settled());
+        output.relay(&mut FrameWriter::new());
+        assert!(output.is_settled() && output.is_open());
+    }
+
+    #[test]
+    fn what_the_command_reads_itself_is_owed_no_more() {
+        let (mut write, mut output) = pipe(None);
+        rustix::io::ioctl_fionbio(output.fd.as_ref().unwrap(), true).unwrap();
+        write.write_all(b"abc").unwrap();
+        output.settle();
+        rustix::io::read(output.fd.as_ref().unwrap(), &mut [0; 3]).unwrap();
         output.relay(&mut FrameWriter::new());
         assert!(output.is_settled() && output.is_open());
     }

@@ -229,16 +229,16 @@ impl<'a> Relay<'a> {
     /// When there is something to do even if nothing happens.
     fn deadline(&self) -> Option<Instant> {
         let is_settled = self.stdout.is_settled() && self.stderr.is_settled();
+        // As long as others are waited for, nothing happens when it is over.
+        let is_last = is_settled && self.ending.is_over(self.command.has_children);
         let grace = self
             .command
             .exit
-            .filter(|_| is_settled)
+            .filter(|_| is_last)
             .map(|(_, at)| at + GRACE);
         let ending = self.ending.deadline(self.command.exit.is_none());
-        [grace, ending, self.connection.held_until()]
-            .into_iter()
-            .flatten()
-            .min()
+        let held = self.connection.held_until().filter(|_| !self.is_abandoned);
+        [grace, ending, held].into_iter().flatten().min()
     }
 
     /// Reaps what has ended below this session. `true` if anything has.

@@ -25,6 +25,7 @@ pub(crate) struct Stdio {
 pub(crate) struct Ours {
     /// Where input goes; writing never blocks.
     pub(crate) stdin: Option<OwnedFd>,
+    /// Where output comes from; reading never blocks.
     pub(crate) stdout: OwnedFd,
     /// `None` with a terminal, which shows both outputs as one.
     pub(crate) stderr: Option<OwnedFd>,
@@ -76,6 +77,9 @@ impl Stdio {
         };
         let (our_stdout, stdout) = pipe_with(PipeFlags::CLOEXEC)?;
         let (our_stderr, stderr) = pipe_with(PipeFlags::CLOEXEC)?;
+        // The command can open its pipes by name and read from them, too: what the poll saw may be gone.
+        rustix::io::ioctl_fionbio(&our_stdout, true)?;
+        rustix::io::ioctl_fionbio(&our_stderr, true)?;
         Ok(Self {
             ours: Ours {
                 stdin: our_stdin,
@@ -153,4 +157,20 @@ pub(crate) fn resize(terminal: &OwnedFd, size: TerminalSize) -> io::Result<()> {
 
 fn copy(fd: &OwnedFd) -> io::Result<OwnedFd> {
     Ok(fcntl_dupfd_cloexec(fd, 3)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::io::Errno;
+
+    #[test]
+    fn reading_outputs_never_blocks() {
+        let Stdio { ours, theirs } = Stdio::pipes(false).unwrap();
+        for output in [Some(ours.stdout), ours.stderr].into_iter().flatten() {
+            let read = rustix::io::read(&output, &mut [0; 1]);
+            assert_eq!(read, Err(Errno::AGAIN));
+        }
+        drop(theirs);
+    }
 }
