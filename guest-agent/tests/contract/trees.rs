@@ -63,6 +63,36 @@ fn removed_folder_is_told_once() {
 }
 
 #[test]
+fn moved_folder_is_told_of_where_it_is() {
+    let agent = Agent::start();
+    let (folder, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (inside, outside) = (folder.path().to_path_buf(), elsewhere.path().join("out"));
+    fs::create_dir_all(inside.join("a/sub")).unwrap();
+    let mut seen = Vec::new();
+    let result = files(&agent).watch(bytes(folder.path()), true, &mut |change| {
+        let path = String::from_utf8(change.path.into_vec()).unwrap();
+        match (path.as_str(), change.kind) {
+            ("", ChangeKind::Attributes) => fs::rename(inside.join("a"), inside.join("b"))?,
+            ("b/sub", ChangeKind::Created) => fs::write(inside.join("b/sub/x"), "1")?,
+            ("b/sub/x", ChangeKind::Created) => fs::rename(inside.join("b"), &outside)?,
+            ("b", ChangeKind::Removed) => fs::create_dir(inside.join("next"))?,
+            ("next", ChangeKind::Created) => {
+                fs::write(outside.join("sub/y"), "1")?;
+                fs::write(inside.join("last"), "1")?;
+            }
+            ("last", ChangeKind::Created) => return Err(io::Error::other("enough")),
+            _ => {}
+        }
+        if change.kind == ChangeKind::Created {
+            seen.push(path);
+        }
+        Ok(())
+    });
+    assert!(matches!(result, Err(FilesError::Io { .. })), "{result:?}");
+    assert_eq!(seen, ["b", "b/sub", "b/sub/x", "next"]);
+}
+
+#[test]
 fn deep_trees_are_searched_and_removed() {
     let agent = Agent::start();
     // What a user has who has not asked for more.
@@ -119,6 +149,8 @@ fn too_long_a_path_is_told_behind_what_was_found() {
         }),
     );
     assert_eq!(found, [b"x"]);
+    assert!(refused.reason.contains("too long"), "{refused}");
+    let refused = fault(files(&agent).watch(bytes(folder.path()), true, &mut |_| Ok(())));
     assert!(refused.reason.contains("too long"), "{refused}");
     files(&agent)
         .remove(bytes(&folder.path().join(&name)), true)
