@@ -89,6 +89,35 @@ fn what_is_written_is_read() {
     assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
 }
 
+/// A user who is not root, in whose place the test may act.
+fn ordinary() -> String {
+    match rustix::process::getuid().is_root() {
+        true => "65534:65534".to_owned(),
+        false => own(),
+    }
+}
+
+#[test]
+fn folder_that_may_not_be_entered_is_not_empty() {
+    let agent = Agent::start();
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+    let closed = folder.path().join("closed");
+    fs::create_dir(&closed).unwrap();
+    fs::write(closed.join("x"), "").unwrap();
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o444)).unwrap();
+    let mut listed = 0;
+    let session = agent.session().files(Some(ordinary()));
+    let refused = fault(session.list(bytes(&closed), &mut |_| {
+        listed += 1;
+        Ok(())
+    }));
+    assert_eq!((refused.kind, listed), (FaultKind::PermissionDenied, 0));
+    assert_eq!(refused.path, closed.join("x").to_str().unwrap());
+    // Its owner has to remove it.
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
 #[test]
 fn mode_of_the_old_file_stays() {
     let agent = Agent::start();

@@ -1,7 +1,7 @@
 //! What is known of files.
 
 use std::fs::Metadata;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
@@ -34,11 +34,13 @@ pub(crate) fn list(path: &Path, out: Out) -> Result<Transfer, FileFault> {
     let mut records = Records::new(out);
     for found in path.read_dir().map_err(|error| fault::of(path, error))? {
         let found = found.map_err(|error| fault::of(path, error))?;
-        // One that is gone meanwhile is not there.
-        if let Ok(metadata) = found.metadata() {
-            let name = found.file_name();
-            records.push(&entry(&found.path(), name.as_bytes(), &metadata))?;
-        }
+        let metadata = match found.metadata() {
+            // One that is gone meanwhile is not there.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            metadata => metadata.map_err(|error| fault::of(&found.path(), error))?,
+        };
+        let name = found.file_name();
+        records.push(&entry(&found.path(), name.as_bytes(), &metadata))?;
     }
     records.finish()
 }
@@ -101,7 +103,7 @@ impl Records {
 
     pub(crate) fn push(&mut self, record: &impl Serialize) -> Result<(), FileFault> {
         let encoded = encode_record(record, &mut self.batch);
-        encoded.map_err(|error| fault::stream(&std::io::Error::other(error)))?;
+        encoded.map_err(|error| fault::stream(&io::Error::other(error)))?;
         self.count += 1;
         if self.batch.len() >= BATCH {
             self.flush()?;
