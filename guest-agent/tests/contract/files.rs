@@ -140,6 +140,28 @@ fn mode_of_the_old_file_stays() {
 }
 
 #[test]
+fn owner_of_the_old_file_stays_or_its_privileges_go() {
+    if !rustix::process::getuid().is_root() {
+        return;
+    }
+    let agent = Agent::start();
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).unwrap();
+    let path = folder.path().join("x");
+    fs::write(&path, "old").unwrap();
+    std::os::unix::fs::chown(&path, Some(1000), Some(1001)).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o6777)).unwrap();
+    let write = |user: &str| {
+        let files = agent.session().files(Some(user.to_owned()));
+        files.write(bytes(&path), None, &mut &b"new"[..]).unwrap();
+        let metadata = path.metadata().unwrap();
+        (metadata.uid(), metadata.gid(), metadata.mode() & 0o7777)
+    };
+    assert_eq!(write("0:0"), (1000, 1001, 0o6777));
+    assert_eq!(write("65534:65534"), (65534, 65534, 0o777));
+}
+
+#[test]
 fn interrupted_write_leaves_the_old_file_alone() {
     let agent = Agent::start();
     let folder = tempfile::tempdir().unwrap();

@@ -1,13 +1,13 @@
 //! A file's data, to the host and from it.
 //!
 //! What is written is a [`NewFile`] until it is whole: whatever kills this process, the old file stays
-//! as it is.
+//! as it is. The new one has its owner, as far as this user may give files away, and its mode.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, BufRead, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use agent_archive::NewFile;
@@ -16,12 +16,14 @@ use agent_archive::room::{self, CopyError};
 use agent_protocol::files::{FileFault, Transfer};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use rustix::process::{Gid, Uid};
 
 use super::{In, Out, fault, sent};
 
 /// The mode of new files that are given none.
 const FILE_MODE: u32 = 0o644;
 const MODE_BITS: u32 = 0o7777;
+const SET_ID_BITS: u32 = 0o6000;
 
 /// Sends a file's data.
 pub(crate) fn read(
@@ -60,7 +62,7 @@ pub(crate) fn write(path: &Path, mode: Option<u32>, input: In) -> Result<Transfe
             }
             // A file that its owner has protected is not replaced behind its back.
             File::options().write(true).open(&real).map_err(failed)?;
-            (real, Some(metadata.permissions().mode() & MODE_BITS))
+            (real, Some(metadata))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => (path.to_path_buf(), None),
         Err(error) => return Err(failed(error)),
@@ -80,7 +82,11 @@ pub(crate) fn write(path: &Path, mode: Option<u32>, input: In) -> Result<Transfe
     let mut input = TrailedReader::new(input);
     copy(&mut input, new.file(), path)?;
     let (bytes, xxh3) = input.finish().map_err(|error| fault::stream(&error))?;
-    let mode = Mode::from_raw_mode(mode.or(old).unwrap_or(FILE_MODE) & MODE_BITS);
+    let inherited = match &old {
+        Some(old) => inherit(new.file(), old).map_err(failed)?,
+        None => FILE_MODE,
+    };
+    let mode = Mode::from_raw_mode(mode.unwrap_or(inherited) & MODE_BITS);
     rustix::fs::fchmod(new.file(), mode).map_err(|error| fault::of(path, error))?;
     new.file().sync_all().map_err(failed)?;
     new.place(name.as_bytes()).map_err(failed)?;
@@ -92,6 +98,29 @@ pub(crate) fn write(path: &Path, mode: Option<u32>, input: In) -> Result<Transfe
         bytes,
         xxh3,
         ..Transfer::default()
+    })
+}
+
+/// Gives a file the owner of an old one, if that may be, and returns the mode that it should have: a program
+/// must not run as another user than the one who made it so.
+fn inherit(new: &File, old: &Metadata) -> io::Result<u32> {
+    let (user, group) = (Uid::from_raw(old.uid()), Gid::from_raw(old.gid()));
+    let given = rustix::fs::fchown(new, Some(user), Some(group));
+    let given = match given {
+        // A user may still give it to a group of theirs.
+        Err(Errno::PERM) => rustix::fs::fchown(new, None, Some(group)),
+        given => given,
+    };
+    match given {
+        // Nor can it be given to whom this user namespace does not know.
+        Ok(()) | Err(Errno::PERM | Errno::INVAL) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let now = new.metadata()?;
+    let is_same = (now.uid(), now.gid()) == (old.uid(), old.gid());
+    Ok(match is_same {
+        true => old.mode(),
+        false => old.mode() & !SET_ID_BITS,
     })
 }
 
