@@ -8,6 +8,7 @@ use std::path::Path;
 
 use agent_protocol::files::{FileFault, Transfer};
 use memchr::memmem::Finder;
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::entries::{Records, entry};
@@ -120,9 +121,14 @@ impl Search<'_> {
     }
 }
 
-/// Whether a file contains a text, which may lie across two reads.
+/// Whether a file contains a text, which may lie across two reads. What waits for somebody to write is not
+/// waited for: a pipe that has come into the file's place, or a file of the kernel's such as /proc/kmsg.
 fn holds(path: &Path, finder: &Finder<'_>) -> io::Result<bool> {
-    let mut file = File::open(path)?;
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let mut file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    if !file.metadata()?.is_file() {
+        return Ok(false);
+    }
     let overlap = finder.needle().len().saturating_sub(1);
     let mut buffer = vec![0; CHUNK + overlap];
     let mut kept = 0;
@@ -144,6 +150,14 @@ fn holds(path: &Path, finder: &Finder<'_>) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pipe_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, Mode::RUSR | Mode::WUSR).unwrap();
+        assert!(!holds(&path, &Finder::new("")).unwrap());
+    }
 
     #[test]
     fn text_across_reads_is_found() {
