@@ -97,7 +97,7 @@ impl Packing<'_> {
         };
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => self.add_folder(folder, file, name, depth),
-            FileType::RegularFile => match self.links.get(&id(&stat)).cloned() {
+            FileType::RegularFile => match self.packed_as(&stat) {
                 Some(first) => self.entry(EntryType::Link, &stat, name, Some(&first), 0),
                 None => self.add_file(folder, file, name, depth),
             },
@@ -118,6 +118,13 @@ impl Packing<'_> {
                 Ok(())
             }
         }
+    }
+
+    /// The name that a file was packed under already. One of a single name cannot have been: if its number
+    /// is known, then that of a file that has gone since.
+    fn packed_as(&self, stat: &Stat) -> Option<Vec<u8>> {
+        let first = self.links.get(&id(stat));
+        first.filter(|_| stat.st_nlink > 1).cloned()
     }
 
     /// What the system says of a file. One that a folder has listed may be gone since, which stops nobody
@@ -344,5 +351,27 @@ fn modified(stat: &Stat) -> Moment {
     Moment {
         seconds: stat.st_mtime,
         nanoseconds: u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_with_the_number_of_one_that_has_gone_is_none_of_its_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new");
+        std::fs::write(&path, "data").unwrap();
+        let stat = rustix::fs::stat(&path).unwrap();
+        let mut out = Vec::new();
+        let mut packing = Packing {
+            out: &mut out,
+            links: HashMap::from([(id(&stat), b"gone".to_vec())]),
+            packed: Packed::default(),
+        };
+        let path = path.as_os_str().as_bytes();
+        packing.add(CWD, path, b"new", 0).unwrap();
+        assert_eq!(packing.packed.bytes, 4);
     }
 }
