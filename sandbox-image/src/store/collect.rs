@@ -1,18 +1,15 @@
 //! Removal: what takes images away, and what collects the files that no image needs any more.
 
 use std::collections::HashSet;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use crate::lock::{Sharing, try_lock};
 use crate::progress::{Silent, Step};
 
 use super::error::failed;
 use super::{Store, StoreError, check_name, folder_names};
-
-/// What is worth asking a process for to learn which files it has open or mapped.
-const OPEN_FILES: &str = "fd";
-const MAPPED_FILES: &str = "maps";
 
 impl Store {
     /// Removes an image, damaged or not, and the files that only it used. Returns the bytes freed.
@@ -57,11 +54,7 @@ impl Store {
             needed.extend(manifest.blobs().map(|blob| blob.digest.to_hex()));
         }
         let mut blobs = folder_names(&self.blobs())?;
-        blobs.retain(|blob| !needed.contains(blob));
-        if !blobs.is_empty() {
-            let used = files_in_use(&self.blobs());
-            blobs.retain(|blob| !used.contains(blob));
-        }
+        blobs.retain(|blob| !needed.contains(blob) && !is_in_use(&self.blobs().join(blob)));
         let mut freed = 0;
         for blob in blobs {
             freed += remove_file(&self.blobs().join(blob))?;
@@ -86,37 +79,12 @@ pub(super) fn remove_file(path: &Path) -> Result<u64, StoreError> {
     }
 }
 
-/// The names of the files below `folder` that some process has open or mapped. Processes of other
-/// users cannot be asked; they cannot read our store either.
-fn files_in_use(folder: &Path) -> HashSet<String> {
-    let mut used = HashSet::new();
-    let mut note = |path: &Path| {
-        if let Ok(rest) = path.strip_prefix(folder) {
-            used.insert(rest.to_string_lossy().into_owned());
-        }
-    };
-    for process in entries(Path::new("/proc")) {
-        for descriptor in entries(&process.join(OPEN_FILES)) {
-            if let Ok(file) = fs::read_link(descriptor) {
-                note(&file);
-            }
-        }
-        let maps = fs::read_to_string(process.join(MAPPED_FILES)).unwrap_or_default();
-        // proc_pid_maps(5): address, permissions, offset, device, inode, then the path.
-        for line in maps.lines() {
-            if let Some(start) = line.find('/') {
-                note(Path::new(line.get(start..).unwrap_or_default()));
-            }
-        }
-    }
-    used
-}
-
-/// What is in a folder of `/proc`; nothing if its process is gone or not ours.
-fn entries(folder: &Path) -> Vec<PathBuf> {
-    fs::read_dir(folder)
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .collect()
+/// Whether a running sandbox uses a file: a virtual machine holds a lock on its disks for as long as it
+/// lives. Kernel and initramfs are only read when it starts. What its files are cannot be learnt from
+/// `/proc`, as it lets no ordinary user look.
+fn is_in_use(path: &Path) -> bool {
+    // Where nothing can be locked, a removed file is still there for whoever has it open.
+    File::open(path)
+        .and_then(|file| try_lock(&file, Sharing::Exclusive))
+        .is_ok_and(|is_free| !is_free)
 }

@@ -6,6 +6,8 @@ mod damage;
 
 use std::sync::Mutex;
 
+use rustix::fs::FlockOperation;
+
 use super::*;
 use crate::manifest::Discovery;
 use crate::progress::{Event, Progress, Silent};
@@ -132,12 +134,14 @@ fn removing_an_image_keeps_what_others_share() {
 }
 
 #[test]
-fn prune_removes_leftovers_and_spares_open_files() {
+fn prune_removes_leftovers_and_spares_files_in_use() {
     let Fixture { store, _folder } = fixture();
     let old = publish(&store, "sandbox", b"old rootfs").unwrap();
     publish(&store, "sandbox", b"rootfs").unwrap();
     fs::write(store.tmp().join("left"), [0; 100]).unwrap();
+    // As a virtual machine has its disks.
     let running = fs::File::open(&old.rootfs).unwrap();
+    rustix::fs::flock(&running, FlockOperation::NonBlockingLockShared).unwrap();
     assert_eq!(store.prune().unwrap(), 100);
     assert!(old.rootfs.exists());
     drop(running);
