@@ -23,6 +23,7 @@ use crate::manifest::{
 use crate::progress::{Step, Unit};
 use crate::space;
 
+use super::candidate::CANDIDATE;
 use super::error::{failed, write_failed};
 use super::stamp::Stamp;
 use super::verify::hash_stored;
@@ -169,7 +170,12 @@ impl Store {
             digest,
             size: stamp.size(),
         };
-        let recorded = self.read_record(name)?.blob(digest) == Some(stamp);
+        // A candidate has no record of its own yet; the image that it is to replace may have.
+        let names = [name, name.strip_suffix(CANDIDATE).unwrap_or(name)];
+        let recorded = names.iter().any(|name| {
+            let record = self.read_record(name);
+            record.and_then(|record| record.blob(digest)) == Some(stamp)
+        });
         (recorded || hash_stored(&path, blob).ok()?.is_none()).then_some(blob)
     }
 

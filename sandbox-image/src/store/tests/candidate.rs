@@ -43,6 +43,40 @@ fn an_accepted_candidate_becomes_the_image() {
 }
 
 #[test]
+fn what_is_stored_is_not_copied_again() {
+    let fixture = fixture();
+    let store = &fixture.store;
+    publish_if(store, b"rootfs", |_| Ok(())).unwrap();
+    let copied = Copied(Mutex::new(None));
+    let step = Step::begin(&copied, "storing");
+    let parts = parts(b"other kernel", b"initramfs", b"rootfs");
+    let image = store.publish_if("sandbox", &parts, step, |_| Ok::<_, StoreError>(()));
+    assert_eq!(
+        *copied.0.lock().unwrap(),
+        Some(b"other kernel".len() as u64)
+    );
+    // Nor where nobody has said that it is whole.
+    fs::remove_file(store.record_path("sandbox")).unwrap();
+    let copied = Copied(Mutex::new(None));
+    let step = Step::begin(&copied, "storing");
+    let again = store.publish_if("sandbox", &parts, step, |_| Ok::<_, StoreError>(()));
+    assert_eq!(*copied.0.lock().unwrap(), None);
+    assert_eq!(again.unwrap().rootfs, image.unwrap().rootfs);
+}
+
+/// How many bytes were to be copied.
+#[derive(Debug)]
+struct Copied(Mutex<Option<u64>>);
+
+impl Progress for Copied {
+    fn report(&self, event: &Event<'_>) {
+        if let Event::Advanced { total, .. } = event {
+            *self.0.lock().unwrap() = *total;
+        }
+    }
+}
+
+#[test]
 fn a_refused_candidate_leaves_what_was_there() {
     let fixture = fixture();
     let store = &fixture.store;
