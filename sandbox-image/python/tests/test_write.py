@@ -39,6 +39,24 @@ def test_permissions_are_kept_given_or_of_the_mask(tmp_path):
     assert stat.S_IMODE(os.stat(tmp_path / "a").st_mode) == 0o755
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may give files away")
+def test_set_id_bits_stay_only_with_their_owner(tmp_path, monkeypatch):
+    (tmp_path / "a").write_text("old")
+    os.chown(tmp_path / "a", 1000, 1001)
+    os.chmod(tmp_path / "a", 0o6755)
+    write_file(tmp_path / "a", "new")
+    found = os.stat(tmp_path / "a")
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (1000, 1001, 0o6755)
+
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fchown", refuse)
+    write_file(tmp_path / "a", "newer")
+    found = os.stat(tmp_path / "a")
+    assert (found.st_uid, stat.S_IMODE(found.st_mode)) == (0, 0o755)
+
+
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     write_file(tmp_path / "a", "old")
 

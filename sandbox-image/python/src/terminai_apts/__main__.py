@@ -65,7 +65,7 @@ def serve(name: str, request: bytes) -> Any:
         raise InvalidArgument(f"no such call: {name!r}; there are {', '.join(CALLS)}")
     try:
         arguments = json.loads(request) if request.strip() else {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidArgument(f"standard input is not JSON: {error}") from error
     if not isinstance(arguments, dict):
         raise InvalidArgument("arguments are expected as a JSON object")
@@ -76,7 +76,8 @@ def serve(name: str, request: bytes) -> Any:
         raise InvalidArgument(f"{name}: {error}") from error
     try:
         return encode(call(**arguments))
-    except TypeError as error:
+    except (TypeError, ValueError, OverflowError) as error:
+        # Of a wrong type, or a path with a NUL, or a number that no call of the system takes.
         raise InvalidArgument(f"{name}: {error}") from error
 
 

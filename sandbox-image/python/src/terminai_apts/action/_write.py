@@ -28,7 +28,7 @@ def write_file(
 
     ``append`` adds to the file in one write instead, and creates it if need be.
     """
-    data = content.encode(encoding) if isinstance(content, str) else bytes(content)
+    data = _encode(content, encoding)
     if mode is not None and not 0 <= mode <= 0o7777:
         raise InvalidArgument(f"mode {mode:#o} is not a file mode (0 to 0o7777)")
     target = Path(os.path.realpath(path))
@@ -40,6 +40,21 @@ def write_file(
     else:
         _replace(target, data, mode, existing)
     return len(data)
+
+
+def _encode(content: str | bytes, encoding: str) -> bytes:
+    if not isinstance(content, str):
+        # Else a number would be so many zeros.
+        return bytes(memoryview(content))
+    try:
+        return content.encode(encoding)
+    except LookupError as error:
+        raise InvalidArgument(f"no such encoding: {encoding}") from error
+    except UnicodeEncodeError as error:
+        raise InvalidArgument(
+            f"content: not {encoding} text: {error.object[error.start]!a} at offset {error.start}: "
+            f"{error.reason}"
+        ) from error
 
 
 def _existing(target: Path) -> os.stat_result | None:
@@ -69,9 +84,10 @@ def _replace(target: Path, data: bytes, mode: int | None, existing: os.stat_resu
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
-            os.fchmod(descriptor, _mode_of_new(mode, existing))
             if existing is not None:
                 _keep_owner(descriptor, existing)
+            # Last, as giving a file away takes its set-id bits.
+            os.fchmod(descriptor, _mode_of_new(mode, existing, os.fstat(descriptor)))
             os.fsync(descriptor)
         os.replace(name, target)
     except BaseException:
@@ -83,11 +99,14 @@ def _replace(target: Path, data: bytes, mode: int | None, existing: os.stat_resu
     _sync_folder(target.parent)
 
 
-def _mode_of_new(mode: int | None, existing: os.stat_result | None) -> int:
+def _mode_of_new(mode: int | None, existing: os.stat_result | None, new: os.stat_result) -> int:
     if mode is not None:
         return mode
     if existing is not None:
-        return stat.S_IMODE(existing.st_mode)
+        kept = stat.S_IMODE(existing.st_mode)
+        is_same = (new.st_uid, new.st_gid) == (existing.st_uid, existing.st_gid)
+        # A program must not run as another user than the one who made it so.
+        return kept if is_same else kept & ~(stat.S_ISUID | stat.S_ISGID)
     # What open(2) would have given it: mkstemp made it 0600.
     mask = os.umask(0)
     os.umask(mask)
