@@ -33,8 +33,9 @@ pub(crate) enum Forked {
 
 /// Makes a second process of this one.
 pub(crate) fn fork() -> io::Result<Forked> {
-    // SAFETY: the agent has one thread in all its processes, so no lock can be held by a thread that
-    // the child lacks, and the child may go on in any code.
+    // SAFETY: the agent has one thread in all its processes that come here (`--join` has two, and forks
+    // nothing), so no lock can be held by a thread that the child lacks, and the child may go on in any
+    // code.
     let result = unsafe { libc::fork() };
     if result < 0 {
         return Err(io::Error::last_os_error());
@@ -113,7 +114,8 @@ pub(crate) fn spawn(program: &Program<'_>) -> Result<Pid, SpawnError> {
     let argument = ptr::from_ref(&plan).cast_mut().cast::<c_void>();
     // SAFETY: the stack is ours, aligned, and grows down from `top`; with CLONE_VFORK this process
     // goes on only when the child uses neither it nor `plan` any more; `child` never returns to Rust
-    // code of the parent, and of what it shares it writes atomics alone.
+    // code of the parent, and of what it shares it writes atomics alone, and errno, which this process
+    // reads only after a call of its own.
     let result = unsafe { libc::clone(child, top, flags, argument) };
     let pid = match Pid::from_raw(result.max(0)) {
         Some(pid) => pid,

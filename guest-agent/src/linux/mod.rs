@@ -8,8 +8,8 @@
 //!
 //! A session is a process of its own and a child subreaper: every process that its command leaves
 //! behind becomes its child, so that it can reap and kill the whole tree without cgroups, in every
-//! tier. No session waits for another, none can take another down, and as no process here has a
-//! second thread, there is nothing that a fork could tear.
+//! tier. No session waits for another, none can take another down, and as no process here that forks has
+//! a second thread, there is nothing that a fork could tear.
 
 use std::process::ExitCode;
 

@@ -10,8 +10,9 @@
 //! The stamp is a digest of what changes with every change (inode, length, times) of all files and
 //! folders: some thirty calls of the system, and no file is read. When it differs, every file is
 //! compared with the one in this program; a folder that does not hold the package, or holds more than
-//! that, is replaced by a new one in one step. So what a command of an unconfined sandbox leaves there
-//! does not reach the next one.
+//! that, is replaced by a new one in one step. So what a command of an unconfined sandbox leaves there by
+//! accident does not reach the next one. Against malice it is no guard: such a command may do whatever the
+//! user may, write to stamps too.
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, Permissions};

@@ -201,7 +201,7 @@ pub fn build(
         return describe(&entry, source_version);
     }
     // Outside the entry, so that it outlives an interruption; the entry's lock guards it as well.
-    let work = cache.root().join("kernel-work").join(key.as_str());
+    let work = cache.work(KIND, &key);
     let entry = cache.find_or_make(KIND, &key, &step, |entry| {
         make_dir(&work)?;
         let tree = origin.unpack(&work, &step)?;

@@ -85,7 +85,7 @@ pub struct OpenLane {
 
 impl Lanes {
     /// Makes `memory` this lane; `None` if there is one, or the memory is not such that it can be mapped
-    /// safely: a file of [`LANE_LEN`] bytes that nobody can make shorter.
+    /// safely: a file of at least [`LANE_LEN`] bytes that nobody can make shorter.
     #[must_use]
     pub fn open(&self, number: LaneNumber, memory: OwnedFd) -> Option<OpenLane> {
         let mut state = self.lock();
