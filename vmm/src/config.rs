@@ -14,8 +14,8 @@ pub const MAX_VCPUS: u8 = 32;
 /// its initramfs.
 pub const MIN_MEMORY_MIB: u32 = 32;
 
-/// The most disks that a machine can have.
-pub const MAX_DISKS: usize = 8;
+/// The most disks that a machine can have, whatever other devices it has.
+pub const MAX_DISKS: usize = 7;
 
 /// Everything needed to build and boot one machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

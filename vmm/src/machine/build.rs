@@ -33,6 +33,13 @@ use crate::vcpu::Vcpus;
 /// How long new threads get to confine themselves.
 const THREAD_DEADLINE: Duration = Duration::from_secs(10);
 
+/// What a machine may have of virtio devices beside its disks: the socket device, its lanes and entropy.
+const OTHER_DEVICES: usize = 3;
+const _: () = assert!(
+    MAX_DISKS + OTHER_DEVICES <= layout::VIRTIO_GSIS.len(),
+    "there is a place for every device"
+);
+
 /// A machine that has not run yet.
 pub struct Machine {
     vm: VmFd,
