@@ -97,7 +97,9 @@ pub(crate) fn serve(stream: OwnedFd, signals: &SignalFd, agent: &Agent) -> Verdi
             Verdict::Done
         }
         Ok(Request::Usage) => {
-            connection.push(&AgentFrame::Usage(usage::measure(agent.is_init)));
+            let lanes = agent.lanes.as_deref();
+            let usage = usage::measure(agent.is_init, lanes);
+            connection.push(&AgentFrame::Usage(usage));
             finish(connection);
             Verdict::Done
         }

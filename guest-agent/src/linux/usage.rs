@@ -9,6 +9,8 @@ use agent_protocol::usage::{CountedBy, Usage};
 use rustix::param::{clock_ticks_per_second, page_size};
 use rustix::process::{Pid, getpid, getppid};
 
+use crate::linux::files::lane;
+
 /// Where a container sees its own cgroup.
 const CGROUP: &str = "/sys/fs/cgroup";
 /// PF_KTHREAD of linux/sched.h.
@@ -16,13 +18,17 @@ const KERNEL_THREAD: u64 = 0x0020_0000;
 /// What diskstats count in, whatever the disk (Documentation/admin-guide/iostats.rst).
 const SECTOR: u64 = 512;
 
-/// Measures. `is_init` says that the whole system is the sandbox. It asks in a session of the agent.
-pub(crate) fn measure(is_init: bool) -> Usage {
+/// Measures. `is_init` says that the whole system is the sandbox; `lanes` is the window of its lane disk. It
+/// asks in a session of the agent.
+pub(crate) fn measure(is_init: bool, lanes: Option<&str>) -> Usage {
     let agent = getppid().unwrap_or_else(getpid);
     let processes = processes(agent);
     let count = u64::try_from(processes.len()).unwrap_or(u64::MAX);
     if is_init {
-        return by_kernel(read, count);
+        // What is copied to and from the host passes it, and is nothing that the sandbox keeps.
+        let not_counted = lanes.and_then(lane::disk_name);
+        let not_counted = not_counted.as_ref().and_then(|name| name.to_str());
+        return by_kernel(read, count, not_counted);
     }
     // What an agent that is not first sees may be another's.
     let cgroup = (agent == Pid::INIT).then(cgroup).flatten();
@@ -37,7 +43,11 @@ fn read(path: &str) -> Option<String> {
 }
 
 /// By what the sandbox's own kernel tells (proc_stat(5), proc_meminfo(5)).
-fn by_kernel(read: impl Fn(&str) -> Option<String>, processes: u64) -> Usage {
+fn by_kernel(
+    read: impl Fn(&str) -> Option<String>,
+    processes: u64,
+    lane_disk: Option<&str>,
+) -> Usage {
     let stat = read("/proc/stat").unwrap_or_default();
     let memory = read("/proc/meminfo").unwrap_or_default();
     let kib = |name| field(&memory, name).map(|kib| kib.saturating_mul(1024));
@@ -50,8 +60,8 @@ fn by_kernel(read: impl Fn(&str) -> Option<String>, processes: u64) -> Usage {
             .zip(kib("MemAvailable:"))
             .map(|(total, available)| total.saturating_sub(available)),
         memory_limit_bytes: total,
-        read_bytes: disks.as_deref().map(|disks| moved(disks, 5)),
-        written_bytes: disks.as_deref().map(|disks| moved(disks, 9)),
+        read_bytes: disks.as_deref().map(|disks| moved(disks, lane_disk, 5)),
+        written_bytes: disks.as_deref().map(|disks| moved(disks, lane_disk, 9)),
         processes,
     }
 }
@@ -177,8 +187,8 @@ fn busy_ticks(stat: &str) -> Option<u64> {
     busy.into_iter().flatten().reduce(u64::saturating_add)
 }
 
-/// Bytes that the virtual disks have moved, by the field (from 0) that counts their sectors.
-fn moved(disks: &str, sectors: usize) -> u64 {
+/// Bytes that the virtual disks have moved, all but one, by the field (from 0) that counts their sectors.
+fn moved(disks: &str, except: Option<&str>, sectors: usize) -> u64 {
     let lines = disks.lines().map(str::split_ascii_whitespace);
     let counts = lines.filter_map(|mut line| {
         let name = line.clone().nth(2)?;
@@ -187,7 +197,11 @@ fn moved(disks: &str, sectors: usize) -> u64 {
             .strip_prefix("vd")?
             .bytes()
             .all(|byte| byte.is_ascii_lowercase());
-        line.nth(sectors).filter(|_| is_disk)?.parse::<u64>().ok()
+        let is_counted = is_disk && Some(name) != except;
+        line.nth(sectors)
+            .filter(|_| is_counted)?
+            .parse::<u64>()
+            .ok()
     });
     counts.fold(0, u64::saturating_add).saturating_mul(SECTOR)
 }
@@ -203,13 +217,14 @@ mod tests {
                 "/proc/stat" => "cpu  100 20 30 9999 50 6 4 70 0 0\ncpu0 1 2 3 4\n",
                 "/proc/meminfo" => "MemTotal:  1000 kB\nMemFree: 1 kB\nMemAvailable:  400 kB\n",
                 "/proc/diskstats" => {
-                    " 254 0 vda 10 0 7 1 2 0 3 4 0 1 1\n 254 1 vda1 9 0 7 1 2 0 3\n"
+                    " 254 0 vda 10 0 7 1 2 0 3 4 0 1 1\n 254 1 vda1 9 0 7 1 2 0 3\n \
+                     254 16 vdb 10 0 90 1 2 0 80 4 0 1 1\n"
                 }
                 _ => return None,
             };
             Some(text.to_owned())
         };
-        let usage = by_kernel(files, 9);
+        let usage = by_kernel(files, 9, Some("vdb"));
         assert_eq!(usage.cpu, Some(from_ticks(160)));
         assert_eq!(usage.memory_bytes, Some(600 << 10));
         assert_eq!(usage.memory_limit_bytes, Some(1000 << 10));
@@ -222,7 +237,7 @@ mod tests {
 
     #[test]
     fn what_is_not_told_is_not_zero() {
-        let usage = by_kernel(|_| None, 1);
+        let usage = by_kernel(|_| None, 1, None);
         assert_eq!(
             (usage.cpu, usage.memory_bytes, usage.read_bytes),
             (None, None, None)
@@ -270,7 +285,7 @@ mod tests {
 
     #[test]
     fn this_process_uses_something() {
-        let usage = measure(false);
+        let usage = measure(false, None);
         assert!(
             usage.memory_bytes.is_some_and(|bytes| bytes > 100_000),
             "{usage:?}"

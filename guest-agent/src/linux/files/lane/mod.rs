@@ -7,6 +7,7 @@ use std::io;
 
 use agent_archive::lane::{Fetch, Fill, LaneReader, LaneWriter, Memory};
 
+pub(crate) use self::vsock::disk_name;
 use crate::linux::connection::Connection;
 
 /// A lane.

@@ -148,6 +148,13 @@ fn number_of(ours: VsockAddr, theirs: VsockAddr) -> u64 {
     }
 }
 
+/// The name of the lane disk, if there is one by now.
+pub(crate) fn disk_name(window: &str) -> Option<PathBuf> {
+    find_disk(&Path::new(WINDOWS).join(window))
+        .ok()
+        .map(|disk| disk.name)
+}
+
 /// Opens the lane disk, past the page cache.
 fn open_disk(window: &str) -> io::Result<File> {
     let window = Path::new(WINDOWS).join(window);
