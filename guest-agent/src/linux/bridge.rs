@@ -14,7 +14,7 @@
 //! The socket has a name that is in no file system, only in the sandbox's own network namespace. A
 //! command could connect to it too, so the agent takes only those whom somebody outside has started.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
@@ -35,6 +35,7 @@ use crate::linux::confine::control::Incoming;
 use crate::linux::listen::Listener;
 use crate::linux::reason::reason;
 use crate::linux::serve::{report, serve_control};
+use crate::linux::stat::Stat;
 
 /// How much `--join` moves at a time.
 const PIECE: usize = 64 * 1024;
@@ -178,16 +179,9 @@ fn copy(mut from: impl Read, mut to: impl Write) -> io::Result<()> {
 /// Whether the process that has connected was put into this sandbox by somebody outside: then it has
 /// no parent here. Whatever starts in a sandbox has one, be it the agent.
 fn is_from_outside(stream: &OwnedFd) -> bool {
-    let peer = socket_peercred(stream).map(|peer| peer.pid.as_raw_nonzero());
-    peer.ok()
-        .and_then(|pid| fs::read_to_string(format!("/proc/{pid}/stat")).ok())
-        .is_some_and(|stat| parent_of(&stat) == Some(0))
-}
-
-/// proc(5): the number, the name in parentheses, which may be anything, the state, the parent.
-fn parent_of(stat: &str) -> Option<u32> {
-    let (_, after_name) = stat.rsplit_once(") ")?;
-    after_name.split(' ').nth(1)?.parse().ok()
+    let peer = socket_peercred(stream).map(|peer| peer.pid.as_raw_nonzero().get());
+    let stat = peer.ok().and_then(Stat::read);
+    stat.and_then(|stat| stat.parent()) == Some(0)
 }
 
 #[cfg(test)]
@@ -195,13 +189,6 @@ mod tests {
     use std::sync::mpsc::Receiver;
 
     use super::*;
-
-    #[test]
-    fn a_parent_is_told_behind_any_name() {
-        assert_eq!(parent_of("7 (a) S 0 7 7 0"), Some(0));
-        assert_eq!(parent_of("7 (a) S 0 ) R 12 7 7 0"), Some(12));
-        assert_eq!(parent_of("7 (a"), None);
-    }
 
     #[test]
     fn who_has_a_parent_here_is_not_from_outside() {

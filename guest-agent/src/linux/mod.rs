@@ -28,6 +28,7 @@ mod oom;
 mod reason;
 mod serve;
 mod session;
+mod stat;
 mod sys;
 mod usage;
 

@@ -10,6 +10,7 @@ use rustix::param::{clock_ticks_per_second, page_size};
 use rustix::process::{Pid, getpid, getppid};
 
 use crate::linux::files::lane;
+use crate::linux::stat::Stat;
 
 /// Where a container sees its own cgroup.
 const CGROUP: &str = "/sys/fs/cgroup";
@@ -105,7 +106,7 @@ fn by_processes(processes: &[Process], count: u64) -> Usage {
     }
 }
 
-/// A process, as proc_pid_stat(5) shows it.
+/// A process that is not the kernel's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Process {
     number: i32,
@@ -116,18 +117,15 @@ struct Process {
 }
 
 impl Process {
-    fn parse(number: i32, stat: &str) -> Option<Self> {
-        // The name, the second field, may hold anything; what follows it begins with the third.
-        let (_, rest) = stat.rsplit_once(") ")?;
-        let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
-        let of = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
-        let is_kernels = of(9)? & KERNEL_THREAD != 0;
-        let ticks = [14, 15, 16, 17].into_iter().filter_map(of);
+    fn of(number: i32, stat: &Stat) -> Option<Self> {
+        let is_kernels = stat.field::<u64>(9)? & KERNEL_THREAD != 0;
+        let ticks = [14, 15, 16, 17].into_iter();
+        let ticks = ticks.filter_map(|field| stat.field::<u64>(field));
         (!is_kernels).then_some(Self {
             number,
-            parent: fields.get(1)?.parse().ok()?,
+            parent: stat.parent()?,
             ticks: ticks.fold(0, u64::saturating_add),
-            resident_pages: of(24)?,
+            resident_pages: stat.field(24)?,
         })
     }
 
@@ -142,7 +140,7 @@ fn processes(agent: Pid) -> Vec<Process> {
     let folders = fs::read_dir("/proc").into_iter().flatten().flatten();
     let numbers = folders.filter_map(|folder| folder.file_name().to_str()?.parse().ok());
     let all: Vec<_> = numbers
-        .filter_map(|number: i32| Process::parse(number, &read(&format!("/proc/{number}/stat"))?))
+        .filter_map(|number| Process::of(number, &Stat::read(number)?))
         .collect();
     match agent {
         Pid::INIT => all,
@@ -246,10 +244,11 @@ mod tests {
 
     #[test]
     fn kernel_threads_are_no_processes() {
-        let stat = |flags: u32| {
-            format!("7 (a) b) S 3 7 7 0 -1 {flags} 0 0 0 0 1 2 3 4 20 0 1 0 99 4096 12 0")
+        let of = |flags: u32| {
+            let line = format!("7 (a) S 3 7 7 0 -1 {flags} 0 0 0 0 1 2 3 4 20 0 1 0 99 4096 12 0");
+            Process::of(7, &Stat::parse(line.as_bytes()).unwrap())
         };
-        let process = Process::parse(7, &stat(0x40_0000)).unwrap();
+        let process = of(0x40_0000).unwrap();
         let expected = Process {
             number: 7,
             parent: 3,
@@ -257,8 +256,7 @@ mod tests {
             resident_pages: 12,
         };
         assert_eq!(process, expected);
-        assert_eq!(Process::parse(7, &stat(0x20_8040)), None);
-        assert_eq!(Process::parse(7, "7 (x) S"), None);
+        assert_eq!(of(0x20_8040), None);
     }
 
     #[test]

@@ -13,13 +13,11 @@
 use std::collections::HashMap;
 use std::fs;
 
-use rustix::fs::{Mode, OFlags};
 use rustix::process::{
     Pid, PidfdFlags, Signal, getpid, kill_process, pidfd_open, pidfd_send_signal,
 };
 
-/// `/proc/PID/stat` is a few hundred bytes, and what is asked of it comes first.
-const MAX_STAT: usize = 1024;
+use crate::linux::stat::Stat;
 
 /// Signals every process below this one, parents first, and returns how many there were. Those that
 /// are dead already do not count.
@@ -58,27 +56,15 @@ struct Entry {
 
 impl Entry {
     fn read(pid: Pid) -> Option<Self> {
-        let path = format!("/proc/{}/stat", pid.as_raw_nonzero());
-        let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
-        let mut text = [0; MAX_STAT];
-        let length = rustix::io::read(file, &mut text).ok()?;
-        Self::parse(pid, text.get(..length)?)
+        Self::of(pid, &Stat::read(pid.as_raw_nonzero().get())?)
     }
 
-    /// proc_pid_stat(5): number, name in parentheses, state, parent, …, start time as field 22. The
-    /// name may hold anything, parentheses and blanks too.
-    fn parse(pid: Pid, text: &[u8]) -> Option<Self> {
-        let name_end = text.iter().rposition(|byte| *byte == b')')?;
-        let rest = std::str::from_utf8(text.get(name_end + 1..)?).ok()?;
-        let mut fields = rest.split_ascii_whitespace();
-        let state = fields.next()?;
-        let parent = Pid::from_raw(fields.next()?.parse().ok()?)?;
-        let began = fields.nth(17)?.parse().ok()?;
+    fn of(pid: Pid, stat: &Stat) -> Option<Self> {
         Some(Self {
             pid,
-            parent,
-            is_dead: matches!(state, "Z" | "X" | "x"),
-            began,
+            parent: Pid::from_raw(stat.parent()?)?,
+            is_dead: stat.is_dead(),
+            began: stat.field(22)?,
         })
     }
 
@@ -114,13 +100,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn name_with_parentheses_and_blanks_is_passed_over() {
+    fn entry_is_read_from_its_line() {
         let pid = Pid::from_raw(7).unwrap();
-        let text = b"7 (a) b (c) Z 3 7 7 0 -1 4228352 0 0 0 0 0 0 0 0 20 0 1 0 4711 0 0\n";
-        let entry = Entry::parse(pid, text).unwrap();
+        let of = |text: &[u8]| Entry::of(pid, &Stat::parse(text).unwrap());
+        let text = b"7 (x) Z 3 7 7 0 -1 4228352 0 0 0 0 0 0 0 0 20 0 1 0 4711 0 0\n";
+        let entry = of(text).unwrap();
         assert_eq!(entry.parent, Pid::from_raw(3).unwrap());
         assert_eq!(entry.began, 4711);
         assert!(entry.is_dead);
+        assert_eq!(of(b"7 (x) R 0 1 2"), None);
+        assert_eq!(of(b"7 (x) R 3 1 2"), None);
     }
 
     #[test]
@@ -130,19 +119,5 @@ mod tests {
         assert_eq!(Some(entry.parent), rustix::process::getppid());
         assert!(!entry.is_dead && entry.began > 0);
         assert!(processes().contains(&entry));
-    }
-
-    #[test]
-    fn garbage_is_no_process() {
-        let pid = Pid::from_raw(1).unwrap();
-        for text in [
-            &b""[..],
-            b"1 (x",
-            b"1 (x) R",
-            b"1 (x) R 0 1 2",
-            b"1 (x) R a b c",
-        ] {
-            assert_eq!(Entry::parse(pid, text), None);
-        }
     }
 }
