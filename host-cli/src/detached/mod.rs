@@ -20,7 +20,7 @@ use crate::registry::output::OutputReader;
 use crate::registry::record::{Ending, Plan, Record, Status};
 use crate::registry::{Entry, Name, Registry, RegistryError, State};
 use crate::supervisor::launch::{Owned, launch};
-use crate::supervisor::message::{Reply, Request, encode, no_such_command};
+use crate::supervisor::message::{Purpose, Reply, Request, encode, no_such_command};
 use crate::supervisor::remembered;
 use crate::supervisor::{About, Command, OwnCommand};
 use crate::usage::{self, Stats};
@@ -131,13 +131,17 @@ impl Detached {
     ///
     /// If the sandbox does not run, the request is too large, or its tier cannot honour it.
     pub fn exec(&self, request: ExecRequest) -> Result<Exec, DetachedError> {
+        self.run(request, Purpose::Command)
+    }
+
+    fn run(&self, request: ExecRequest, purpose: Purpose) -> Result<Exec, DetachedError> {
         if request.processes.is_some()
             && let Some(place) = self.entry.read()?.place
             && let Some(refusal) = place.tier.refuses_limits(&request)
         {
             return Err(refusal.into());
         }
-        Ok(self.session()?.exec(request)?)
+        Ok(self.session(purpose)?.exec(request)?)
     }
 
     /// A session for one thing to do with files, with the rights of this user; with those that
@@ -149,7 +153,10 @@ impl Detached {
     pub fn files(&self, user: Option<String>) -> Result<Files, DetachedError> {
         let place = self.entry.read()?.place;
         let has_lanes = place.is_some_and(|place| place.tier.has_lanes());
-        Ok(self.session()?.with_lanes(has_lanes).files(user))
+        Ok(self
+            .session(Purpose::Other)?
+            .with_lanes(has_lanes)
+            .files(user))
     }
 
     /// What it uses, as it sees it itself and as this machine does. It is not in use by being asked.
@@ -204,8 +211,8 @@ impl Detached {
     }
 
     /// A session, which the sandbox counts as somebody's use of it.
-    fn session(&self) -> Result<Session, DetachedError> {
-        let (reply, descriptor, lease) = self.ask(Request::Connect, None)?;
+    fn session(&self, purpose: Purpose) -> Result<Session, DetachedError> {
+        let (reply, descriptor, lease) = self.ask(Request::Connect { purpose }, None)?;
         let stream = self.expect_descriptor(reply, descriptor)?;
         Ok(Session::new(stream, SessionOptions::default()).with_lease(lease))
     }
@@ -288,7 +295,8 @@ impl Detached {
         self.done(Request::CloseInput { command })
     }
 
-    /// Sends a signal to a command, or to the sandbox's own.
+    /// Sends a signal to a command; without one, to the sandbox's own, or to all that runs in one that has
+    /// none.
     ///
     /// # Errors
     ///
@@ -393,6 +401,16 @@ impl Attached {
     #[must_use]
     pub const fn sandbox(&self) -> &Detached {
         &self.detached
+    }
+
+    /// Asks for the sandbox's own command to be run by the caller, who has to tell the supervisor by
+    /// [`Detached::finish`] how it ended: see [`OwnCommand::Clients`]. Signals for the sandbox go to it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Detached::exec`].
+    pub fn exec_own(&self, request: ExecRequest) -> Result<Exec, DetachedError> {
+        self.detached.run(request, Purpose::OwnCommand)
     }
 
     /// Lets go of it: it outlives this process.

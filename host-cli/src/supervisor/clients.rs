@@ -5,9 +5,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use agent_client::Exec;
+use rustix::net::SendFlags;
 
 use super::commands::OWN;
-use super::message::{About, Asked, Reply, Request, VERSION, decode, receive, send};
+use super::message::{About, Asked, Purpose, Reply, Request, VERSION, decode, receive, send};
 use super::note;
 use super::serve::Supervisor;
 use crate::error::{ErrorKind, Problem};
@@ -20,6 +21,8 @@ const SIGTERM: u8 = 15;
 pub(super) struct Client {
     pub(super) socket: OwnedFd,
     pub(super) wants: Wants,
+    /// Whether it has said something, or is gone.
+    pub(super) woken: bool,
 }
 
 /// What a client is there for.
@@ -28,7 +31,7 @@ pub(super) enum Wants {
     /// It has not said yet.
     ToAsk,
     /// A session is open for as long as it is there.
-    Session,
+    Session(Purpose),
     /// A session that keeps nobody from being idle is open for as long as it is there.
     Look,
     /// To hear of the sandbox's end.
@@ -80,7 +83,12 @@ impl Supervisor {
         descriptor: Option<OwnedFd>,
     ) -> Result<(), Problem> {
         match request {
-            Request::Connect => self.connect(client, Wants::Session)?,
+            Request::Connect { purpose } => {
+                self.connect(client, Wants::Session(purpose))?;
+                if self.is_stopping() && client.runs_command() {
+                    client.pass_on(SIGTERM);
+                }
+            }
             Request::Look => self.connect(client, Wants::Look)?,
             Request::TakeOver {
                 about,
@@ -119,7 +127,7 @@ impl Supervisor {
                 }
             }
             Request::Stop { grace } => {
-                self.commands.signal_all(SIGTERM);
+                self.signal_all(SIGTERM);
                 self.begin_end(Ending::Stopped, grace);
                 client.wants = Wants::End;
             }
@@ -177,13 +185,33 @@ impl Supervisor {
     }
 
     fn signal(&mut self, command: Option<u32>, number: u8) -> Result<(), Problem> {
-        if let Some(command) = command {
-            return self.commands.signal(command, number);
+        let own = self.record.plan.command.as_ref().map(|_| OWN);
+        match command.or(own) {
+            None => self.signal_all(number),
+            Some(OWN) if self.own_is_a_clients() => self.signal_own_client(number)?,
+            Some(command) => self.commands.signal(command, number)?,
         }
-        if self.record.plan.command.is_some() {
-            return self.commands.signal(OWN, number);
-        }
+        Ok(())
+    }
+
+    /// Sends a signal to all that runs, here and at clients.
+    fn signal_all(&self, number: u8) {
         self.commands.signal_all(number);
+        for client in self.clients.iter().filter(|client| client.runs_command()) {
+            client.pass_on(number);
+        }
+    }
+
+    fn signal_own_client(&self, number: u8) -> Result<(), Problem> {
+        let own = Wants::Session(Purpose::OwnCommand);
+        let Some(client) = self.clients.iter().find(|client| client.wants == own) else {
+            return Err(Problem::new(
+                ErrorKind::NoSuchCommand,
+                "the sandbox's own command is run by whoever started the sandbox, and takes no signals yet"
+                    .to_owned(),
+            ));
+        };
+        client.pass_on(number);
         Ok(())
     }
 }
@@ -191,6 +219,25 @@ impl Supervisor {
 impl Client {
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+
+    /// Whether it uses the sandbox.
+    pub(super) const fn has_session(&self) -> bool {
+        matches!(self.wants, Wants::Session(_))
+    }
+
+    /// Whether it runs a command, which can be told to end.
+    pub(super) const fn runs_command(&self) -> bool {
+        matches!(
+            self.wants,
+            Wants::Session(Purpose::Command | Purpose::OwnCommand)
+        )
+    }
+
+    /// Has it pass a signal on to the command that it runs. One that does not listen is not waited for.
+    fn pass_on(&self, signal: u8) {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        let _ = rustix::net::send(&self.socket, &[signal], flags);
     }
 
     /// A client that is gone, or does not read, gets no answer.

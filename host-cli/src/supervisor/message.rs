@@ -2,7 +2,8 @@
 //! one descriptor.
 //!
 //! A client asks one thing on a connection. Where it gets a stream, the connection is its lease: the
-//! supervisor takes the session to be over when it is closed.
+//! supervisor takes the session to be over when it is closed, and sends the signals for what the client
+//! runs by it, each a packet of one byte.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -39,7 +40,10 @@ pub(crate) struct Asked {
 #[serde(tag = "request", rename_all = "kebab-case")]
 pub(crate) enum Request {
     /// A stream to the agent.
-    Connect,
+    Connect {
+        #[serde(default)]
+        purpose: Purpose,
+    },
     /// A stream to the agent, for somebody who only looks: the sandbox is not in use by that.
     Look,
     /// Go on with this command; the descriptor is its session's stream.
@@ -72,6 +76,19 @@ pub(crate) enum Request {
     Kill,
     /// Give the sandbox another name.
     Rename { name: Name },
+}
+
+/// What a stream to the agent is for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Purpose {
+    /// Files, or what a client of an older release does not tell.
+    #[default]
+    Other,
+    /// A command.
+    Command,
+    /// The sandbox's own command.
+    OwnCommand,
 }
 
 /// What a supervisor answers.
@@ -217,6 +234,17 @@ mod tests {
         assert!(descriptor.is_some());
         drop((ours, descriptor));
         assert!(receive::<Asked>(&theirs).unwrap().is_none());
+    }
+
+    #[test]
+    fn clients_of_an_older_release_do_not_tell_what_they_connect_for() {
+        let heard = |text| serde_json::from_str::<Asked>(text).unwrap().request;
+        let old = heard(r#"{"version":1,"request":"connect"}"#);
+        let purpose = Purpose::Other;
+        assert!(matches!(old, Request::Connect { purpose: told } if told == purpose));
+        let new = heard(r#"{"version":1,"request":"connect","purpose":"own-command"}"#);
+        let purpose = Purpose::OwnCommand;
+        assert!(matches!(new, Request::Connect { purpose: told } if told == purpose));
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub(super) struct Supervisor {
     console: Console,
     /// The one who started it, if it ends with him.
     owner: Option<OwnedFd>,
-    clients: Vec<Client>,
+    pub(super) clients: Vec<Client>,
     ends_at: Option<Instant>,
     idle_since: Instant,
     looked: Instant,
@@ -63,7 +63,6 @@ struct Woken {
     commands: bool,
     process: bool,
     owner: bool,
-    clients: Vec<bool>,
 }
 
 impl Supervisor {
@@ -133,25 +132,20 @@ impl Supervisor {
                 self.clients.push(Client {
                     socket,
                     wants: Wants::ToAsk,
+                    woken: false,
                 });
             }
         }
-        let mut left = Vec::new();
-        for (client, woken) in std::mem::take(&mut self.clients)
-            .into_iter()
-            .zip(woken.clients.into_iter().chain(std::iter::repeat(false)))
-        {
-            if woken {
-                left.extend(self.hear(client)?);
-            } else {
-                left.push(client);
-            }
+        // Whoever is heard may want something of the others.
+        let woken: Vec<Client> = self.clients.extract_if(.., |it| it.woken).collect();
+        for client in woken {
+            let stays = self.hear(client)?;
+            self.clients.extend(stays);
         }
-        self.clients.append(&mut left);
         Ok(self.time_is_up())
     }
 
-    fn wait(&self) -> io::Result<Woken> {
+    fn wait(&mut self) -> io::Result<Woken> {
         let timeout = self.next_deadline().map(|deadline| {
             let left = deadline.saturating_duration_since(Instant::now());
             Timespec::try_from(left + Duration::from_millis(1)).unwrap_or(Timespec {
@@ -170,15 +164,18 @@ impl Supervisor {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
-        let mut woken = fds.iter().map(|fd| !fd.revents().is_empty());
+        let woken: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        let mut woken = woken.into_iter();
         let mut next = || woken.next().unwrap_or(false);
         let (door, commands, process, owner) = (next(), next(), next(), next());
+        for (client, woken) in self.clients.iter_mut().zip(woken) {
+            client.woken = woken;
+        }
         Ok(Woken {
             door,
             commands,
             process: process && self.process.is_some(),
             owner: owner && self.owner.is_some(),
-            clients: woken.collect(),
         })
     }
 
@@ -198,7 +195,7 @@ impl Supervisor {
             self.idle_since = now;
         }
         if let Some(stopping) = &self.stopping
-            && (stopping.at <= now || !self.commands.is_busy())
+            && (stopping.at <= now || !self.runs_commands())
         {
             return Some(stopping.ending.clone());
         }
@@ -216,11 +213,25 @@ impl Supervisor {
     }
 
     fn is_busy(&self) -> bool {
+        self.commands.is_busy() || self.clients.iter().any(Client::has_session)
+    }
+
+    /// Whether a command runs, here or at a client.
+    fn runs_commands(&self) -> bool {
         self.commands.is_busy()
-            || self
-                .clients
-                .iter()
-                .any(|client| client.wants == Wants::Session)
+            || self.own_is_a_clients()
+            || self.clients.iter().any(Client::runs_command)
+    }
+
+    pub(super) const fn is_stopping(&self) -> bool {
+        self.stopping.is_some()
+    }
+
+    /// Whether the sandbox's own command is run by the one who started the sandbox, who will say how it
+    /// ended.
+    pub(super) fn own_is_a_clients(&self) -> bool {
+        let has_own = self.record.plan.command.is_some();
+        has_own && self.owner.is_some() && self.commands.get(OWN).is_err()
     }
 
     fn command_ended(&mut self) -> io::Result<Option<Ending>> {
@@ -343,7 +354,7 @@ impl Supervisor {
                 Wants::End => client.answer(&Reply::Ended {
                     ending: ending.clone(),
                 }),
-                Wants::ToAsk | Wants::Session | Wants::Look | Wants::CommandEnd(_) => {}
+                Wants::ToAsk | Wants::Session(_) | Wants::Look | Wants::CommandEnd(_) => {}
             }
         }
     }

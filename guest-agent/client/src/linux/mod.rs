@@ -4,6 +4,7 @@ pub mod child;
 pub mod control;
 pub mod detach;
 pub mod files;
+mod lease;
 pub mod output;
 pub mod pump;
 pub mod session;

@@ -4,6 +4,7 @@
 //!  input ──read──▶ Stdin frames ──▶ stream        only while the agent has granted credit
 //!  stream ──▶ Stdout, Stderr frames ──write──▶ outputs      credit is given back when written
 //!  controls ──▶ Signal, Resize frames ──▶ stream
+//!  lease ──▶ Signal frames ──▶ stream
 //! ```
 //!
 //! The stream is always read, whatever else stalls, since no more than a window of each output can
@@ -122,6 +123,7 @@ struct Ready {
     stdout: bool,
     stderr: bool,
     controls: bool,
+    lease: bool,
 }
 
 impl<'a> Pump<'a> {
@@ -198,6 +200,9 @@ impl<'a> Pump<'a> {
         if ready.controls {
             self.obey()?;
         }
+        if ready.lease {
+            self.session.heed_lease();
+        }
         // Whoever takes these turns may have much to do before the next.
         self.open = self.open && self.session.send_outgoing();
         Ok(Turn::GoesOn)
@@ -253,14 +258,16 @@ impl<'a> Pump<'a> {
             .stderr
             .waiting_fd()
             .map(|fd| (fd, PollFlags::OUT));
-        let [stream, input, stdout, stderr, controls] =
-            ready([stream, input, stdout, stderr, controls], timeout.as_ref())?;
+        let lease = self.session.lease_fd().map(|fd| (fd, PollFlags::IN));
+        let wanted = [stream, input, stdout, stderr, controls, lease];
+        let [stream, input, stdout, stderr, controls, lease] = ready(wanted, timeout.as_ref())?;
         let ready = Ready {
             stream,
             input,
             stdout,
             stderr,
             controls,
+            lease,
         };
         match deadline {
             Some(deadline) if self.lateness.is_too_much(deadline, stream) => Err(silent),

@@ -2,7 +2,7 @@
 
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use agent_protocol::files::FileRequest;
@@ -13,10 +13,11 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 use rustix::rand::{GetRandomFlags, getrandom};
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::conversation::{Conversation, Handover};
+use crate::conversation::{Conversation, Handover, Stage};
 use crate::error::ClientError;
 use crate::linux::child::Child;
 use crate::linux::files::Files;
+use crate::linux::lease::Lease;
 use crate::linux::output::Output;
 use crate::linux::pump::{Finished, Pump, PumpIo};
 use crate::linux::wait::Wait;
@@ -82,8 +83,9 @@ impl Session {
         self.has_lanes
     }
 
-    /// Keeps this descriptor open for as long as the session lasts: whoever has its other end sees
-    /// when that is over.
+    /// Keeps this packet socket open for as long as the session lasts: whoever has its other end sees
+    /// when that is over. A packet of one byte that comes from there is a signal, which the session's
+    /// command gets once it runs.
     #[must_use]
     pub fn with_lease(mut self, lease: OwnedFd) -> Self {
         self.lease = Some(lease);
@@ -161,7 +163,7 @@ impl Session {
 #[derive(Debug)]
 pub(crate) struct Started {
     pub(crate) stream: OwnedFd,
-    pub(crate) _lease: Option<OwnedFd>,
+    pub(crate) lease: Option<Lease>,
     /// Goes with the first bytes.
     pub(crate) lane: Option<OwnedFd>,
     pub(crate) conversation: Conversation,
@@ -176,9 +178,10 @@ impl Started {
         lane: Option<OwnedFd>,
     ) -> Result<Self, ClientError> {
         let answer_timeout = session.options.answer_timeout;
+        let has_command = matches!(request, Request::Exec(_));
         let mut started = Self {
             stream: session.stream,
-            _lease: session.lease,
+            lease: session.lease.map(|socket| Lease::new(socket, has_command)),
             lane,
             conversation: Conversation::new(session.options.hello, request)?,
             answer_timeout,
@@ -216,6 +219,19 @@ impl Started {
         let descriptors = [lane.as_fd()];
         control.push(SendAncillaryMessage::ScmRights(&descriptors));
         sendmsg(&self.stream, &[IoSlice::new(bytes)], &mut control, flags)
+    }
+
+    /// By what the lease's signals come. What comes too soon waits there until the command runs.
+    pub(crate) fn lease_fd(&self) -> Option<BorrowedFd<'_>> {
+        let runs = self.conversation.stage() == Stage::Running;
+        self.lease.as_ref().filter(|_| runs)?.poll_fd()
+    }
+
+    /// Passes the lease's signals on to the command.
+    pub(crate) fn heed_lease(&mut self) {
+        while let Some(number) = self.lease.as_mut().and_then(Lease::take) {
+            self.conversation.signal(number);
+        }
     }
 
     /// Reads once what is there. `false` at the stream's end.
@@ -353,7 +369,7 @@ impl Exec {
         Some(Self {
             started: Started {
                 stream,
-                _lease: None,
+                lease: None,
                 lane: None,
                 conversation: Conversation::take_over(handover)?,
                 answer_timeout: Duration::ZERO,

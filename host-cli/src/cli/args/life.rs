@@ -150,7 +150,8 @@ pub struct StopArgs {
 /// End sandboxes at once, or send their command a signal.
 #[derive(Debug, Args)]
 pub struct KillArgs {
-    /// Send this signal to the sandbox's own command instead of ending the sandbox
+    /// Send this signal to the sandbox's own command, or to all that runs in one without, instead of
+    /// ending it
     #[arg(short, long, value_name = "SIGNAL", value_parser = parse_signal)]
     pub signal: Option<u8>,
 

@@ -143,7 +143,7 @@ pub(super) fn run(plan: RunPlan, life: Life, global: GlobalArgs) -> Result<Ended
         return Ok(Ended::Left(0));
     }
     let sandbox = started.sandbox();
-    let exec = sandbox.exec(request.clone())?;
+    let exec = started.exec_own(request.clone())?;
     let conversation = Conversation {
         request: &request,
         output,

@@ -1,6 +1,7 @@
 //! Sandboxes that outlive their creator: the same tests on every tier.
 
 mod bulk;
+mod clients;
 mod console;
 mod desk;
 mod environment;
@@ -20,6 +21,7 @@ mod watchers;
 
 use crate::suite::{Suite, Test};
 use bulk::files_of_any_size_cost_no_memory;
+use clients::what_a_client_runs_is_told_to_end;
 use console::console_is_kept_or_told_to_be_none;
 pub(crate) use desk::{Desk, with};
 use environment::environment_comes_from_files;
@@ -92,6 +94,7 @@ pub(crate) fn add(suite: &mut Suite) {
         results_outlive_the_sandbox_and_numbers_go_on,
         start_and_stay_tells_all,
         stop_is_gentle_first,
+        what_a_client_runs_is_told_to_end,
         killed_supervisor_leaves_a_dead_sandbox_that_can_start_again,
         stopped_supervisor_is_told_and_can_be_killed,
         owner_that_is_killed_takes_a_named_sandbox_along,
