@@ -114,6 +114,10 @@ impl Supervisor {
     /// Waits for something to happen and deals with it. Returns the sandbox's end.
     fn step(&mut self) -> io::Result<Option<Ending>> {
         let woken = self.wait()?;
+        // What ends now kept it in use until now.
+        if self.is_busy() {
+            self.idle_since = Instant::now();
+        }
         if woken.commands
             && let Some(ending) = self.command_ended()?
         {

@@ -8,6 +8,22 @@ use sovereign_tests::call::read_exactly;
 use super::Desk;
 use crate::suite::{Outcome, PASSED};
 
+/// The time without use begins when what a client ran has ended, not when it began.
+pub(super) fn long_command_is_use_to_its_end(desk: &Desk) -> Outcome {
+    let idle = ["--idle-timeout", "2s"];
+    desk.says(&[&["create", "--tier", desk.tier, "--name", "a"][..], &idle].concat())?;
+    desk.says(&["start", "a"])?;
+    desk.says(&["exec", "a", "--", "sleep", "3"])?;
+    let begun = Instant::now();
+    ensure!(desk.says(&["wait", "a"])? == "124", "it had nothing to do");
+    let idle = begun.elapsed();
+    ensure!(
+        idle > Duration::from_millis(1500),
+        "it ended after {idle:?}"
+    );
+    PASSED
+}
+
 /// Says `ready` and `hup`, and ends with 9 when it is asked to.
 const GENTLE: &str =
     "trap 'exit 9' TERM; trap 'echo hup' HUP; echo ready; while :; do sleep 0.05; done";
