@@ -5,6 +5,8 @@ use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen,
@@ -15,6 +17,9 @@ use crate::registry::Entry;
 
 /// How many clients may wait at the door.
 const BACKLOG: i32 = 128;
+
+/// How often one is looked for while there are no descriptors.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// The supervisor's end.
 #[derive(Debug)]
@@ -36,11 +41,21 @@ impl Door {
         Ok(Self { socket })
     }
 
-    /// The next client, if one waits.
+    /// The next client, if one waits and there are descriptors for it.
     pub(super) fn accept(&self) -> io::Result<Option<OwnedFd>> {
         match accept_with(&self.socket, SocketFlags::CLOEXEC) {
             Ok(client) => Ok(Some(client)),
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::CONNABORTED) => Ok(None),
+            // It waits on until somebody else has gone; it is looked for again at once, and so not too often.
+            Err(
+                rustix::io::Errno::MFILE
+                | rustix::io::Errno::NFILE
+                | rustix::io::Errno::NOBUFS
+                | rustix::io::Errno::NOMEM,
+            ) => {
+                thread::sleep(PAUSE);
+                Ok(None)
+            }
             Err(error) => Err(error.into()),
         }
     }

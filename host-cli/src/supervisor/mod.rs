@@ -30,7 +30,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use agent_client::ClientError;
-use rustix::process::setsid;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, setsid};
 
 use self::commands::Commands;
 use self::console::Console;
@@ -79,6 +79,7 @@ pub fn run(root: &Path, id: &Id, own: OwnCommand, owner: OwnedFd) -> io::Result<
     };
     match start(&mut record, &held, own, &owner) {
         Ok(begun) => {
+            allow_many_descriptors();
             note(&held, &record, Happening::Started);
             send(&owner, &Outcome::Running, None)?;
             Supervisor::new(held, record, begun, owner).serve();
@@ -184,6 +185,17 @@ fn tell(owner: &OwnedFd, failure: &Failure) -> io::Result<()> {
 fn note(held: &Held, record: &Record, happening: Happening) {
     let event = Event::now(happening, &record.id, &record.name);
     held.entry().registry().note(&event);
+}
+
+/// Lets this process have as many descriptors as it may: each client takes one, each command more. What runs
+/// in the sandbox has been started with the limits of whoever started it, and keeps them.
+fn allow_many_descriptors() {
+    let limit = Rlimit {
+        current: getrlimit(Resource::Nofile).maximum,
+        ..getrlimit(Resource::Nofile)
+    };
+    // Without it, fewer clients come in at a time.
+    let _ = setrlimit(Resource::Nofile, limit);
 }
 
 /// Removes a sandbox that nobody wants any more. What cannot be removed stays, for `rm` and `prune`.

@@ -1,8 +1,11 @@
 //! What is asked of a supervisor while clients run commands in its sandbox.
 
+use std::fs;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use sovereign_tests::call::read_exactly;
 
 use super::Desk;
@@ -22,6 +25,48 @@ pub(super) fn long_command_is_use_to_its_end(desk: &Desk) -> Outcome {
         "it ended after {idle:?}"
     );
     PASSED
+}
+
+/// A supervisor without descriptors lets those at its door wait, and its sandbox lives.
+pub(super) fn clients_wait_for_descriptors(desk: &Desk) -> Outcome {
+    desk.start(&["--name", "a", "--", "sleep", "1000"])?;
+    let supervisor = *desk.supervisors()?.first().context("no supervisor")?;
+    let pid = Pid::from_raw(i32::try_from(supervisor)?);
+    let limit = prlimit_of(supervisor)?;
+    // What runs in a sandbox has the same limit whenever it began.
+    let ulimit = ["sh", "-c", "ulimit -n"];
+    let inside = desk.says(&[&["exec", "a", "--"][..], &ulimit].concat())?;
+    let first = desk.good(desk.run(&[&["--"][..], &ulimit].concat()))?;
+    ensure!(inside == first, "{inside}, and {first}");
+
+    let open = fs::read_dir(format!("/proc/{supervisor}/fd"))?.count();
+    let few = Rlimit {
+        current: Some(u64::try_from(open)? + 4),
+        maximum: getrlimit(Resource::Nofile).maximum,
+    };
+    prlimit(pid, Resource::Nofile, few)?;
+    let waiting = (0..12).map(|_| desk.call(["exec", "a", "--", "sleep", "1"]).start());
+    let waiting: Vec<_> = waiting.collect::<Result<_, _>>()?;
+    thread::sleep(Duration::from_millis(500));
+    for mut exec in waiting {
+        // Some are told that there is no room for them.
+        exec.wait()?;
+    }
+    ensure!(desk.state_of("a")? == "running", "{}", desk.state_of("a")?);
+    ensure!(limit.0 == limit.1, "{limit:?} is not what it may have");
+    desk.says(&["exec", "a", "--", "true"])?;
+    PASSED
+}
+
+/// The limit of a process's descriptors, soft and hard.
+fn prlimit_of(process: u32) -> anyhow::Result<(String, String)> {
+    let limits = fs::read_to_string(format!("/proc/{process}/limits"))?;
+    let line = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
+    let mut words = line.context("no limit")?.split_whitespace().skip(3);
+    let mut next = || Some(words.next()?.to_owned());
+    next().zip(next()).context("no limits")
 }
 
 /// Says `ready` and `hup`, and ends with 9 when it is asked to.
@@ -53,7 +98,7 @@ pub(super) fn what_a_client_runs_is_told_to_end(desk: &Desk) -> Outcome {
     // Whoever watches files is not told to end, and is not waited for.
     desk.says(&["start", "b"])?;
     let mut watch = desk.call(["fs", "watch", "b", "."]).start()?;
-    std::thread::sleep(Duration::from_millis(300));
+    thread::sleep(Duration::from_millis(300));
     let begun = Instant::now();
     desk.says(&["stop", "-t", "20s", "b"])?;
     ensure!(

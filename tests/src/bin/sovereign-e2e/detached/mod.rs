@@ -21,7 +21,9 @@ mod watchers;
 
 use crate::suite::{Suite, Test};
 use bulk::files_of_any_size_cost_no_memory;
-use clients::{long_command_is_use_to_its_end, what_a_client_runs_is_told_to_end};
+use clients::{
+    clients_wait_for_descriptors, long_command_is_use_to_its_end, what_a_client_runs_is_told_to_end,
+};
 use console::console_is_kept_or_told_to_be_none;
 pub(crate) use desk::{Desk, with};
 use environment::environment_comes_from_files;
@@ -96,6 +98,7 @@ pub(crate) fn add(suite: &mut Suite) {
         stop_is_gentle_first,
         what_a_client_runs_is_told_to_end,
         long_command_is_use_to_its_end,
+        clients_wait_for_descriptors,
         killed_supervisor_leaves_a_dead_sandbox_that_can_start_again,
         stopped_supervisor_is_told_and_can_be_killed,
         owner_that_is_killed_takes_a_named_sandbox_along,
