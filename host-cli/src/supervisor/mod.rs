@@ -81,7 +81,8 @@ pub fn run(root: &Path, id: &Id, own: OwnCommand, owner: OwnedFd) -> io::Result<
         Ok(begun) => {
             allow_many_descriptors();
             note(&held, &record, Happening::Started);
-            send(&owner, &Outcome::Running, None)?;
+            // One who is gone is seen to be: then the sandbox ends in order.
+            let _ = send(&owner, &Outcome::Running, None);
             Supervisor::new(held, record, begun, owner).serve();
             Ok(())
         }
