@@ -8,7 +8,9 @@ use agent_client::Exec;
 use rustix::net::SendFlags;
 
 use super::commands::OWN;
-use super::message::{About, Asked, Purpose, Reply, Request, VERSION, decode, receive, send};
+use super::message::{
+    About, Asked, OtherVersion, Purpose, Reply, Request, VERSION, decode, receive, send,
+};
 use super::note;
 use super::serve::Supervisor;
 use crate::error::{ErrorKind, Problem};
@@ -47,31 +49,21 @@ impl Supervisor {
             // It has nothing more to say: it is gone.
             return Ok(None);
         }
-        let (asked, descriptor) = match receive::<Asked>(&client.socket) {
-            Ok(Some(heard)) => heard,
+        let heard = receive(&client.socket).and_then(|heard| {
+            heard
+                .map(|(it, fd)| Ok((Asked::request(it)?, fd)))
+                .transpose()
+        });
+        let served = match heard {
+            Ok(Some((Ok(request), descriptor))) => {
+                self.serve_request(&mut client, request, descriptor)
+            }
+            Ok(Some((Err(OtherVersion(theirs)), _))) => Err(other_release(theirs)),
             Ok(None) => return Ok(None),
-            Err(error) => {
-                client.refuse(Problem::of(ErrorKind::BadRequest, &error));
-                return Ok(None);
-            }
+            Err(error) => Err(Problem::of(ErrorKind::BadRequest, &error)),
         };
-        if asked.version != VERSION {
-            client.refuse(Problem::new(
-                ErrorKind::OtherRelease,
-                format!(
-                    "this sandbox's supervisor is of another release (it speaks version {VERSION}, \
-                     not {}): end the sandbox with `sovereign kill`, or use that release",
-                    asked.version
-                ),
-            ));
-            // What every release can do.
-            if !matches!(asked.request, Request::Kill) {
-                return Ok(None);
-            }
-        }
-        match self.serve_request(&mut client, asked.request, descriptor) {
-            Ok(()) => {}
-            Err(problem) => client.refuse(problem),
+        if let Err(problem) = served {
+            client.refuse(problem);
         }
         Ok((client.wants != Wants::ToAsk).then_some(client))
     }
@@ -214,6 +206,14 @@ impl Supervisor {
         client.pass_on(number);
         Ok(())
     }
+}
+
+fn other_release(theirs: u32) -> Problem {
+    let text = format!(
+        "this sandbox's supervisor is of another release (it speaks version {VERSION}, not {theirs}): end \
+         the sandbox with `sovereign kill`, or use that release"
+    );
+    Problem::new(ErrorKind::OtherRelease, text)
 }
 
 impl Client {

@@ -15,6 +15,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::error::{ErrorKind, Problem};
 use crate::registry::Name;
@@ -34,6 +35,30 @@ pub(crate) struct Asked {
     #[serde(flatten)]
     pub(crate) request: Request,
 }
+
+impl Asked {
+    /// What a client of this version wants. Of what one of another wants only this is known everywhere: to
+    /// end the sandbox.
+    pub(crate) fn request(message: Value) -> io::Result<Result<Request, OtherVersion>> {
+        #[derive(Deserialize)]
+        struct Beginning {
+            version: u32,
+            request: String,
+        }
+        let Beginning { version, request } = Beginning::deserialize(&message)?;
+        if version == VERSION {
+            return Ok(Ok(Self::deserialize(message)?.request));
+        }
+        Ok(match request.as_str() {
+            "kill" => Ok(Request::Kill),
+            _ => Err(OtherVersion(version)),
+        })
+    }
+}
+
+/// A client speaks this version, which is not ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OtherVersion(pub(crate) u32);
 
 /// What a client wants.
 #[derive(Debug, Serialize, Deserialize)]
@@ -253,6 +278,23 @@ mod tests {
         send(&ours, &"unheard", None).unwrap();
         drop(theirs);
         assert!(receive::<Asked>(&ours).unwrap().is_none());
+    }
+
+    #[test]
+    fn client_of_another_release_can_end_the_sandbox_and_nothing_else() {
+        let heard = |text| Asked::request(serde_json::from_str(text)?);
+        let kill = heard(r#"{"version":2,"request":"kill","how":["gently"]}"#);
+        assert!(matches!(kill, Ok(Ok(Request::Kill))), "{kill:?}");
+        for text in [
+            r#"{"version":2,"request":"sing"}"#,
+            r#"{"version":2,"request":"stop","grace":"long"}"#,
+        ] {
+            let refused = heard(text);
+            assert!(matches!(refused, Ok(Err(OtherVersion(2)))), "{refused:?}");
+        }
+        assert!(heard(r#"{"version":1,"request":"sing"}"#).is_err());
+        assert!(heard(r#"{"version":1,"request":"kill"}"#).is_ok());
+        assert!(heard(r#"["kill"]"#).is_err());
     }
 
     #[test]
