@@ -354,9 +354,12 @@ impl Detached {
         if !is_readable(&socket, cancel, None).map_err(|source| self.lost(source))? {
             return Err(DetachedError::Interrupted);
         }
-        match self.hear(&socket)?.0 {
-            Reply::CommandEnded { report } => Ok(report),
-            reply => Err(self.unexpected(reply)),
+        match self.hear(&socket) {
+            Ok((Reply::CommandEnded { report }, _)) => Ok(report),
+            Ok((reply, _)) => Err(self.unexpected(reply)),
+            // It ended with the sandbox, and its result may have been written down.
+            Err(DetachedError::NotRunning { .. }) => self.remembered(command),
+            Err(error) => Err(error),
         }
     }
 
