@@ -6,21 +6,23 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use agent_client::{
     ClientError, Control, ControlReceiver, ControlSender, Exec, InputSource, OutputTarget, PumpIo,
     Taker, control_channel,
 };
 use agent_protocol::message::{ExitReport, OutputStream, TerminalSize};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::message::{About, Command, no_such_command};
 use super::remembered;
+use crate::deadline::remaining;
 use crate::error::{ErrorKind, Problem};
 use crate::registry::Entry;
 use crate::registry::output::{self, OutputWriter};
 use crate::registry::record::Timestamp;
-use crate::sandbox::ExecError;
 
 /// The number of the sandbox's own command.
 pub(super) const OWN: u32 = 0;
@@ -160,19 +162,22 @@ impl Commands {
         let _ = remembered::write(&self.entry.folder(), &commands);
     }
 
-    /// What became of a command that has just ended; blocks until one has.
-    pub(super) fn reap(&mut self) -> io::Result<Option<Command>> {
+    /// What became of a command that has just ended; blocks until one has. Where nobody knows, `explain` is
+    /// asked why.
+    pub(super) fn reap(
+        &mut self,
+        explain: impl FnOnce(u32, ClientError) -> Option<Problem>,
+    ) -> io::Result<Option<Command>> {
         let mut number = [0; 4];
         self.ended.read_exact(&mut number)?;
-        let Some(kept) = self.all.get_mut(&u32::from_le_bytes(number)) else {
+        let number = u32::from_le_bytes(number);
+        let Some(kept) = self.all.get_mut(&number) else {
             return Ok(None);
         };
         let thread = kept.running.take().map(|running| running.thread);
         match thread.map(JoinHandle::join) {
             Some(Ok(Ok(report))) => kept.command.report = Some(report),
-            Some(Ok(Err(error))) => {
-                kept.command.problem = Some(Problem::from(&ExecError::from(error)));
-            }
+            Some(Ok(Err(error))) => kept.command.problem = explain(number, error),
             Some(Err(_)) | None => {
                 let text = "the thread that held the command ended".to_owned();
                 kept.command.problem = Some(Problem::new(ErrorKind::Internal, text));
@@ -181,6 +186,19 @@ impl Commands {
         let command = kept.command.clone();
         self.write_down();
         Ok(Some(command))
+    }
+
+    /// Waits for those that still run, whose sandbox is gone: what they wrote last is on its way yet. Nobody
+    /// will know how one ended that did not say so itself.
+    pub(super) fn finish(&mut self, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        while self.is_busy() {
+            let mut fds = [PollFd::new(&self.ended, PollFlags::IN)];
+            let polled = rustix::io::retry_on_intr(|| poll(&mut fds, Some(&remaining(deadline))));
+            if !matches!(polled, Ok(1..)) || self.reap(|_, _| None).is_err() {
+                return;
+            }
+        }
     }
 
     /// Whether one runs.
@@ -306,4 +324,80 @@ impl Taker for Stream {
 fn locked(writer: &Mutex<OutputWriter>) -> std::sync::MutexGuard<'_, OutputWriter> {
     // A writer is sound after any of its steps.
     writer.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::Registry;
+    use crate::registry::record::tests::record;
+
+    /// Has a thread end as a command's does, with this result, after this time.
+    fn hold(
+        commands: &mut Commands,
+        number: u32,
+        after: Duration,
+        result: Result<ExitReport, ClientError>,
+    ) {
+        let mut bell = File::from(commands.ends.try_clone().unwrap());
+        let running = Running {
+            controls: control_channel().unwrap().0,
+            input: None,
+            thread: thread::spawn(move || {
+                thread::sleep(after);
+                bell.write_all(&number.to_le_bytes()).unwrap();
+                result
+            }),
+        };
+        let command = Command {
+            command: number,
+            about: About::default(),
+            since: Timestamp::now(),
+            report: None,
+            problem: None,
+        };
+        let running = Some(running);
+        commands.all.insert(number, Kept { command, running });
+    }
+
+    #[test]
+    fn those_that_run_at_the_end_are_waited_for_and_their_results_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let registry = Registry::open(folder.path().join("state"));
+        let (entry, _held) = registry.enter(&record("x")).unwrap();
+        let mut commands = Commands::new(entry.clone()).unwrap();
+        let report = ExitReport {
+            code: Some(5),
+            signal: None,
+            timed_out: false,
+            truncated: false,
+            duration: Duration::from_secs(1),
+        };
+        let soon = Duration::from_millis(100);
+        hold(&mut commands, 1, soon, Ok(report.clone()));
+        hold(
+            &mut commands,
+            2,
+            soon,
+            Err(ClientError::Disconnected("it ran")),
+        );
+        hold(
+            &mut commands,
+            3,
+            Duration::from_secs(60),
+            Ok(report.clone()),
+        );
+        let begun = Instant::now();
+        commands.finish(Duration::from_secs(1));
+        assert!(
+            begun.elapsed() < Duration::from_secs(30),
+            "it waited for the third"
+        );
+        let known = remembered::read(&entry.folder());
+        assert_eq!(known[0].report, Some(report));
+        for command in &known[1..] {
+            let problem = command.problem.as_ref().unwrap();
+            assert_eq!(problem.code, ErrorKind::SandboxEnded, "{command:?}");
+        }
+    }
 }

@@ -29,6 +29,9 @@ const SETTLE_KILLED: Duration = Duration::from_secs(3);
 /// How often it is seen whether the sandbox's folder is still there.
 const LOOK: Duration = Duration::from_secs(10);
 
+/// How long what commands wrote may take to be written down when their sandbox has ended.
+const LAST_OUTPUT: Duration = Duration::from_secs(1);
+
 /// How long the one who started a sandbox may take to let go of it when it has ended.
 const OWNER_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -239,7 +242,17 @@ impl Supervisor {
     }
 
     fn command_ended(&mut self) -> io::Result<Option<Ending>> {
-        let Some(command) = self.commands.reap()? else {
+        let Self {
+            commands, sandbox, ..
+        } = self;
+        let explain = |number, error| {
+            // With it the sandbox ends. The reason is told once, so that another command must not ask for it.
+            Some(Problem::from(&match number {
+                OWN => sandbox.explain(error),
+                _ => ExecError::from(error),
+            }))
+        };
+        let Some(command) = commands.reap(explain)? else {
             return Ok(None);
         };
         let mut event = Event::now(Happening::CommandEnded, &self.record.id, &self.record.name);
@@ -306,7 +319,7 @@ impl Supervisor {
             held,
             mut record,
             mut sandbox,
-            commands,
+            mut commands,
             door,
             console,
             clients,
@@ -321,6 +334,7 @@ impl Supervisor {
         drop(console);
         let is_held_here = commands.get(OWN).is_ok();
         // Their sessions have ended, and so do their threads.
+        commands.finish(LAST_OUTPUT);
         drop(commands);
         let began = match &record.status {
             Status::Running { since, .. } => *since,

@@ -4,6 +4,7 @@ mod bulk;
 mod clients;
 mod console;
 mod desk;
+mod ends;
 mod environment;
 mod files;
 mod full_disk;
@@ -26,6 +27,10 @@ use clients::{
 };
 use console::console_is_kept_or_told_to_be_none;
 pub(crate) use desk::{Desk, with};
+use ends::{
+    client_of_another_release_can_kill, owner_that_hears_of_no_start_is_gone,
+    waiting_for_a_command_outlives_the_sandbox, why_it_broke_is_told,
+};
 use environment::environment_comes_from_files;
 use files::{
     archive_keeps_who_files_belong_to, files_go_in_out_and_between, full_host_is_told,
@@ -167,6 +172,18 @@ pub(crate) fn add(suite: &mut Suite) {
             }),
             ("killed_copy_leaves_nothing_for_long", |s| {
                 with(s, "local", killed_copy_leaves_nothing_for_long)
+            }),
+            ("why_it_broke_is_told", |s| {
+                with(s, "local", why_it_broke_is_told)
+            }),
+            ("owner_that_hears_of_no_start_is_gone", |s| {
+                with(s, "local", owner_that_hears_of_no_start_is_gone)
+            }),
+            ("client_of_another_release_can_kill", |s| {
+                with(s, "local", client_of_another_release_can_kill)
+            }),
+            ("waiting_for_a_command_outlives_the_sandbox", |s| {
+                with(s, "local", waiting_for_a_command_outlives_the_sandbox)
             }),
         ],
     );
