@@ -86,8 +86,8 @@ impl SandboxBuilder {
 }
 
 impl Sandbox {
-    /// Ends it, and waits until nothing of it is left. (Dropping it does the same, and blocks for
-    /// some milliseconds.)
+    /// Ends it, and waits until nothing of it is left. (Dropping it does the same, and blocks the
+    /// thread meanwhile: for some milliseconds, and with a container until its daemon has removed it.)
     pub async fn close_async(self) {
         // A panic while ending it is not worth another one.
         let _ = spawn_blocking(move || drop(self)).await;

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::daemon::Daemon;
 use super::image::{REPOSITORY, tag_of};
-use super::{endpoint, runtime};
+use super::{endpoint, with_runtime};
 use crate::tier::Tier;
 
 /// How long a daemon may take. What it does not do in this time is done by the next import.
@@ -20,15 +20,14 @@ pub(crate) fn settle(tier: Tier, candidate: &str, name: Option<&str>) {
     let Ok(endpoints) = endpoint::of(tier, |name| env::var_os(name)) else {
         return;
     };
-    let Ok(runtime) = runtime() else { return };
     let settling = async {
         if let Ok(daemon) = Daemon::find(tier, &endpoints, PATIENCE).await {
             settle_with(&daemon, candidate, name).await;
         }
     };
-    runtime.block_on(async {
-        // Too late is as good as not at all.
-        let _ = timeout(PATIENCE, settling).await;
+    // Too late is as good as not at all.
+    let _ = with_runtime(|runtime| {
+        runtime.block_on(async { timeout(PATIENCE, settling).await.is_ok() })
     });
 }
 

@@ -36,7 +36,9 @@ use std::env;
 use std::future::Future;
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
+use std::panic::resume_unwind;
 use std::path::PathBuf;
+use std::thread;
 use std::time::Duration;
 
 use agent_client::{Exec, Session, SessionOptions};
@@ -44,7 +46,7 @@ use agent_protocol::message::ExecRequest;
 use bollard::models::ContainerState;
 use bollard::query_parameters::{InspectContainerOptions, WaitContainerOptionsBuilder};
 use futures_util::StreamExt;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::time::timeout;
 
 use self::begin::Beginning;
@@ -126,26 +128,30 @@ pub(crate) fn probe(
 }
 
 /// Asks this tier's daemon for something that has to be there within this time.
-fn ask<T>(
+fn ask<T: Send>(
     tier: Tier,
     patience: Patience,
-    act: impl AsyncFnOnce(Daemon) -> Result<T, Unavailable>,
+    act: impl AsyncFnOnce(Daemon) -> Result<T, Unavailable> + Send,
 ) -> Result<T, Unavailable> {
     let endpoints = endpoint::of(tier, |name| env::var_os(name))?;
-    let runtime = runtime().map_err(|error| Unavailable {
-        code: error.kind(),
-        cause: crate::error::chain(&error),
-        remedy: None,
-    })?;
-    let answer = runtime.block_on(async {
-        let asking =
-            async { act(Daemon::find(tier, &endpoints, patience.first_word).await?).await };
-        let answer = timeout(patience.whole, asking).await;
-        answer.unwrap_or_else(|_| Err(endpoints.too_slow(patience.whole)))
+    let answer = with_runtime(|runtime| {
+        let answer = runtime.block_on(async {
+            let asking =
+                async { act(Daemon::find(tier, &endpoints, patience.first_word).await?).await };
+            let answer = timeout(patience.whole, asking).await;
+            answer.unwrap_or_else(|_| Err(endpoints.too_slow(patience.whole)))
+        });
+        // A name that is still being looked up holds nothing up.
+        runtime.shutdown_background();
+        answer
     });
-    // A name that is still being looked up holds nothing up.
-    runtime.shutdown_background();
-    answer
+    answer.unwrap_or_else(|error| {
+        Err(Unavailable {
+            code: error.kind(),
+            cause: crate::error::chain(&error),
+            remedy: None,
+        })
+    })
 }
 
 /// What of this spec a container cannot honour, if there is anything.
@@ -216,12 +222,20 @@ impl Container {
         launch: Launch,
         timeline: &mut Timeline,
     ) -> Result<(Self, Option<Exec>), DockerError> {
+        with_runtime(|runtime| Self::start_with(runtime, ready, launch, timeline))?
+    }
+
+    fn start_with(
+        runtime: Runtime,
+        ready: Ready,
+        launch: Launch,
+        timeline: &mut Timeline,
+    ) -> Result<(Self, Option<Exec>), DockerError> {
         let Ready {
             daemon,
             image,
             agent,
         } = ready;
-        let runtime = runtime()?;
         let loading = unless_cancelled(launch.cancel, image::load(&daemon, image, launch.progress));
         let image = runtime.block_on(loading)?;
         timeline.mark("image loaded");
@@ -304,11 +318,13 @@ impl Container {
     fn state(&self) -> Option<ContainerState> {
         let options = None::<InspectContainerOptions>;
         let asking = self.daemon.api.inspect_container(&self.name, options);
-        let known = runtime().ok()?.block_on(async {
-            let known = timeout(REMOVAL_TIMEOUT, asking).await;
-            known.ok()?.ok()
+        let known = with_runtime(|runtime| {
+            runtime.block_on(async {
+                let known = timeout(REMOVAL_TIMEOUT, asking).await;
+                known.ok()?.ok()
+            })
         });
-        known?.state
+        known.ok()??.state
     }
 
     /// Waits until the daemon has removed the container; has it removed if that takes long.
@@ -331,18 +347,28 @@ impl Container {
 impl Drop for Container {
     fn drop(&mut self) {
         self.begin_end();
-        if let Ok(runtime) = runtime() {
-            runtime.block_on(self.wait_for_removal());
-        }
+        // Without one, the daemon removes what its agent's end leaves all the same.
+        let _ = with_runtime(|runtime| runtime.block_on(self.wait_for_removal()));
     }
 }
 
-/// What drives the talk with a daemon: made for one call, by the tier that makes it.
-fn runtime() -> Result<Runtime, DockerError> {
-    Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(DockerError::Runtime)
+/// Talks with a daemon on a runtime that is made for one call. A thread that is itself driven by a
+/// runtime may not block in another one: its talk is had on a thread beside it.
+fn with_runtime<T: Send>(talk: impl FnOnce(Runtime) -> T + Send) -> Result<T, DockerError> {
+    let talk = || {
+        let runtime = Builder::new_current_thread().enable_all().build();
+        runtime.map(talk).map_err(DockerError::Runtime)
+    };
+    if Handle::try_current().is_err() {
+        return talk();
+    }
+    thread::scope(|scope| {
+        let beside = thread::Builder::new()
+            .name("docker-talk".to_owned())
+            .spawn_scoped(scope, talk)
+            .map_err(DockerError::Runtime)?;
+        beside.join().unwrap_or_else(|panic| resume_unwind(panic))
+    })
 }
 
 /// The result of `work`, unless the caller gives up first.
@@ -379,6 +405,17 @@ mod tests {
         for user in [None, Some("1000"), Some("sandbox"), Some("1000:1000")] {
             assert_eq!(refused(user), None, "{user:?}");
         }
+    }
+
+    /// What is dropped in a future, because that failed or was dropped, ends there.
+    #[test]
+    fn a_daemon_can_be_spoken_to_on_a_thread_that_a_runtime_drives() {
+        let talk = || with_runtime(|runtime| runtime.block_on(async { thread::current().id() }));
+        let here = thread::current().id();
+        assert_eq!(talk().unwrap(), here);
+        let outer = Builder::new_current_thread().build().unwrap();
+        let inner = outer.block_on(async { talk() });
+        assert_ne!(inner.unwrap(), here);
     }
 
     #[test]
