@@ -1,13 +1,12 @@
 //! What is said to a sandbox's supervisor, and what is made of its answers.
 
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
-
 use super::{Detached, DetachedError};
+use crate::deadline::is_readable;
 use crate::error::{self, Problem};
 use crate::registry::State;
 use crate::registry::record::{Ending, Status};
@@ -172,30 +171,6 @@ impl Detached {
                 source,
             },
             Err(error) => error.into(),
-        }
-    }
-}
-
-/// Waits for something to read. `false` if the caller gave up.
-pub(super) fn is_readable(
-    socket: &OwnedFd,
-    cancel: Option<BorrowedFd>,
-    deadline: Option<Instant>,
-) -> io::Result<bool> {
-    loop {
-        let cancel = cancel.unwrap_or(socket.as_fd());
-        let mut fds = [
-            PollFd::new(socket, PollFlags::IN),
-            PollFd::from_borrowed_fd(cancel, PollFlags::IN),
-        ];
-        let left = deadline.map(crate::deadline::remaining);
-        rustix::io::retry_on_intr(|| poll(&mut fds, left.as_ref()))?;
-        let [socket, cancel] = fds.map(|fd| !fd.revents().is_empty());
-        if socket || cancel {
-            return Ok(socket);
-        }
-        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-            return Err(ErrorKind::TimedOut.into());
         }
     }
 }

@@ -12,8 +12,8 @@ use agent_client::{Exec, Files, Session, SessionOptions};
 use agent_protocol::message::{ExecRequest, ExitReport, TerminalSize};
 use agent_protocol::usage::Usage;
 
-use self::conversation::is_readable;
 pub use self::error::DetachedError;
+use crate::deadline::is_readable;
 use crate::host::memory_mib;
 use crate::registry::events::{Event, Happening};
 use crate::registry::output::OutputReader;

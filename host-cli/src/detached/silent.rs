@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::conversation::is_readable;
 use super::{Detached, DetachedError};
+use crate::deadline::is_readable;
 use crate::host::ProcessStat;
 use crate::registry::State;
 use crate::registry::record::{Ending, Record, Status};

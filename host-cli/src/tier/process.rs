@@ -7,7 +7,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, kill_process, pidfd_open, setpriority_pgrp,
@@ -15,7 +14,7 @@ use rustix::process::{
 };
 
 use super::spawn::spawn;
-use crate::deadline::remaining;
+use crate::deadline::is_readable;
 
 /// How much of what it writes to its standard error is kept.
 const STDERR_BYTES: usize = 4096;
@@ -96,11 +95,8 @@ impl ChildProcess {
         if self.ended.is_none()
             && let Ok(pidfd) = pidfd_open(self.pid, PidfdFlags::empty())
         {
-            let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
-            while matches!(
-                poll(&mut fds, Some(&remaining(deadline))),
-                Err(rustix::io::Errno::INTR)
-            ) {}
+            // Whether it has ended is what reaping it tells.
+            let _ = is_readable(&pidfd, None, Some(deadline));
             self.reap();
         }
         self.ended

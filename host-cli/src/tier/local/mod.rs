@@ -27,14 +27,13 @@ use std::time::{Duration, Instant};
 
 use agent_client::{Exec, Session, SessionOptions};
 use agent_protocol::local::{MAX_MESSAGE, STREAM, Setup, Standing, decode, encode};
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{RecvFlags, recv};
 
 use self::error::LocalError;
 use super::facts::Unavailable;
 use super::process::ChildProcess;
 use super::{Isolation, Tier, packets};
-use crate::deadline::remaining;
+use crate::deadline::is_readable;
 use crate::error::chain;
 use crate::installation::Program;
 use crate::launch::Launch;
@@ -215,11 +214,8 @@ impl Local {
         let Some(control) = &self.control else {
             return Err(self.why_gone());
         };
-        let mut fds = [PollFd::new(control, PollFlags::IN)];
-        while matches!(
-            poll(&mut fds, Some(&remaining(deadline))),
-            Err(rustix::io::Errno::INTR)
-        ) {}
+        // What there is to read by then is what counts.
+        let _ = is_readable(control, None, Some(deadline));
         let mut packet = [0; MAX_MESSAGE];
         match recv(control, &mut packet[..], RecvFlags::DONTWAIT) {
             Ok((length @ 1.., _)) => Ok(decode(packet.get(..length).unwrap_or_default())?),

@@ -13,7 +13,7 @@ use vmm::control::{Command, Event, TracePoint};
 use super::console::last_lines;
 use super::control::{Control, ControlError};
 use super::error::{MicrovmError, why_it_stopped};
-use crate::deadline::remaining;
+use crate::deadline::{is_readable, remaining};
 use crate::tier::process::ChildProcess;
 
 /// How long a VMM may take to tell why it ends, after the first sign that it does.
@@ -89,9 +89,8 @@ impl Owned {
                 Some(_) => {}
                 None if Instant::now() >= deadline => return Err(MicrovmError::Lost),
                 None => {
-                    let mut fds = [PollFd::new(&self.control, PollFlags::IN)];
-                    // A wait that is interrupted or fails is judged by the deadline.
-                    let _ = poll(&mut fds, Some(&remaining(deadline)));
+                    // A wait that fails is judged by the deadline.
+                    let _ = is_readable(&self.control, None, Some(deadline));
                 }
             }
         }
