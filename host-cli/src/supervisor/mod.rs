@@ -94,7 +94,8 @@ pub fn run(root: &Path, id: &Id, own: OwnCommand, owner: OwnedFd) -> io::Result<
             note(&held, &record, Happening::StartFailed);
             // What the owner is told is more than what the record would say.
             let _ = held.write(&record);
-            if record.plan.remove {
+            // One that lacks consent is started again with it, or removed by whoever asks for it.
+            if record.plan.remove && failure.consent.is_none() {
                 note(&held, &record, Happening::Removed);
                 forget_and_remove(held);
             } else {

@@ -201,6 +201,15 @@ fn come_up(
             sandbox.allow_local()?;
             continue;
         }
+        if matches!(&error, DetachedError::Launch(LaunchError::Consent { .. }))
+            && sandbox
+                .entry()
+                .read()
+                .is_ok_and(|record| record.plan.remove)
+        {
+            // It was left for the answer alone.
+            let _ = sandbox.remove(false);
+        }
         return Err(interrupted(error.into()));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
@@ -24,6 +25,10 @@ pub(crate) fn add(suite: &mut Suite) {
             (
                 "question_on_a_terminal_defaults_to_no",
                 question_defaults_to_no,
+            ),
+            (
+                "question_is_asked_of_a_sandbox_that_is_removed_at_its_end",
+                question_is_asked_of_a_sandbox_that_is_removed,
             ),
             (
                 "floor_above_the_tier_is_refused",
@@ -126,7 +131,8 @@ fn question_defaults_to_no(sovereign: &Sovereign) -> Outcome {
         ("maybe\n", false),
         ("y\n", true),
     ] {
-        let (shown, code) = answer_question(sovereign, answer)?;
+        let call = ["run", "--", "echo", "it has run"];
+        let (shown, code) = answer_question(sovereign, &call, Path::new("/nonexistent"), answer)?;
         ensure!(shown.contains("[y/N]"), "{shown}");
         ensure!(shown.contains("it has run") == runs, "{answer:?}: {shown}");
         ensure!(
@@ -137,8 +143,43 @@ fn question_defaults_to_no(sovereign: &Sovereign) -> Outcome {
     PASSED
 }
 
-/// Answers the question on a terminal of its own. Returns what the terminal shows, and the exit code.
-fn answer_question(sovereign: &Sovereign, answer: &str) -> Result<(String, Option<i32>)> {
+fn question_is_asked_of_a_sandbox_that_is_removed(sovereign: &Sovereign) -> Outcome {
+    let local = Local::ours(sovereign);
+    if let Some(reason) = other_tier(&local)? {
+        return skip(reason);
+    }
+    let state = tempfile::tempdir()?;
+    let listed = || -> Result<String> {
+        let call = local.call(["ls", "-aq"]);
+        let output = call.env("SOVEREIGN_STATE_DIR", state.path()).output()?;
+        Ok(output.text())
+    };
+    let call = ["run", "--rm", "--name", "a", "--", "echo", "it has run"];
+    let (shown, code) = answer_question(sovereign, &call, state.path(), "n\n")?;
+    ensure!(code == Some(125), "{code:?} {shown}");
+    ensure!(listed()?.is_empty(), "it is left after a no: {}", listed()?);
+    let (shown, code) = answer_question(sovereign, &call, state.path(), "y\n")?;
+    ensure!(code == Some(0), "{code:?} {shown}");
+    ensure!(shown.contains("it has run"), "{shown}");
+    ensure!(listed()?.is_empty(), "it is left: {}", listed()?);
+
+    let make = local.call(["create", "--rm", "--name", "b"]);
+    let made = make.env("SOVEREIGN_STATE_DIR", state.path()).output()?;
+    ensure!(made.code() == Some(0), "{made}");
+    let (shown, code) = answer_question(sovereign, &["start", "b"], state.path(), "n\n")?;
+    ensure!(code == Some(125), "{code:?} {shown}");
+    ensure!(listed()?.is_empty(), "it is left after a no: {}", listed()?);
+    PASSED
+}
+
+/// Answers the question of a call on a terminal of its own. Returns what the terminal shows, and the
+/// exit code.
+fn answer_question(
+    sovereign: &Sovereign,
+    call: &[&str],
+    state: &Path,
+    answer: &str,
+) -> Result<(String, Option<i32>)> {
     let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
     grantpt(&master)?;
     unlockpt(&master)?;
@@ -148,8 +189,9 @@ fn answer_question(sovereign: &Sovereign, answer: &str) -> Result<(String, Optio
     let mut child = Command::new("setsid")
         .args(["--ctty", "--wait"])
         .arg(sovereign.program())
-        .args(["run", "--", "echo", "it has run"])
+        .args(call)
         .env("HOME", "/nonexistent")
+        .env("SOVEREIGN_STATE_DIR", state)
         .env_remove("XDG_CONFIG_HOME")
         .env_remove("SOVEREIGN_ALLOW_LOCAL")
         .stdin(stdio()?)
