@@ -2,14 +2,15 @@
 
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{Shutdown, shutdown};
 
 use super::message::{DETACH, Outcome, receive};
+use crate::deadline::is_readable;
 use crate::error::{ErrorKind, Problem};
 use crate::installation::{MissingProgram, Program};
 use crate::registry::Entry;
@@ -21,6 +22,9 @@ pub(crate) const SUBCOMMAND: &str = "supervise";
 
 /// How much longer than its sandbox's start a supervisor may take to say what came of it.
 const SLACK: Duration = Duration::from_secs(30);
+
+/// How long a supervisor may take to end when the start is given up.
+const GIVING_UP: Duration = Duration::from_secs(20);
 
 /// How much of a supervisor's last words is told.
 const LAST_WORDS: usize = 2000;
@@ -136,22 +140,55 @@ pub(crate) fn launch(
         .map_err(failed("did not start"))?;
     // It starts the one that stays, which is nobody's child then, and ends.
     first.wait().map_err(failed("did not start"))?;
-    let deadline = Instant::now() + boot_timeout + SLACK;
-    if !wait(&control, cancel, deadline).map_err(failed("cannot be heard"))? {
-        return Err(LaunchError::Interrupted);
-    }
-    match receive::<Outcome>(&control) {
-        Ok(Some((Outcome::Running, _))) => Ok(Owned { control }),
-        Ok(Some((Outcome::Failed { problem, consent }, _))) => Err(match consent {
+    match hear(&control, boot_timeout.saturating_add(SLACK), cancel)? {
+        Some(Outcome::Running) => Ok(Owned { control }),
+        Some(Outcome::Failed { problem, consent }) => Err(match consent {
             Some(isolation) => LaunchError::Consent { problem, isolation },
             None => LaunchError::Failed(problem),
         }),
-        Ok(Some((Outcome::Ended { .. }, _)) | None) => Err(LaunchError::Supervisor {
+        Some(_) | None => Err(LaunchError::Supervisor {
             doing: format!("went away without a word{}", last_words(entry)),
             source: io::ErrorKind::UnexpectedEof.into(),
         }),
-        Err(error) => Err(failed("cannot be understood")(error)),
     }
+}
+
+/// Waits for what comes of a start. It may take this long, and longer if its supervisor says that
+/// something on the way takes its own time. `None` if that goes away without a word.
+fn hear(
+    control: &OwnedFd,
+    patience: Duration,
+    cancel: Option<BorrowedFd>,
+) -> Result<Option<Outcome>, LaunchError> {
+    let failed = |doing: &str| {
+        let doing = doing.to_owned();
+        move |source| LaunchError::Supervisor { doing, source }
+    };
+    let from_now = || Instant::now().checked_add(patience);
+    let mut deadline = from_now();
+    loop {
+        if !is_readable(control, cancel, deadline).map_err(failed("cannot be heard"))? {
+            give_up(control);
+            return Err(LaunchError::Interrupted);
+        }
+        let heard = receive(control).map_err(failed("cannot be understood"))?;
+        match heard.map(|(outcome, _)| outcome) {
+            Some(Outcome::Preparing) => deadline = None,
+            Some(Outcome::Prepared) => deadline = from_now(),
+            outcome => return Ok(outcome),
+        }
+    }
+}
+
+/// Has a supervisor give up, and waits until it is gone: the sandbox is its until then, and could be
+/// neither removed nor started again.
+fn give_up(control: &OwnedFd) {
+    let deadline = Instant::now() + GIVING_UP;
+    // One that is gone need not be told.
+    let _ = shutdown(control, Shutdown::Write);
+    while matches!(is_readable(control, None, Some(deadline)), Ok(true))
+        && matches!(receive::<Outcome>(control), Ok(Some(_)))
+    {}
 }
 
 impl Owned {
@@ -159,7 +196,7 @@ impl Owned {
     /// removed when it ends.
     pub(crate) fn ending(&self, patience: Duration) -> Option<Ending> {
         let deadline = Instant::now() + patience;
-        if !matches!(wait(&self.control, None, deadline), Ok(true)) {
+        if !matches!(is_readable(&self.control, None, Some(deadline)), Ok(true)) {
             return None;
         }
         match receive::<Outcome>(&self.control) {
@@ -175,30 +212,6 @@ impl Owned {
     }
 }
 
-/// Waits for a word. `false` if the caller gave up.
-fn wait(control: &OwnedFd, cancel: Option<BorrowedFd>, deadline: Instant) -> io::Result<bool> {
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        let cancel = cancel.unwrap_or(control.as_fd());
-        let mut fds = [
-            PollFd::new(control, PollFlags::IN),
-            PollFd::from_borrowed_fd(cancel, PollFlags::IN),
-        ];
-        let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
-        rustix::io::retry_on_intr(|| poll(&mut fds, Some(&timeout)))?;
-        let [control, cancel] = fds.map(|fd| !fd.revents().is_empty());
-        if control {
-            return Ok(true);
-        }
-        if cancel {
-            return Ok(false);
-        }
-    }
-}
-
 fn last_words(entry: &Entry) -> String {
     let text = fs::read(entry.words_path()).unwrap_or_default();
     let start = text.len().saturating_sub(LAST_WORDS);
@@ -208,5 +221,57 @@ fn last_words(entry: &Entry) -> String {
         String::new()
     } else {
         format!(" ({text})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::thread;
+
+    use super::*;
+    use crate::supervisor::message::send;
+
+    const SHORT: Duration = Duration::from_millis(100);
+
+    #[test]
+    fn what_takes_its_own_time_is_waited_for() {
+        let (ours, theirs) = packets::pair().unwrap();
+        let supervisor = thread::spawn(move || {
+            send(&theirs, &Outcome::Preparing, None).unwrap();
+            thread::sleep(3 * SHORT);
+            send(&theirs, &Outcome::Prepared, None).unwrap();
+            send(&theirs, &Outcome::Running, None).unwrap();
+            theirs
+        });
+        let heard = hear(&ours, SHORT, None);
+        assert!(matches!(heard, Ok(Some(Outcome::Running))), "{heard:?}");
+        let _theirs = supervisor.join().unwrap();
+        let heard = hear(&ours, SHORT, None);
+        assert!(
+            matches!(heard, Err(LaunchError::Supervisor { .. })),
+            "{heard:?}"
+        );
+    }
+
+    #[test]
+    fn whoever_gives_up_waits_until_the_supervisor_is_gone() {
+        let (ours, theirs) = packets::pair().unwrap();
+        let (cancel, gives_up) = packets::pair().unwrap();
+        drop(gives_up);
+        let supervisor = thread::spawn(move || {
+            assert!(is_readable(&theirs, None, None).unwrap());
+            assert!(receive::<Outcome>(&theirs).unwrap().is_none());
+            thread::sleep(SHORT);
+            let problem = Problem::new(ErrorKind::Interrupted, "given up".to_owned());
+            let consent = None;
+            send(&theirs, &Outcome::Failed { problem, consent }, None).unwrap();
+            thread::sleep(SHORT);
+            Instant::now()
+        });
+        let heard = hear(&ours, 9 * SHORT, Some(cancel.as_fd()));
+        assert!(matches!(heard, Err(LaunchError::Interrupted)), "{heard:?}");
+        let now = Instant::now();
+        assert!(supervisor.join().unwrap() <= now);
     }
 }

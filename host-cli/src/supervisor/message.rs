@@ -140,6 +140,10 @@ pub(crate) enum Reply {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "start", rename_all = "kebab-case")]
 pub(crate) enum Outcome {
+    /// Something on the way to the start takes its own time, such as the import of an image.
+    Preparing,
+    /// That is over, and the start goes on.
+    Prepared,
     /// The sandbox runs.
     Running,
     /// It does not.

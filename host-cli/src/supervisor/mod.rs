@@ -26,11 +26,12 @@ mod serve;
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use agent_client::ClientError;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, setsid};
+use sandbox_image::progress::{self, Progress};
 
 use self::commands::Commands;
 use self::console::Console;
@@ -131,6 +132,7 @@ fn start(
         request: held_command,
         cancel: Some(owner.as_fd()),
         console: console.end(),
+        progress: &Waiting(owner.as_fd()),
         ..Launch::new(&record.plan.spec)
     };
     let (mut sandbox, exec) = Engine::new().start(&policy, launch, &mut Timeline::default())?;
@@ -173,6 +175,22 @@ fn cannot_hold(held: &Held, error: &io::Error) -> Problem {
             ErrorKind::System,
             format!("cannot hold the sandbox in {}: {error}", folder.display()),
         )
+    }
+}
+
+/// The one who waits for a start, and would take it for hung while something takes its own time.
+#[derive(Debug)]
+struct Waiting<'a>(BorrowedFd<'a>);
+
+impl Progress for Waiting<'_> {
+    fn report(&self, event: &progress::Event<'_>) {
+        let outcome = match event {
+            progress::Event::Started { .. } => Outcome::Preparing,
+            progress::Event::Finished { .. } => Outcome::Prepared,
+            progress::Event::Advanced { .. } | progress::Event::Log { .. } => return,
+        };
+        // That nobody waits any more ends the start by other means.
+        let _ = send(self.0, &outcome, None);
     }
 }
 

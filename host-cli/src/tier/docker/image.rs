@@ -6,10 +6,10 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bollard::models::ImageInspect;
 use bollard::query_parameters::{CreateImageOptionsBuilder, RemoveImageOptionsBuilder};
@@ -17,10 +17,10 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use sandbox_image::cache::Cache;
 use sandbox_image::digest::Digest;
-use sandbox_image::lock::{Lock, Sharing};
+use sandbox_image::lock::{Lock, LockError, Sharing};
 use sandbox_image::progress::{Progress, Step, Unit};
 use sandbox_image::{DEFAULT_IMAGE, Store, rootfs};
-use tokio::time::interval;
+use tokio::time::{interval, sleep};
 
 use super::daemon::Daemon;
 use super::error::DockerError;
@@ -35,6 +35,8 @@ pub(super) const REPOSITORY: &str = "terminai-sandbox";
 const LABEL: &str = "sovereign.rootfs";
 /// How long another process may take to import the same image.
 const IMPORT_PATIENCE: Duration = Duration::from_secs(300);
+/// How often it is looked whether it has.
+const LOOK: Duration = Duration::from_millis(50);
 /// The archive is sent in pieces of so many bytes.
 const PIECE: usize = 1 << 20;
 /// How often it is told how much was sent.
@@ -133,15 +135,7 @@ pub(super) async fn load(
         Source::Loaded(loaded) => return Ok(loaded),
         Source::Archive(archive) => archive,
     };
-    let lock = archive.path.with_file_name("import.lock");
-    let purpose = "importing an image into a container engine";
-    let _lock = Lock::acquire(
-        &lock,
-        Sharing::Exclusive,
-        purpose,
-        IMPORT_PATIENCE,
-        &mut |_| {},
-    )?;
+    let _lock = lock(&archive.path.with_file_name("import.lock"), progress).await?;
     let name = format!("{REPOSITORY}:{}", archive.tag);
     let asked = DockerError::api("looking for an image");
     let old = daemon.api.inspect_image(&name).await;
@@ -159,6 +153,39 @@ pub(super) async fn load(
     }
     let image = daemon.api.inspect_image(&name).await.map_err(asked)?;
     Ok(loaded(&image))
+}
+
+/// Takes the lock of those who import images. Whoever waits for it can be told to give up.
+async fn lock(path: &Path, progress: &dyn Progress) -> Result<Lock, LockError> {
+    let purpose = "importing an image into a container engine";
+    let begun = Instant::now();
+    let mut waiting: Option<Step<'_>> = None;
+    loop {
+        let at_once = Duration::ZERO;
+        let taken = Lock::acquire(path, Sharing::Exclusive, purpose, at_once, &mut |_| {});
+        match taken {
+            Ok(lock) => {
+                if let Some(step) = waiting {
+                    step.done();
+                }
+                return Ok(lock);
+            }
+            Err(LockError::Held { holder, path, .. }) => {
+                if begun.elapsed() >= IMPORT_PATIENCE {
+                    let waited = IMPORT_PATIENCE;
+                    return Err(LockError::Held {
+                        path,
+                        holder,
+                        waited,
+                    });
+                }
+                waiting
+                    .get_or_insert_with(|| Step::begin(progress, &format!("waiting for {holder}")));
+            }
+            Err(error) => return Err(error),
+        }
+        sleep(LOOK).await;
+    }
 }
 
 async fn import(
@@ -270,9 +297,51 @@ fn loaded(image: &ImageInspect) -> Loaded {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+    use std::sync::Mutex;
+
     use bollard::models::ImageConfig;
+    use sandbox_image::progress::Event;
+    use tokio::time::timeout;
 
     use super::*;
+    use crate::tier::docker::{unless_cancelled, with_runtime};
+
+    /// The names of the steps that were begun.
+    #[derive(Debug, Default)]
+    struct Steps(Mutex<Vec<String>>);
+
+    impl Progress for Steps {
+        fn report(&self, event: &Event<'_>) {
+            if let Event::Started { name, .. } = event {
+                self.0.lock().unwrap().push((*name).to_owned());
+            }
+        }
+    }
+
+    #[test]
+    fn whoever_waits_for_an_import_is_told_and_can_give_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("import.lock");
+        let steps = Steps::default();
+        let take = || async { Ok(lock(&path, &steps).await?) };
+        let taken = with_runtime(|runtime| runtime.block_on(take())).unwrap();
+        let (cancel, gives_up) = std::io::pipe().unwrap();
+        drop(gives_up);
+        let given_up = with_runtime(|runtime| {
+            let waiting = unless_cancelled(Some(cancel.as_fd()), take());
+            runtime.block_on(async { timeout(Duration::from_secs(10), waiting).await })
+        });
+        let given_up = given_up.unwrap().unwrap();
+        assert!(matches!(given_up, Err(DockerError::Interrupted)));
+        let told = steps.0.lock().unwrap().join("; ");
+        let us = format!("waiting for process {} (importing", std::process::id());
+        assert!(told.starts_with(&us), "{told}");
+        drop(taken);
+        with_runtime(|runtime| runtime.block_on(take()))
+            .unwrap()
+            .unwrap();
+    }
 
     fn labelled(label: &str) -> ImageInspect {
         let labels = HashMap::from([(LABEL.to_owned(), label.to_owned())]);

@@ -1,12 +1,16 @@
 //! From a start to an end, whoever is there to see it.
 
+use std::env;
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use sovereign_tests::host::is_running;
+
+use rustix::process::Signal;
 
 use super::Desk;
 use crate::suite::{Outcome, PASSED};
@@ -205,7 +209,7 @@ pub(super) fn killed_supervisor_leaves_a_dead_sandbox_that_can_start_again(desk:
         .context("no process")?;
     for pid in desk.supervisors()? {
         let pid = rustix::process::Pid::from_raw(i32::try_from(pid)?).context("no process id")?;
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
+        rustix::process::kill_process(pid, Signal::KILL)?;
     }
     desk.sees_it_die(u32::try_from(holder)?)?;
     let exec = desk.call(["exec", "a", "--", "true"]).output()?;
@@ -224,7 +228,7 @@ pub(super) fn stopped_supervisor_is_told_and_can_be_killed(desk: &Desk) -> Outco
     let stop = || -> anyhow::Result<()> {
         for pid in desk.supervisors()? {
             let pid = rustix::process::Pid::from_raw(i32::try_from(pid)?).context("no process")?;
-            rustix::process::kill_process(pid, rustix::process::Signal::STOP)?;
+            rustix::process::kill_process(pid, Signal::STOP)?;
         }
         Ok(())
     };
@@ -260,7 +264,7 @@ pub(super) fn owner_that_is_killed_takes_a_named_sandbox_along(desk: &Desk) -> O
     desk.eventually("it can be used", || {
         Ok(desk.call(["exec", "a", "--", "true"]).output()?.code() == Some(0))
     })?;
-    owner.signal(rustix::process::Signal::KILL)?;
+    owner.signal(Signal::KILL)?;
     owner.wait()?;
     desk.eventually("it has ended", || Ok(desk.state_of("a")? == "exited"))?;
     ensure!(desk.says(&["wait", "a"])? == "137", "wait");
@@ -355,5 +359,28 @@ pub(super) fn removed_folder_ends_its_sandbox(desk: &Desk) -> Outcome {
     words.read_to_string(&mut told)?;
     ensure!(told.contains("there is no sandbox"), "{told}");
     ensure!(waits.wait()?.code() == Some(125), "wait");
+    PASSED
+}
+
+/// With an agent that takes its time, for which a start waits.
+pub(super) fn interrupted_start_leaves_nothing(desk: &Desk) -> Outcome {
+    let beside = || desk.program().with_file_name("sovereign-agent");
+    let agent = env::var_os("SOVEREIGN_AGENT").map_or_else(beside, Into::into);
+    let slow = desk.state.path().join("slow-agent");
+    let script = format!("#!/bin/sh\nsleep 2\nexec {} \"$@\"\n", agent.display());
+    fs::write(&slow, script)?;
+    fs::set_permissions(&slow, fs::Permissions::from_mode(0o755))?;
+    let begun = desk.run(&["--name", "a", "--", "true"]);
+    let mut begun = begun.env("SOVEREIGN_AGENT", &slow).start()?;
+    desk.eventually("it is being started", || {
+        Ok(!desk.supervisors()?.is_empty())
+    })?;
+    begun.signal(Signal::INT)?;
+    let status = begun.wait()?;
+    ensure!(status.code() == Some(130), "{status}");
+    let listed = desk.says(&["ls", "-aq"])?;
+    ensure!(listed.is_empty(), "it is still listed: {listed}");
+    let again = desk.good(desk.run(&["--name", "a", "--", "echo", "up"]))?;
+    ensure!(again == "up", "{again}");
     PASSED
 }

@@ -47,11 +47,12 @@ use kept::{
 use killed_copy::killed_copy_leaves_nothing_for_long;
 use life::{
     attached_user_types_and_reads, command_goes_on_alone_and_its_result_is_kept,
-    end_is_kept_and_told, killed_supervisor_leaves_a_dead_sandbox_that_can_start_again,
-    lives_are_bounded, owner_that_is_killed_takes_a_named_sandbox_along,
-    removed_folder_ends_its_sandbox, removed_when_it_ends_if_asked,
-    results_outlive_the_sandbox_and_numbers_go_on, sandbox_outlives_its_creator,
-    start_and_stay_tells_all, stop_is_gentle_first, stopped_supervisor_is_told_and_can_be_killed,
+    end_is_kept_and_told, interrupted_start_leaves_nothing,
+    killed_supervisor_leaves_a_dead_sandbox_that_can_start_again, lives_are_bounded,
+    owner_that_is_killed_takes_a_named_sandbox_along, removed_folder_ends_its_sandbox,
+    removed_when_it_ends_if_asked, results_outlive_the_sandbox_and_numbers_go_on,
+    sandbox_outlives_its_creator, start_and_stay_tells_all, stop_is_gentle_first,
+    stopped_supervisor_is_told_and_can_be_killed,
 };
 use limits::{limits_of_a_command_hold, pid_limit_holds_or_is_refused};
 use names::names_of_a_sandbox_command_no_terminal;
@@ -152,6 +153,9 @@ pub(crate) fn add(suite: &mut Suite) {
                 "full_state_folder_is_named_and_left_empty",
                 full_state_folder_is_named_and_left_empty,
             ),
+            ("interrupted_start_leaves_nothing", |s| {
+                with(s, "local", interrupted_start_leaves_nothing)
+            }),
             ("forced_removal_says_what_stays", |s| {
                 with(s, "local", forced_removal_says_what_stays)
             }),
