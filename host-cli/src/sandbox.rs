@@ -148,7 +148,7 @@ impl Sandbox {
     ///
     /// If the sandbox has ended, the request is too large, or its tier cannot honour it.
     pub fn exec(&mut self, request: ExecRequest) -> Result<Exec, ExecError> {
-        if let Some(refusal) = self.choice.tier.refuses_limits(&request) {
+        if let Some(refusal) = self.choice.tier.refuses(&request) {
             return Err(refusal.into());
         }
         Ok(Session::new(self.connect()?, SessionOptions::default()).exec(request)?)

@@ -135,9 +135,10 @@ impl Detached {
     }
 
     fn run(&self, request: ExecRequest, purpose: Purpose) -> Result<Exec, DetachedError> {
-        if request.processes.is_some()
+        let may_be_refused = request.processes.is_some() || request.user.is_some();
+        if may_be_refused
             && let Some(place) = self.entry.read()?.place
-            && let Some(refusal) = place.tier.refuses_limits(&request)
+            && let Some(refusal) = place.tier.refuses(&request)
         {
             return Err(refusal.into());
         }
@@ -424,5 +425,39 @@ impl Attached {
     pub fn let_go(self) -> Detached {
         self.owned.let_go();
         self.detached
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+    use crate::tier::place::Place;
+    use crate::tier::{Isolation, Tier};
+
+    #[test]
+    fn what_its_tier_cannot_honour_is_refused_by_name() {
+        let root = tempfile::tempdir().unwrap();
+        let registry = Registry::open(root.path());
+        let sandbox = Detached::create(&registry, None, Plan::default()).unwrap();
+        let mut record = sandbox.entry.read().unwrap();
+        record.place = Some(Place {
+            tier: Tier::Docker,
+            isolation: Isolation::Container,
+            shortfall: None,
+            passed_over: Vec::new(),
+        });
+        sandbox.entry.hold().unwrap().write(&record).unwrap();
+        let code = |change: fn(&mut ExecRequest)| {
+            let mut request = ExecRequest::new(["true"]);
+            change(&mut request);
+            sandbox.exec(request).unwrap_err().kind()
+        };
+        let refused = ErrorKind::UnsupportedFlag;
+        assert_eq!(code(|it| it.user = Some("root".to_owned())), refused);
+        assert_eq!(code(|it| it.processes = Some(9)), refused);
+        // One that its tier can honour meets what comes next.
+        let rest = ErrorKind::NotRunning;
+        assert_eq!(code(|it| it.user = Some("1000".to_owned())), rest);
     }
 }

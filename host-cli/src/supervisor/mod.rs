@@ -137,6 +137,11 @@ fn start(
     };
     let (mut sandbox, exec) = Engine::new().start(&policy, launch, &mut Timeline::default())?;
     console.let_go();
+    // One that the client runs was not asked for here, and is refused in the start all the same.
+    let command = record.plan.command.as_ref();
+    if let Some(refusal) = command.and_then(|it| sandbox.choice().tier.refuses(it)) {
+        return Err(ExecError::from(refusal).into());
+    }
     let mut commands = Commands::new(held.entry().clone()).map_err(failed)?;
     if let Some(request) = held_command {
         let exec = match exec {

@@ -29,8 +29,7 @@ impl Tier {
 
     /// What of this request's limits the tier cannot honour: the limits that a process inherits
     /// (`--rlimit`) it has everywhere.
-    #[must_use]
-    pub fn refuses_limits(self, request: &ExecRequest) -> Option<Unsupported> {
+    fn refuses_limits(self, request: &ExecRequest) -> Option<Unsupported> {
         let is_asked = request.processes.is_some() && self != Self::Microvm;
         is_asked.then_some(Unsupported {
             tier: self,
