@@ -7,7 +7,7 @@ use agent_client::{Control, DetachKeys};
 use agent_protocol::message::{ExitReport, OutputStream};
 use rustix::stdio::stdin;
 
-use super::follow::{Follower, News, told_missing};
+use super::follow::{Follower, News, TOLD_LOST, told_missing};
 use super::run::{Ran, interrupted};
 use crate::cli::args::{AttachArgs, GlobalArgs};
 use crate::cli::conversation::prepare_terminal;
@@ -325,7 +325,7 @@ impl Shown {
                 Ok(None)
             }
             (Piece::Lost { .. }, Self::Live) => {
-                say("sovereign: it wrote faster than this was read, and some of it is lost\n");
+                say(&format!("sovereign: {TOLD_LOST}\n"));
                 Ok(None)
             }
             (Piece::Missing { bytes }, Self::Live) => {

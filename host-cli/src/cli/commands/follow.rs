@@ -1,8 +1,10 @@
 //! Following what a command writes, as it writes it.
 
+use std::fs::DirBuilder;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,6 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 
 use crate::detached::Detached;
+use crate::error::Problem;
 use crate::registry::State;
 use crate::registry::output::{OutputReader, Piece};
 
@@ -37,6 +40,9 @@ pub(super) enum News {
     Other(usize),
 }
 
+/// What is to be said where a command wrote faster than it was read.
+pub(super) const TOLD_LOST: &str = "it wrote faster than this was read, and some of it is lost";
+
 /// What is to be said where the disk did not take all that a command wrote.
 pub(super) fn told_missing(bytes: u64) -> String {
     format!("{bytes} bytes of it are missing: the disk that keeps it was full")
@@ -47,8 +53,8 @@ impl Follower {
     ///
     /// # Errors
     ///
-    /// The system's.
-    pub(super) fn new(sandbox: &Detached, command: u32) -> io::Result<Self> {
+    /// If the sandbox is gone, or the system's.
+    pub(super) fn new(sandbox: &Detached, command: u32) -> Result<Self, Problem> {
         Self::at(sandbox, sandbox.entry().output_path(command))
     }
 
@@ -56,16 +62,21 @@ impl Follower {
     ///
     /// # Errors
     ///
-    /// The system's.
-    pub(super) fn at(sandbox: &Detached, path: PathBuf) -> io::Result<Self> {
-        let changes = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+    /// If the sandbox is gone, or the system's.
+    pub(super) fn at(sandbox: &Detached, path: PathBuf) -> Result<Self, Problem> {
+        let changes =
+            inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).map_err(io::Error::from)?;
         let folder = path.parent().unwrap_or(Path::new("/"));
-        std::fs::create_dir_all(folder)?;
-        inotify::add_watch(
-            &changes,
-            folder,
-            WatchFlags::MODIFY | WatchFlags::MOVED_TO | WatchFlags::ONLYDIR,
-        )?;
+        // The sandbox's own folder is not made: it may have been removed just now.
+        match DirBuilder::new().mode(0o700).create(folder) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => {
+                sandbox.entry().read()?;
+                made?;
+            }
+        }
+        let watched = WatchFlags::MODIFY | WatchFlags::MOVED_TO | WatchFlags::ONLYDIR;
+        inotify::add_watch(&changes, folder, watched).map_err(io::Error::from)?;
         Ok(Self {
             sandbox: sandbox.clone(),
             path,
@@ -147,5 +158,26 @@ impl Follower {
     fn forget_changes(&self) {
         let mut space = [MaybeUninit::uninit(); 4096];
         while rustix::io::read(self.changes.as_fd(), &mut space).is_ok() {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+    use crate::registry::Registry;
+    use crate::registry::record::Plan;
+
+    #[test]
+    fn whoever_reads_does_not_bring_a_removed_sandbox_back() {
+        let root = tempfile::tempdir().unwrap();
+        let registry = Registry::open(root.path());
+        let sandbox = Detached::create(&registry, None, Plan::default()).unwrap();
+        Follower::new(&sandbox, 0).unwrap();
+        Follower::new(&sandbox, 0).unwrap();
+        sandbox.remove(false).unwrap();
+        let problem = Follower::new(&sandbox, 0).unwrap_err();
+        assert_eq!(problem.code, ErrorKind::NoSuchSandbox);
+        assert!(!sandbox.entry().folder().exists());
     }
 }

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use agent_protocol::message::OutputStream;
 use serde::Serialize;
 
-use super::follow::{Follower, News, told_missing};
+use super::follow::{Follower, News, TOLD_LOST, told_missing};
 use crate::cli::args::{GlobalArgs, LogsArgs};
 use crate::cli::json::{Bytes, Encoding};
 use crate::cli::legible;
@@ -199,6 +199,8 @@ struct Shown {
     open: [bool; 2],
     /// How many bytes of it could not be kept.
     missing: u64,
+    /// Whether some of it was put aside before it was read.
+    lost: bool,
 }
 
 impl Shown {
@@ -212,6 +214,7 @@ impl Shown {
             lines: VecDeque::new(),
             open: [false; 2],
             missing: 0,
+            lost: false,
         }
     }
 
@@ -223,7 +226,11 @@ impl Shown {
                 self.missing += bytes;
                 return;
             }
-            Piece::Lost { .. } | Piece::Ended(_) => return,
+            Piece::Lost { .. } => {
+                self.lost = true;
+                return;
+            }
+            Piece::Ended(_) => return,
         };
         if self.since.is_some_and(|since| time < since) {
             return;
@@ -243,6 +250,9 @@ impl Shown {
     fn print_last(&mut self) -> Result<(), Problem> {
         let mut lines = std::mem::take(&mut self.lines).into_iter();
         lines.try_for_each(|(stream, time, data)| self.write(stream, time, &data))?;
+        if std::mem::take(&mut self.lost) {
+            say(&format!("sovereign: {TOLD_LOST}\n"));
+        }
         match std::mem::take(&mut self.missing) {
             0 => {}
             bytes => say(&format!("sovereign: {}\n", told_missing(bytes))),
@@ -257,7 +267,11 @@ impl Shown {
                 say(&format!("sovereign: {}\n", told_missing(*bytes)));
                 Ok(())
             }
-            Piece::Lost { .. } | Piece::Ended(_) => Ok(()),
+            Piece::Lost { .. } => {
+                say(&format!("sovereign: {TOLD_LOST}\n"));
+                Ok(())
+            }
+            Piece::Ended(_) => Ok(()),
         }
     }
 
@@ -316,6 +330,7 @@ mod tests {
             lines: VecDeque::new(),
             open: [false; 2],
             missing: 0,
+            lost: false,
         }
     }
 
@@ -339,6 +354,15 @@ mod tests {
             .map(|(.., text)| text.as_slice())
             .collect();
         assert_eq!(lines, [&b"bc\n"[..], b"de"]);
+    }
+
+    #[test]
+    fn what_was_lost_is_noted() {
+        let mut shown = shown(Some(2));
+        shown.take(Piece::Missing { bytes: 7 });
+        assert!(!shown.lost);
+        shown.take(Piece::Lost { parts: 1 });
+        assert!(shown.lost && shown.missing == 7);
     }
 
     #[test]
