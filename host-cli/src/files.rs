@@ -121,17 +121,25 @@ pub fn copy_between(
                 "a thread that moved files gave up".to_owned(),
             )
         })?;
-        match (unpacked, packed) {
-            (Ok(unpacked), Ok(packed)) => Ok(Transfer {
-                skipped: packed.skipped,
-                vanished: packed.vanished,
-                ..unpacked
-            }),
-            // The side that takes may have given up first, and then knows why.
-            (Err(error @ FilesError::Fault(_)), Err(FilesError::Io { .. })) => Err(error.into()),
-            (_, Err(error)) | (Err(error), Ok(_)) => Err(error.into()),
-        }
+        Ok(outcome(packed, unpacked)?)
     })
+}
+
+/// What came of a copy whose two sides ended so.
+fn outcome(
+    packed: Result<Transfer, FilesError>,
+    unpacked: Result<Transfer, FilesError>,
+) -> Result<Transfer, FilesError> {
+    match (packed, unpacked) {
+        (Ok(packed), Ok(unpacked)) => Ok(Transfer {
+            skipped: packed.skipped,
+            vanished: packed.vanished,
+            ..unpacked
+        }),
+        // The side that takes has given up first, and knows why.
+        (Err(packed), Err(error)) if packed.is_broken_pipe() => Err(error),
+        (Err(error), _) | (Ok(_), Err(error)) => Err(error),
+    }
 }
 
 /// Writes a file or folder of a sandbox to `out`, as a tar stream.
@@ -169,5 +177,41 @@ fn there(sandbox: &dyn FileSource, path: &[u8]) -> Result<There, Problem> {
         Ok(entry) => Ok(entry.kind.into()),
         Err(FilesError::Fault(fault)) if fault.kind == FaultKind::NotFound => Ok(There::Nothing),
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use agent_client::ClientError;
+
+    use super::*;
+
+    fn lost() -> FilesError {
+        ClientError::Disconnected("reading").into()
+    }
+
+    fn failed(source: io::ErrorKind) -> FilesError {
+        FilesError::Io {
+            doing: "passing on",
+            source: source.into(),
+        }
+    }
+
+    #[test]
+    fn the_side_that_failed_first_tells_why() {
+        let pipe = || Err(failed(io::ErrorKind::BrokenPipe));
+        let error = outcome(pipe(), Err(lost())).unwrap_err();
+        assert!(matches!(error, FilesError::Client(_)), "{error}");
+        let corrupt = || FilesError::Corrupt {
+            path: String::new(),
+        };
+        let error = outcome(pipe(), Err(corrupt())).unwrap_err();
+        assert!(matches!(error, FilesError::Corrupt { .. }), "{error}");
+        // Without its source, the other side finds the archive cut off.
+        let cut = failed(io::ErrorKind::UnexpectedEof);
+        let error = outcome(Err(lost()), Err(cut)).unwrap_err();
+        assert!(matches!(error, FilesError::Client(_)), "{error}");
     }
 }

@@ -124,25 +124,37 @@ impl Pruned {
     }
 
     fn containers(&mut self, tier: Tier, dry_run: bool) {
-        let found = docker::prune::containers(tier, dry_run).and_then(|containers| {
-            let volumes = docker::prune::volumes(tier, dry_run)?.into_iter();
-            let containers = containers.into_iter().map(|found| (Kind::Container, found));
-            Ok(containers.chain(volumes.map(|found| (Kind::Volume, found))))
-        });
+        let containers = docker::prune::containers(tier, dry_run);
+        // They hold their volumes; and an engine that did not answer is not asked again.
+        if self.note_of_engine(tier, Kind::Container, containers) {
+            let volumes = docker::prune::volumes(tier, dry_run);
+            self.note_of_engine(tier, Kind::Volume, volumes);
+        }
+    }
+
+    /// Notes what an engine had, by name, and whether it is gone. `false` if it could not be asked.
+    fn note_of_engine(
+        &mut self,
+        tier: Tier,
+        kind: Kind,
+        found: Result<Vec<(String, bool)>, Unavailable>,
+    ) -> bool {
         match found {
             Ok(found) => {
-                let leftovers = found.map(|(kind, (name, is_gone))| Leftover {
+                let leftovers = found.into_iter().map(|(name, is_gone)| Leftover {
                     kind,
                     name,
                     tier: Some(tier),
                     problem: (!is_gone).then(|| "its engine did not remove it".to_owned()),
                 });
                 self.leftovers.extend(leftovers);
+                return true;
             }
             // An engine that is not installed has nothing of ours.
             Err(reason) if reason.code == ErrorKind::NoDaemon => {}
             Err(reason) => self.unseen.push(Unseen { tier, reason }),
         }
+        false
     }
 
     fn note(&mut self, kind: Kind, path: &Path, removed: io::Result<()>) {
@@ -166,6 +178,20 @@ fn unless(dry_run: bool, remove: impl FnOnce() -> io::Result<()>) -> io::Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_engine_that_goes_away_halfway_does_not_hide_what_was_removed() {
+        let mut pruned = Pruned::default();
+        let container = ("sovereign-1".to_owned(), true);
+        assert!(pruned.note_of_engine(Tier::Docker, Kind::Container, Ok(vec![container])));
+        let gone = Unavailable {
+            code: ErrorKind::DaemonBroken,
+            cause: "it went away".to_owned(),
+            remedy: None,
+        };
+        assert!(!pruned.note_of_engine(Tier::Docker, Kind::Volume, Err(gone)));
+        assert_eq!((pruned.leftovers.len(), pruned.unseen.len()), (1, 1));
+    }
 
     #[test]
     fn what_could_not_be_removed_is_told_with_its_reason() {

@@ -11,7 +11,6 @@ use sandbox_image::apts;
 use sandbox_image::manifest::Userland;
 
 use super::{Judgement, Report};
-use crate::error::chain;
 use crate::sandbox::{ExecError, Sandbox};
 use crate::tier::{Isolation, Tier};
 
@@ -306,7 +305,7 @@ impl Commands for Sandbox {
             Err(ExecError::Client(ClientError::Refused(AgentError::NotFound(program)))) => {
                 return Err(Trouble::Missing(program));
             }
-            Err(error) => return Err(Trouble::Other(chain(&error))),
+            Err(error) => return Err(Trouble::Other(error.text())),
         };
         if output.report.exit_code() == 0 {
             return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());

@@ -12,7 +12,7 @@ use crate::cli::json::Inspected;
 use crate::cli::legible;
 use crate::cli::report::{print, print_json, say};
 use crate::detached::Detached;
-use crate::error::{ErrorKind, Problem};
+use crate::error::{ErrorKind, Problem, chain};
 use crate::name::similar;
 use crate::registry::record::{Record, Status, Timestamp};
 use crate::registry::{Entry, Id, Name, Registry, RegistryError, State};
@@ -65,7 +65,7 @@ pub(in crate::cli) fn ls(args: &LsArgs, global: GlobalArgs) -> Result<u8, Proble
             // Removed meanwhile.
             Err(RegistryError::NoSuchSandbox { .. }) => continue,
             Err(error) => {
-                say(&format!("sovereign: {error}\n"));
+                say(&format!("sovereign: {}\n", chain(&error)));
                 continue;
             }
         };

@@ -56,7 +56,9 @@ impl FilesError {
         }
     }
 
-    pub(super) fn is_broken_pipe(&self) -> bool {
+    /// Whether it is that whoever was to read this side's stream reads no more: he has a reason of his own.
+    #[must_use]
+    pub fn is_broken_pipe(&self) -> bool {
         let source = match self {
             Self::Io { source, .. } | Self::Archive(ArchiveError::Stream(source)) => source,
             _ => return false,
