@@ -11,7 +11,12 @@
 //!      door                the supervisor's socket
 //!      console.log         what the supervisor had to say
 //!      output/N            what command N wrote, bounded and rotated
+//!      output/console      what its guest wrote to its console, the same way
 //!      commands.json       what commands there were, and how they ended
+//!      disk                what was written in it: the disk of a virtual machine, or
+//!      files/              the folder of a process, or
+//!      volumes-docker, volumes-podman
+//!                          that such an engine has volumes of it
 //!    events                what happened, one JSON object a line
 //! ```
 //!

@@ -15,6 +15,8 @@ pub mod local;
 #[cfg(target_os = "linux")]
 pub mod microvm;
 #[cfg(target_os = "linux")]
+pub(crate) mod missing;
+#[cfg(target_os = "linux")]
 pub(crate) mod packets;
 pub mod place;
 #[cfg(target_os = "linux")]

@@ -18,7 +18,7 @@ use crate::contract::{self, Report, Verdict};
 use crate::engine::Engine;
 use crate::error::{ErrorKind, Problem};
 use crate::installation::Program;
-use crate::tier::microvm::similar_image;
+use crate::tier::missing::similar_image;
 
 /// Does what is to be done with images.
 ///

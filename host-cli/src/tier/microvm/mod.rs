@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 
 use agent_client::{Exec, Session, SessionOptions};
 use agent_protocol::frame::AGENT_PORT;
-use sandbox_image::{Image, Store, StoreError};
+use sandbox_image::{Image, Store};
 use vmm::config::MachineConfig;
 use vmm::control::Command;
 
@@ -41,8 +41,7 @@ use self::kvm::Depth;
 use super::Tier;
 use super::facts::Unavailable;
 use super::process::ChildProcess;
-use crate::error::ErrorKind;
-use crate::installation::{MissingProgram, Program};
+use crate::installation::Program;
 use crate::launch::Launch;
 use crate::spec::{Network, SandboxSpec, Unsupported};
 use crate::timeline::{AGENT_HEARD, Actor, Timeline};
@@ -237,41 +236,6 @@ impl Owned {
             // A VMM that hangs up at once has a better reason than "broken pipe".
             Err(ControlError::Socket(_)) => Err(self.why_gone()),
             Err(error) => Err(error.into()),
-        }
-    }
-}
-
-impl From<MissingProgram> for Unavailable {
-    fn from(missing: MissingProgram) -> Self {
-        Self {
-            code: ErrorKind::ProgramMissing,
-            cause: missing.to_string(),
-            remedy: Some(missing.hint()),
-        }
-    }
-}
-
-/// Of an image that is not there: the name of one that is, and is called nearly so.
-pub(crate) fn similar_image(error: &StoreError) -> Option<String> {
-    let StoreError::NoSuchImage { name, store } = error else {
-        return None;
-    };
-    let images = Store::open(store).and_then(|store| store.list()).ok()?;
-    crate::name::similar(name, images.into_iter().map(|image| image.name))
-}
-
-impl From<StoreError> for Unavailable {
-    fn from(error: StoreError) -> Self {
-        let code = match error {
-            StoreError::NoSuchImage { .. } => ErrorKind::NoImage,
-            _ => ErrorKind::ImageUnusable,
-        };
-        let cause = crate::error::chain(&error);
-        // The store's errors say in their own text what to do about them.
-        Self {
-            code,
-            cause,
-            remedy: similar_image(&error).map(|name| format!("did you mean `{name}`?")),
         }
     }
 }
