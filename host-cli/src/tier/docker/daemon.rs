@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bollard::models::{SystemInfo, SystemInfoCgroupVersionEnum};
 use bollard::{API_DEFAULT_VERSION, Docker};
+use rustix::process::geteuid;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
@@ -265,17 +266,32 @@ fn broken(tier: Tier, address: &Address, error: &bollard::errors::Error) -> Unav
     }
 }
 
-const fn start_it(tier: Tier) -> &'static str {
-    match tier {
-        Tier::Podman => "start its socket: systemctl --user start podman.socket",
-        _ => "start it: sudo systemctl start docker",
+fn start_it(tier: Tier) -> &'static str {
+    start_it_as(geteuid().is_root(), tier)
+}
+
+/// Root's Podman is the system's own, and there may be nothing else that manages root's services.
+const fn start_it_as(root: bool, tier: Tier) -> &'static str {
+    match (tier, root) {
+        (Tier::Podman, true) => "start its socket: systemctl start podman.socket",
+        (Tier::Podman, false) => "start its socket: systemctl --user start podman.socket",
+        (_, true) => "start it: systemctl start docker",
+        (_, false) => "start it: sudo systemctl start docker",
     }
 }
 
-const fn restart_it(tier: Tier) -> &'static str {
-    match tier {
-        Tier::Podman => "restart it: systemctl --user restart podman.socket podman.service",
-        _ => "restart it: sudo systemctl restart docker",
+fn restart_it(tier: Tier) -> &'static str {
+    restart_it_as(geteuid().is_root(), tier)
+}
+
+const fn restart_it_as(root: bool, tier: Tier) -> &'static str {
+    match (tier, root) {
+        (Tier::Podman, true) => "restart it: systemctl restart podman.socket podman.service",
+        (Tier::Podman, false) => {
+            "restart it: systemctl --user restart podman.socket podman.service"
+        }
+        (_, true) => "restart it: systemctl restart docker",
+        (_, false) => "restart it: sudo systemctl restart docker",
     }
 }
 
@@ -318,6 +334,15 @@ mod tests {
             assert_eq!(found.code, code);
             assert!(found.cause.contains("/d.sock"), "{}", found.cause);
             assert!(found.remedy.unwrap().contains(remedy), "{code}");
+        }
+    }
+
+    #[test]
+    fn root_has_no_podman_of_its_own() {
+        for say in [start_it_as, restart_it_as] {
+            assert!(say(false, Tier::Podman).contains("systemctl --user"));
+            assert!(!say(true, Tier::Podman).contains("--user"));
+            assert!(!say(true, Tier::Docker).contains("sudo"));
         }
     }
 
