@@ -254,7 +254,7 @@ fn below(reached: Isolation, floor: Isolation, shortfall: Option<&Unavailable>) 
 }
 
 /// `: microvm: why; docker: why`, without the tiers of other systems.
-fn list(passed_over: &[PassedOver]) -> String {
+pub(crate) fn list(passed_over: &[PassedOver]) -> String {
     let mut text = String::new();
     for PassedOver { tier, reason } in passed_over {
         if reason.code != Unavailable::OTHER_SYSTEM {
@@ -265,7 +265,8 @@ fn list(passed_over: &[PassedOver]) -> String {
     text
 }
 
-fn remedies(passed_over: &[PassedOver]) -> Option<String> {
+/// `microvm: what to do; docker: what to do`, if something can be done.
+pub(crate) fn remedies(passed_over: &[PassedOver]) -> Option<String> {
     let remedies: Vec<_> = passed_over
         .iter()
         .filter_map(|over| Some(format!("{}: {}", over.tier, over.reason.remedy.as_ref()?)))

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::choose::{self, Choice};
+use super::facts::Unavailable;
 use super::{Isolation, Tier};
 use crate::error::ErrorKind;
 
@@ -40,6 +41,19 @@ impl From<&Choice> for Place {
             isolation: choice.isolation,
             shortfall: choice.shortfall.as_ref().map(|reason| reason.cause.clone()),
             passed_over: choice.passed_over.iter().map(PassedOver::from).collect(),
+        }
+    }
+}
+
+impl From<&PassedOver> for choose::PassedOver {
+    fn from(over: &PassedOver) -> Self {
+        Self {
+            tier: over.tier,
+            reason: Unavailable {
+                code: over.code,
+                cause: over.cause.clone(),
+                remedy: over.remedy.clone(),
+            },
         }
     }
 }

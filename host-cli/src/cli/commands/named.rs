@@ -193,9 +193,9 @@ fn come_up(
             Ok(started) => return Ok(started),
             Err(error) => error,
         };
-        if let DetachedError::Launch(LaunchError::Consent { isolation, .. }) = &error
+        if let DetachedError::Launch(LaunchError::Consent { problem, isolation }) = &error
             && !asked
-            && asks_for_consent(&error, *isolation, global, signals)
+            && asks_for_consent(problem, *isolation, global, signals)
         {
             asked = true;
             sandbox.allow_local()?;

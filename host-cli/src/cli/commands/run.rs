@@ -16,7 +16,7 @@ use crate::cli::conversation::{Conversation, Outcome};
 use crate::cli::json::RunReport;
 use crate::cli::plan::run::RunPlan;
 use crate::cli::report::sandbox::announcement;
-use crate::cli::report::{print_json, say};
+use crate::cli::report::{print_json, say, told};
 use crate::cli::signals::Signals;
 use crate::cli::terminal;
 use crate::cli::trace;
@@ -155,8 +155,9 @@ fn start(
         let StartError::Choose(ChooseError::ConsentNeeded { isolation, .. }) = error else {
             return Err(interrupted(error.into()));
         };
-        if policy.allow_local || !asks_for_consent(&error, isolation, global, signals) {
-            return Err(interrupted(error.into()));
+        let problem = Problem::from(error);
+        if policy.allow_local || !asks_for_consent(&problem, isolation, global, signals) {
+            return Err(interrupted(problem));
         }
         policy.allow_local = true;
     }
@@ -183,7 +184,7 @@ pub(super) fn interrupted(failure: Problem) -> Problem {
 /// Asks on the terminal whether the host itself may run the command. No is the default, and the
 /// answer of a signal. Nobody is asked who wants to hear nothing.
 pub(super) fn asks_for_consent(
-    error: &dyn std::error::Error,
+    problem: &Problem,
     isolation: Isolation,
     global: GlobalArgs,
     signals: &Signals,
@@ -194,7 +195,12 @@ pub(super) fn asks_for_consent(
     };
     let ask = || -> io::Result<bool> {
         let mut terminal = OpenOptions::new().read(true).write(true).open("/dev/tty")?;
-        write!(terminal, "sovereign: {error}\nRun it {how}? [y/N] ")?;
+        let why = told(&Problem {
+            // The question is what there is to be done.
+            hint: None,
+            ..problem.clone()
+        });
+        write!(terminal, "{why}Run it {how}? [y/N] ")?;
         let mut fds = [
             PollFd::new(&terminal, PollFlags::IN),
             PollFd::new(signals, PollFlags::IN),

@@ -12,6 +12,8 @@ pub(super) use self::stdout::Stdout;
 use super::legible;
 use super::plan::PlanError;
 use crate::error::{ErrorKind, Problem};
+use crate::tier::choose::{self, PassedOver};
+use crate::tier::facts::Unavailable;
 
 /// A command that failed as a whole, in JSON.
 #[derive(Debug, Serialize)]
@@ -29,7 +31,10 @@ pub(super) fn tell_person(problem: &Problem) {
 }
 
 /// What may come from a sandbox, a path or a message, begins no line of its own.
-fn told(problem: &Problem) -> String {
+pub(super) fn told(problem: &Problem) -> String {
+    if let Some(each) = by_tier(problem) {
+        return each;
+    }
     let mut text = format!("sovereign: {}\n", legible::text(&problem.message));
     for line in &problem.console {
         text.push_str(&format!("  | {line}\n"));
@@ -38,6 +43,33 @@ fn told(problem: &Problem) -> String {
         text.push_str(&format!("  hint: {hint}\n"));
     }
     text
+}
+
+/// The same of a problem that lies with every tier: what each lacks, and what to do about it, has lines
+/// of its own. In the message, which is one line, they follow each other.
+fn by_tier(problem: &Problem) -> Option<String> {
+    let over: Vec<_> = problem.passed_over.iter().map(PassedOver::from).collect();
+    let list = choose::list(&over);
+    let message = problem.message.strip_suffix(&list);
+    let message = message.filter(|_| !list.is_empty())?;
+    let mut text = format!("sovereign: {}\n", legible::text(message));
+    for PassedOver { tier, reason } in &over {
+        if reason.code == Unavailable::OTHER_SYSTEM {
+            continue;
+        }
+        text.push_str(&format!("  {tier}: {}\n", legible::text(&reason.cause)));
+        if let Some(remedy) = &reason.remedy {
+            text.push_str(&format!("    -> {}\n", legible::text(remedy)));
+        }
+    }
+    let remedies = choose::remedies(&over).unwrap_or_default();
+    let hint = problem.hint.as_deref().unwrap_or_default();
+    let hint = hint.strip_prefix(&remedies).unwrap_or(hint);
+    match hint.trim_start_matches("; ") {
+        "" => {}
+        hint => text.push_str(&format!("  hint: {hint}\n")),
+    }
+    Some(text)
 }
 
 impl From<PlanError> for Problem {
@@ -97,6 +129,59 @@ pub(super) fn print_json(object: &impl Serialize) -> Result<(), Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::Policy;
+    use crate::tier::facts::{Facts, Finding};
+    use crate::tier::{Isolation, Tier};
+
+    #[test]
+    fn what_each_tier_lacks_has_lines_of_its_own() {
+        let lacking = |tier: Tier, remedy: Option<&str>| {
+            let reason = Unavailable {
+                code: ErrorKind::StartFailed,
+                cause: format!("{tier} is broken"),
+                remedy: remedy.map(str::to_owned),
+            };
+            Finding::new(tier, Err(reason))
+        };
+        let mut facts = Facts::new(vec![
+            lacking(Tier::Microvm, Some("mend it")),
+            lacking(Tier::Docker, None),
+            lacking(Tier::Podman, Some("mend it")),
+            Finding::new(
+                Tier::AppContainer,
+                Err(Unavailable::other_system("Windows")),
+            ),
+            lacking(Tier::Local, Some("mend it")),
+        ]);
+        let problem = |facts: &Facts| {
+            let error = choose::choose(&Policy::default(), facts).unwrap_err();
+            Problem {
+                hint: error.hint(),
+                passed_over: error.passed_over().iter().map(Into::into).collect(),
+                ..Problem::of(error.kind(), &error)
+            }
+        };
+        let tiers = "  microvm: microvm is broken\n    -> mend it\n  docker: docker is broken\n  \
+                     podman: podman is broken\n    -> mend it\n";
+        assert_eq!(
+            told(&problem(&facts)),
+            format!(
+                "sovereign: no sandbox can be had on this machine\n{tiers}  local: local is broken\n    \
+                 -> mend it\n"
+            )
+        );
+        facts.set(Finding::new(Tier::Local, Ok(Isolation::None)));
+        let told = told(&problem(&facts));
+        let rest = told
+            .strip_prefix(
+                "sovereign: no sandbox can be had on this machine, and running on the host itself \
+                 (isolation none) was not allowed\n",
+            )
+            .unwrap();
+        let hint = rest.strip_prefix(tiers).unwrap();
+        assert!(hint.starts_with("  hint: to run on the host itself, say --tier local"));
+        assert_eq!(hint.lines().count(), 1);
+    }
 
     #[test]
     fn message_of_a_sandbox_stays_in_its_line() {
