@@ -84,6 +84,39 @@ impl LifeArgs {
     }
 }
 
+impl ExecArgs {
+    /// A flag that was given, if any was.
+    fn said(&self) -> Option<&'static str> {
+        let Self {
+            interactive,
+            tty,
+            env,
+            env_file,
+            workdir,
+            user,
+            timeout,
+            // It takes a timeout.
+            kill_after: _,
+            limits,
+            pid_limit,
+            max_output,
+        } = self;
+        let flags = [
+            (*interactive, "--interactive"),
+            (*tty, "--tty"),
+            (!env.is_empty(), "--env"),
+            (!env_file.is_empty(), "--env-file"),
+            (workdir.is_some(), "--workdir"),
+            (user.is_some(), "--user"),
+            (timeout.is_some(), "--timeout"),
+            (!limits.is_empty(), "--rlimit"),
+            (pid_limit.is_some(), "--pid-limit"),
+            (max_output.is_some(), "--max-output"),
+        ];
+        flags.iter().find(|(said, _)| *said).map(|(_, flag)| *flag)
+    }
+}
+
 /// The making of a sandbox, as it is meant.
 #[derive(Debug)]
 pub(in crate::cli) struct CreatePlan {
@@ -111,9 +144,10 @@ impl CreatePlan {
             command,
         } = args;
         let (policy, spec) = sandbox_plan(choice, sandbox)?;
-        let command = match command.is_empty() {
-            true => None,
-            false => Some(request(exec, command, terminal)?),
+        let command = match (command.is_empty(), exec.said()) {
+            (true, Some(flag)) => return Err(RunPlanError::NoCommand { flag }),
+            (true, None) => None,
+            (false, _) => Some(request(exec, command, terminal)?),
         };
         let (name, plan) = life.plan(policy, spec, command);
         check_named_tier(&plan)?;
@@ -206,6 +240,15 @@ pub(in crate::cli) enum RunPlanError {
         "--disk: nothing of a sandbox is kept that ends with its command; give it a name, or -d"
     )]
     DiskOfNobody,
+    /// How a command runs, of a sandbox without one.
+    #[error(
+        "{flag}: it is about a command, and there is none; name one, or give the flag to \
+         `sovereign exec`"
+    )]
+    NoCommand {
+        /// What was said.
+        flag: &'static str,
+    },
     /// A variable that is no duration.
     #[error("{BOOT_TIMEOUT}={set:?}")]
     BootTimeout {
@@ -512,6 +555,36 @@ mod tests {
         for words in [["--tier=microvm", "-m=512M"], ["--cpus=1", "--disk=1G"]] {
             create(&words).unwrap();
         }
+    }
+
+    #[test]
+    fn how_a_command_runs_is_said_of_one() {
+        let flags: [&[&str]; 10] = [
+            &["-i"],
+            &["-t"],
+            &["-e=A=B"],
+            &["--env-file=x"],
+            &["-w=/tmp"],
+            &["-u=1000"],
+            &["--timeout=1s", "--kill-after=1s"],
+            &["--rlimit=nofile=9"],
+            &["--pid-limit=9"],
+            &["--max-output=1K"],
+        ];
+        let create = |words: &[&str]| {
+            let cli = Cli::parse_from(["sovereign", "create"].iter().chain(words));
+            let Command::Create(args) = cli.command else {
+                panic!("not create")
+            };
+            CreatePlan::new(*args, SIZE)
+        };
+        create(&[]).unwrap();
+        for words in flags {
+            let error = create(words).unwrap_err();
+            assert!(matches!(error, RunPlanError::NoCommand { .. }), "{error}");
+            assert!(error.to_string().contains("sovereign exec"), "{error}");
+        }
+        create(&["-t", "-e=A=B", "--", "true"]).unwrap();
     }
 
     #[test]
