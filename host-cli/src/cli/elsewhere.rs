@@ -6,8 +6,9 @@ use super::args::{Cli, Command};
 use super::commands;
 use super::complete::{self, Found, Named, Wanted};
 use crate::error::{ErrorKind, Problem};
+use crate::spec::ImageChoice;
 use crate::tier::elsewhere;
-use crate::tier::facts::Facts;
+use crate::tier::facts::{Facts, Unavailable};
 
 /// Does what the command line says. Returns what the program exits with.
 pub(super) fn main(args: &[OsString]) -> u8 {
@@ -48,8 +49,13 @@ pub(super) fn files(
 }
 
 /// What this machine has, for any image.
-pub(super) fn facts(_image: &str) -> Facts {
+pub(super) fn facts(_image: &ImageChoice) -> Facts {
     elsewhere::facts()
+}
+
+/// No tier has a use for one.
+pub(super) fn image_lacks(_image: &ImageChoice) -> Option<Unavailable> {
+    None
 }
 
 fn act(cli: Cli) -> Result<u8, Problem> {

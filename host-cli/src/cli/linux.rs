@@ -16,10 +16,11 @@ use super::complete::{self, Found, Named, Wanted};
 use super::signals;
 use crate::detached::{Detached, DetachedError};
 use crate::engine::Engine;
-use crate::error::Problem;
+use crate::error::{ErrorKind, Problem};
 use crate::registry::{Registry, State};
-use crate::tier::Tier;
-use crate::tier::facts::Facts;
+use crate::spec::{ImageChoice, SandboxSpec};
+use crate::tier::facts::{Facts, Finding, Unavailable};
+use crate::tier::{Tier, docker};
 use crate::timeline::Timeline;
 
 /// Does what the command line says. Returns what the program exits with.
@@ -77,9 +78,41 @@ pub(super) fn images() -> Vec<Named> {
     listed.unwrap_or_default().into_iter().map(about).collect()
 }
 
-/// What this machine has for an image.
-pub(super) fn facts(image: &str) -> Facts {
-    Engine::new().probe(image)
+/// What this machine has for an image. A tier that has no use for one that was named is none to have.
+pub(super) fn facts(image: &ImageChoice) -> Facts {
+    let mut facts = Engine::new().probe(&image.name);
+    if image.is_named {
+        refuse(&mut facts, image);
+    }
+    facts
+}
+
+fn refuse(facts: &mut Facts, image: &ImageChoice) {
+    let spec = SandboxSpec {
+        image: image.clone(),
+        ..SandboxSpec::default()
+    };
+    for tier in Tier::ALL {
+        let isolation = facts.of(tier).and_then(|found| found.outcome.clone().ok());
+        if let Some(refusal) = isolation.and_then(|isolation| tier.refusal(&spec, isolation)) {
+            let reason = Unavailable {
+                code: ErrorKind::UnsupportedFlag,
+                cause: format!("it cannot honour {}: {}", refusal.flag, refusal.reason),
+                remedy: Some(refusal.hint()),
+            };
+            facts.set(Finding::new(tier, Err(reason)));
+        }
+    }
+}
+
+/// Why an image of the store that was named cannot be taken from there, if it cannot. A tier that cannot
+/// be had anyway does not say so.
+pub(super) fn image_lacks(image: &ImageChoice) -> Option<Unavailable> {
+    if !image.is_named || docker::image::is_of_daemon(&image.name) {
+        return None;
+    }
+    let found = Store::open_default().and_then(|store| store.inspect(&image.name));
+    found.err().map(Unavailable::from)
 }
 
 /// How long a sandbox has to tell what is in a folder, and how much of it is wanted.
@@ -170,5 +203,31 @@ fn act(cli: Cli, timeline: Timeline) -> Result<u8, Problem> {
         Command::Completions(args) => commands::generate::completions(&args),
         Command::Man(args) => commands::generate::man(&args),
         Command::Version => commands::generate::version(global),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tier::Isolation;
+
+    #[test]
+    fn a_tier_that_has_no_use_for_an_image_is_none_to_have_with_one() {
+        let found = |tier: Tier| Finding::new(tier, Ok(tier.strongest_isolation()));
+        let mut facts = Facts::new(Tier::ALL.map(found).into());
+        let mut image = ImageChoice::default();
+        refuse(&mut facts, &image);
+        assert!(facts.iter().all(|found| found.outcome.is_ok()));
+        image.is_named = true;
+        refuse(&mut facts, &image);
+        for found in facts.iter() {
+            let code = found.outcome.as_ref().map_err(|reason| reason.code);
+            let expected = match found.tier {
+                Tier::Local => Err(ErrorKind::UnsupportedFlag),
+                tier => Ok(&tier.strongest_isolation()),
+            };
+            assert_eq!(code.copied(), expected.copied(), "{}", found.tier);
+        }
+        assert_eq!(facts.of(Tier::Microvm).unwrap().outcome, Ok(Isolation::Vm));
     }
 }

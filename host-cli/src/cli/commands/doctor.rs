@@ -29,6 +29,7 @@ pub(in crate::cli) fn doctor(args: DoctorArgs, global: GlobalArgs) -> Result<u8,
     let verdict = Verdict {
         usable: choice.is_ok(),
         tier: choice.as_ref().ok().map(|choice| choice.tier),
+        image: system::image_lacks(&plan.image),
         tiers: rows(&facts),
     };
     if global.json {
@@ -51,6 +52,8 @@ pub(in crate::cli) struct Verdict<'a> {
     usable: bool,
     /// The tier that `run` would take.
     tier: Option<Tier>,
+    /// Why the image that was named cannot be taken from the store, if it cannot.
+    image: Option<Unavailable>,
     /// Every tier, strongest first.
     tiers: Vec<Row<'a>>,
 }
@@ -115,6 +118,12 @@ fn table(verdict: &Verdict, error: Option<&ChooseError>, style: Style) -> String
         }
         text.push('\n');
     }
+    if let Some(reason) = &verdict.image {
+        let _ = writeln!(text, "\n{}", reason.cause);
+        if let Some(remedy) = &reason.remedy {
+            let _ = writeln!(text, "-> {remedy}");
+        }
+    }
     let _ = match (verdict.tier, error) {
         (Some(tier), _) => writeln!(text, "\n`sovereign run` takes {tier}."),
         (None, Some(ChooseError::ConsentNeeded { .. })) => writeln!(
@@ -156,6 +165,7 @@ mod tests {
             Verdict {
                 usable: choice.is_ok(),
                 tier,
+                image: None,
                 tiers: rows(facts),
             },
             choice.err(),
@@ -183,6 +193,22 @@ mod tests {
             "{table}"
         );
         assert!(table.ends_with("`sovereign run` takes microvm.\n"));
+    }
+
+    #[test]
+    fn an_image_that_is_not_there_is_told_whatever_the_tiers_lack() {
+        let facts = facts(Err(denied()));
+        let (mut verdict, error) = verdict(&facts);
+        verdict.image = Some(Unavailable {
+            code: ErrorKind::NoImage,
+            cause: "no image `x`".to_owned(),
+            remedy: Some("did you mean `y`?".to_owned()),
+        });
+        let table = table(&verdict, error.as_ref(), Style::PLAIN);
+        assert!(
+            table.contains("\n\nno image `x`\n-> did you mean `y`?\n\n`sovereign run` finds"),
+            "{table}"
+        );
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub(super) struct DoctorPlan {
     /// The sandboxes that `run` may take without further flags.
     pub(super) policy: Policy,
     /// The image that is looked for.
-    pub(super) image: String,
+    pub(super) image: ImageChoice,
 }
 
 impl DoctorPlan {
@@ -47,10 +47,12 @@ impl DoctorPlan {
             min_isolation: config.min_isolation.unwrap_or_default(),
             allow_local: consent(here(OsStr::new(ALLOW_LOCAL)))? || config.allow_local,
         };
-        let image = args
-            .image
-            .or(config.image)
-            .unwrap_or_else(|| ImageChoice::default().name);
+        let default = ImageChoice::default();
+        let image = ImageChoice {
+            is_named: args.image.is_some(),
+            name: args.image.or(config.image).unwrap_or(default.name),
+            ..default
+        };
         Ok(Self { policy, image })
     }
 }
