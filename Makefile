@@ -57,11 +57,12 @@ install: build ## Install to PREFIX (default /usr/local)
 	install -D -m 0755 $(RELEASE)/sovereign $(DESTDIR)$(PREFIX)/bin/sovereign
 	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/libexec/sovereign $(RELEASE)/sovereign-vmm $(RELEASE)/sovereign-agent
 	install -d $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/bash-completion/completions
-	$(RELEASE)/sovereign man > $(DESTDIR)$(PREFIX)/share/man/man1/sovereign.1
+	$(RELEASE)/sovereign man --output-dir $(DESTDIR)$(PREFIX)/share/man/man1
 	$(RELEASE)/sovereign completions bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/sovereign
 
 uninstall: ## Remove what install put there
-	rm -f $(DESTDIR)$(PREFIX)/bin/sovereign $(DESTDIR)$(PREFIX)/share/man/man1/sovereign.1
+	rm -f $(DESTDIR)$(PREFIX)/bin/sovereign
+	rm -f $(DESTDIR)$(PREFIX)/share/man/man1/sovereign.1 $(DESTDIR)$(PREFIX)/share/man/man1/sovereign-*.1
 	rm -f $(DESTDIR)$(PREFIX)/share/bash-completion/completions/sovereign
 	rm -rf $(DESTDIR)$(PREFIX)/libexec/sovereign
 

@@ -282,7 +282,7 @@ fn completions_and_manual_pages_are_generated() {
     assert!(page.contains(".TH sovereign 1"), "{page}");
     let page = stdout(&home.run(&["man", "run"]));
     assert!(
-        page.contains("min\\-isolation") && page.contains("Exit codes"),
+        page.contains("min\\-isolation") && page.contains("EXIT STATUS"),
         "{page}"
     );
     let output = home.run(&["man", "rum"]);

@@ -4,22 +4,22 @@ use std::ffi::OsString;
 
 use clap::{Args, Subcommand};
 
-/// Copy files into sandboxes, out of them and between them.
+/// Copy files into sandboxes, out of them and between them
 #[derive(Debug, Args)]
 #[command(
     after_long_help = CP_EXAMPLES,
     override_usage = "sovereign cp [OPTIONS] SRC DST"
 )]
 pub struct CpArgs {
-    /// Keep who files belong to, by number; needs root where they go: -u root, or root here
+    /// Preserve numeric owners (needs root at the destination: -u root, or root here)
     #[arg(short, long)]
     pub archive: bool,
 
-    /// Copy what links lead to, and not the links
+    /// Follow symbolic links
     #[arg(short = 'L', long)]
     pub follow_link: bool,
 
-    /// Whose files they are in the sandbox, and whose rights count there
+    /// Act as this user in the sandbox: with the rights of that user, who owns what is made
     #[arg(short, long, value_name = "USER[:GROUP]")]
     pub user: Option<String>,
 
@@ -32,11 +32,11 @@ pub struct CpArgs {
     pub target: OsString,
 }
 
-/// Look at the files of a running sandbox, and change them.
+/// Look at the files of a running sandbox, and change them
 #[derive(Debug, Args)]
 #[command(after_help = "Paths begin at the user's home, unless they are absolute.")]
 pub struct FsArgs {
-    /// Whose files they are in the sandbox, and whose rights count there
+    /// Act as this user in the sandbox: with the rights of that user, who owns what is made
     #[arg(short, long, value_name = "USER[:GROUP]", global = true)]
     pub user: Option<String>,
 
@@ -108,7 +108,7 @@ pub struct CatArgs {
     /// Begin here, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 0)]
     pub offset: u64,
-    /// Print so many bytes
+    /// Print only this many bytes
     #[arg(long, value_name = "BYTES")]
     pub length: Option<u64>,
     /// Which files.
@@ -119,7 +119,7 @@ pub struct CatArgs {
 /// Put standard input in a file's place.
 #[derive(Debug, Args)]
 pub struct WriteArgs {
-    /// Its mode; that of the file before it without one
+    /// Mode of the file [default: that of the file it replaces]
     #[arg(long, value_name = "OCTAL", value_parser = parse_mode)]
     pub mode: Option<u32>,
     /// The sandbox's name or id
@@ -133,7 +133,7 @@ pub struct WriteArgs {
 /// Make folders.
 #[derive(Debug, Args)]
 pub struct MkdirArgs {
-    /// Those above them, too; and let them be there already
+    /// Create missing parents; no error if the folder exists
     #[arg(short, long)]
     pub parents: bool,
     /// Their mode
@@ -161,7 +161,7 @@ pub struct MvArgs {
 /// Remove files.
 #[derive(Debug, Args)]
 pub struct FsRmArgs {
-    /// Folders, too, with all that is in them
+    /// Remove folders too, with all that is in them
     #[arg(short, long)]
     pub recursive: bool,
     /// Which files.
@@ -175,10 +175,11 @@ pub struct FsRmArgs {
     after_help = "Example:\n  sovereign fs find work src --name '*.{rs,toml}' --contains tokio"
 )]
 pub struct FindArgs {
-    /// A pattern for names, or for paths from the folder if it contains a slash
+    /// Find only files whose names match this pattern, or whose paths from the folder do if it contains
+    /// a slash
     #[arg(long, value_name = "GLOB")]
     pub name: Option<OsString>,
-    /// What they contain
+    /// Find only files that contain this text
     #[arg(long, value_name = "TEXT")]
     pub contains: Option<OsString>,
     /// The sandbox's name or id
@@ -192,7 +193,7 @@ pub struct FindArgs {
 /// Show what happens to files.
 #[derive(Debug, Args)]
 pub struct WatchArgs {
-    /// In all folders below it, too
+    /// Include all subfolders
     #[arg(short, long)]
     pub recursive: bool,
     /// The sandbox's name or id
@@ -221,11 +222,11 @@ fn parse_mode(text: &str) -> Result<u32, String> {
 }
 
 const CP_EXAMPLES: &str = "\
-A copy goes into DST if that is a folder, else it is called DST. SRC/. is what is in the folder SRC.
-Modes, times, links and holes are kept. Files belong to whoever copies them, unless -a says that they
-belong to whom they did: -u in a sandbox, and here to you. Set-user-ID is not kept on the way out.
-What has the name of a copy is replaced: a file, and a link too, which is not followed. A device, a
-pipe or a socket is not: `sovereign fs cat work file > /dev/...` writes to it.
+A copy goes into DST if that is a folder, else it is called DST. SRC/. is what is in the folder SRC. Modes, times, links and holes are kept.
+
+Copies belong to the user of the sandbox (-u), and here to you; with -a to the owners that the files had. Set-user-ID is not kept on the way out.
+
+A file or a link that has the name of a copy is replaced; the link is not followed. A device, a pipe or a socket is refused: `sovereign fs cat work file > /dev/...` writes to it.
 
 Examples:
   sovereign cp project work:                      # to the home of its user

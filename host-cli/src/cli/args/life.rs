@@ -37,14 +37,19 @@ pub struct LifeArgs {
     pub idle_timeout: Option<Duration>,
 }
 
-/// Make a sandbox without starting it.
+/// Make a sandbox without starting it
 #[derive(Debug, Args)]
 #[command(
     after_long_help = "Prints the sandbox's id. It ends with its command; without one it runs until \
-        it is ended.\n\nExample:\n  sovereign create --name work -m 1G && sovereign start work",
+        it is ended.\n\nExample:\n  sovereign create --name work && sovereign start work\n\nValues \
+        (TIME, SIZE) are those of `sovereign run`: 30s, 512M.",
     override_usage = "sovereign create [OPTIONS] [--] [COMMAND [ARG]...]"
 )]
 pub struct CreateArgs {
+    /// The command that runs in it, and its arguments
+    #[arg(trailing_var_arg = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+
     /// Which sandbox to take.
     #[command(flatten)]
     pub choice: ChoiceArgs,
@@ -57,13 +62,9 @@ pub struct CreateArgs {
     /// How its command runs.
     #[command(flatten)]
     pub exec: ExecArgs,
-
-    /// What runs in it
-    #[arg(trailing_var_arg = true, value_name = "COMMAND")]
-    pub command: Vec<OsString>,
 }
 
-/// Start sandboxes.
+/// Start sandboxes
 #[derive(Debug, Args)]
 #[command(
     after_help = "A sandbox is started again in the tier that it had, or not at all. What it \
@@ -79,13 +80,21 @@ pub struct StartArgs {
     pub sandboxes: Vec<String>,
 }
 
-/// Run a command in a running sandbox.
+/// Run a command in a running sandbox
 #[derive(Debug, Args)]
 #[command(
     after_long_help = EXEC_EXAMPLES,
     override_usage = "sovereign exec [OPTIONS] SANDBOX [--] COMMAND [ARG]..."
 )]
 pub struct ExecCommandArgs {
+    /// The sandbox's name or id
+    #[arg(value_name = "SANDBOX")]
+    pub sandbox: String,
+
+    /// The command and its arguments; they are passed on as they are, and no shell is put between
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+
     /// Leave it running, and print its number
     #[arg(short, long)]
     pub detach: bool,
@@ -97,25 +106,17 @@ pub struct ExecCommandArgs {
     /// How it runs.
     #[command(flatten)]
     pub exec: ExecArgs,
-
-    /// The sandbox's name or id
-    #[arg(value_name = "SANDBOX")]
-    pub sandbox: String,
-
-    /// The command and its arguments; they are passed on as they are, and no shell is put between
-    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
-    pub command: Vec<OsString>,
 }
 
 /// Keys, as a terminal sends them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DetachKeys(pub Vec<u8>);
 
-/// Stay with a command that runs in a sandbox.
+/// Stay with a command that runs in a sandbox
 #[derive(Debug, Args)]
 #[command(
     after_help = "What it wrote before is shown by `sovereign logs`. The exit code is the \
-    command's.\n\nExamples:\n  sovereign attach work\n  sovereign attach --no-stdin work 2       # its command number 2, to look at"
+    command's.\n\nExamples:\n  sovereign attach work\n  sovereign attach --no-stdin work 2       # only watch its command number 2"
 )]
 pub struct AttachArgs {
     /// The sandbox's name or id
@@ -126,7 +127,7 @@ pub struct AttachArgs {
     #[arg(value_name = "NUMBER", default_value_t = 0)]
     pub command: u32,
 
-    /// Pass nothing on that is typed
+    /// Pass no input on to it
     #[arg(long)]
     pub no_stdin: bool,
 
@@ -135,10 +136,10 @@ pub struct AttachArgs {
     pub detach_keys: DetachKeys,
 }
 
-/// End sandboxes: SIGTERM to what runs in them, and the end a while later.
+/// End sandboxes, gently: SIGTERM to what runs in them, and the end a while later
 #[derive(Debug, Args)]
 pub struct StopArgs {
-    /// How long what runs in it may take to end; 0 for no time at all
+    /// How long what runs in it may take to end: 500ms, 30s, 2m; a number alone is seconds
     #[arg(short, long, value_name = "TIME", default_value = "10s", value_parser = parse_grace)]
     pub time: Duration,
 
@@ -147,7 +148,7 @@ pub struct StopArgs {
     pub sandboxes: Vec<String>,
 }
 
-/// End sandboxes at once, or send their command a signal.
+/// End sandboxes at once, or send their command a signal
 #[derive(Debug, Args)]
 pub struct KillArgs {
     /// Send this signal to the sandbox's own command, or to all that runs in one without, instead of
@@ -155,7 +156,7 @@ pub struct KillArgs {
     #[arg(short, long, value_name = "SIGNAL", value_parser = parse_signal)]
     pub signal: Option<u8>,
 
-    /// Send it to this command
+    /// Send the signal to this command instead of the sandbox's own
     #[arg(long, value_name = "NUMBER", requires = "signal")]
     pub command: Option<u32>,
 
@@ -164,10 +165,10 @@ pub struct KillArgs {
     pub sandboxes: Vec<String>,
 }
 
-/// Remove sandboxes.
+/// Remove sandboxes
 #[derive(Debug, Args)]
 pub struct RmArgs {
-    /// End those that run, and say nothing of those that are not there
+    /// End those that run first, and ignore those that do not exist
     #[arg(short, long)]
     pub force: bool,
 
@@ -176,19 +177,19 @@ pub struct RmArgs {
     pub sandboxes: Vec<String>,
 }
 
-/// List sandboxes.
+/// List sandboxes
 #[derive(Debug, Args)]
 #[command(
     after_help = "With -q only their ids are printed.\n\nFilters: name=PART, id=PART, label=KEY, label=KEY=VALUE, tier=TIER, \
-    status=created|starting|running|exited|failed|dead; of the same kind, one has to hold.\n\n\
+    status=created|starting|running|exited|failed|dead. Of several filters of one kind, one has to match.\n\n\
     Example:\n  sovereign rm $(sovereign ls -aq --filter status=exited)"
 )]
 pub struct LsArgs {
-    /// Those too that do not run
+    /// Include sandboxes that are not running
     #[arg(short, long)]
     pub all: bool,
 
-    /// Those that this holds for
+    /// Show only those that match
     #[arg(short, long = "filter", value_name = "KEY=VALUE", value_parser = parse_label)]
     pub filters: Vec<(String, String)>,
 
@@ -206,7 +207,7 @@ pub enum ListFormat {
     Json,
 }
 
-/// Show what a command wrote.
+/// Show what a command wrote
 #[derive(Debug, Args)]
 #[command(
     after_help = "The newest 8 to 16 MiB of each command's output are kept, and the newest 512 KiB to \
@@ -215,29 +216,28 @@ pub enum ListFormat {
     sovereign logs --console work"
 )]
 pub struct LogsArgs {
-    /// Go on as it writes more, until it ends
+    /// Keep showing what it writes, until it ends
     #[arg(short, long)]
     pub follow: bool,
 
-    /// Only what is newer than this: a time ago (10m), a moment (2026-01-31T12:00:00Z, or with +01:00),
-    /// or a Unix time
+    /// Show only what is newer than this: a time ago (10m), a moment (2026-01-31T12:00:00Z, or with
+    /// +01:00), or a Unix time
     #[arg(long, value_name = "TIME", value_parser = parse_since)]
     pub since: Option<std::time::SystemTime>,
 
-    /// Only so many of the last lines, or all
+    /// Show only this many of the last lines, or `all`
     #[arg(short = 'n', long, value_name = "LINES", value_parser = parse_lines)]
     pub tail: Option<usize>,
 
-    /// When it wrote each line
+    /// Show when it wrote each line
     #[arg(short, long)]
     pub timestamps: bool,
 
-    /// What the guest's kernel and agent wrote to its console, instead of what a command wrote; tier
-    /// microvm only
+    /// Show the console of the guest's kernel and agent instead (tier microvm only)
     #[arg(long, conflicts_with = "command")]
     pub console: bool,
 
-    /// What the supervisor said, instead of what a command wrote
+    /// Show what the sandbox's supervisor said instead
     #[arg(long, conflicts_with_all = ["follow", "since", "tail", "timestamps", "console", "command"])]
     pub supervisor: bool,
 
@@ -250,10 +250,10 @@ pub struct LogsArgs {
     pub command: u32,
 }
 
-/// Wait until sandboxes have ended, and print their exit codes.
+/// Wait until sandboxes have ended, and print their exit codes
 #[derive(Debug, Args)]
 pub struct WaitArgs {
-    /// Wait for this command of theirs instead
+    /// Wait for this command instead of the sandbox's end
     #[arg(long, value_name = "NUMBER")]
     pub command: Option<u32>,
 
@@ -262,7 +262,7 @@ pub struct WaitArgs {
     pub sandboxes: Vec<String>,
 }
 
-/// Give a sandbox another name.
+/// Give a sandbox another name
 #[derive(Debug, Args)]
 pub struct RenameArgs {
     /// Its name or id
@@ -273,7 +273,7 @@ pub struct RenameArgs {
     pub name: Name,
 }
 
-/// Sandboxes by their names.
+/// Show all that is known of sandboxes
 #[derive(Debug, Args)]
 pub struct SandboxesArgs {
     /// Names or ids
@@ -281,19 +281,19 @@ pub struct SandboxesArgs {
     pub sandboxes: Vec<String>,
 }
 
-/// Show what happens to sandboxes, one JSON object a line.
+/// Show what happens to sandboxes, one JSON object a line
 #[derive(Debug, Args)]
 pub struct EventsArgs {
-    /// Those too that are newer than this: a time ago (10m), a moment, or a Unix time
+    /// Show past events too, those newer than this: a time ago (10m), a moment, or a Unix time
     #[arg(long, value_name = "TIME", value_parser = parse_since)]
     pub since: Option<std::time::SystemTime>,
 
-    /// Show what has happened, and do not wait for more
+    /// Do not wait for more events
     #[arg(long)]
     pub no_follow: bool,
 }
 
-/// Show what runs in a sandbox.
+/// Show what runs in a sandbox
 #[derive(Debug, Args)]
 pub struct TopArgs {
     /// Its name or id
@@ -301,11 +301,11 @@ pub struct TopArgs {
     pub sandbox: String,
 }
 
-/// Show what sandboxes use.
+/// Show what sandboxes use of this machine
 #[derive(Debug, Args)]
 #[command(after_long_help = STATS_COLUMNS)]
 pub struct StatsArgs {
-    /// Show it once, and not every second
+    /// Show it once instead of every second
     #[arg(long)]
     pub no_stream: bool,
 
@@ -313,7 +313,7 @@ pub struct StatsArgs {
     #[arg(long, value_name = "HOW", value_enum, default_value = "table")]
     pub format: ListFormat,
 
-    /// Names or ids; all that run without them
+    /// Names or ids [default: all that run]
     #[arg(value_name = "SANDBOX")]
     pub sandboxes: Vec<String>,
 }
@@ -324,25 +324,30 @@ Examples:
   sovereign stats --no-stream --json work
 
 Columns:
-  CPU       of one CPU, since the last look. microvm: the virtual CPUs' threads, without the virtual
-            devices; docker, podman: the container's cgroup; local: its processes
-  USED      memory in use inside. microvm: by the guest's kernel, without what it could free at once;
-            docker, podman: the cgroup's, without inactive file cache; local: the sum of its processes,
-            in which what they share is counted for each
-  LIMIT     the most that USED can be, and how much of that it is
-  ON HOST   memory taken from this machine. microvm: the monitor's resident memory (what a guest has
-            touched once stays resident); docker, podman: the whole cgroup; local: as USED
-  READ,     to and from disks so far. microvm: the guest's virtual disks; the others: this machine's
-  WRITTEN   disks
-  PIDS      processes inside, with the agent's own (one, and one more for each session)
+  CPU      per cent of one CPU since the last look
+  USED     memory in use inside
+  LIMIT    the most that USED can be, and how much of that it is
+  ON HOST  memory taken from this machine
+  READ     read from disks so far
+  WRITTEN  written to disks so far
+  PIDS     processes inside, with the agent's own (one, and one a session)
+  `-` means not known.
 
-What nobody tells is `-`. With --json or --format json each look is an array: one object with these
-for each sandbox, on a line of its own, with `host` for what this machine sees.";
+Where the numbers come from:
+  microvm         CPU: the threads of the virtual CPUs, not its devices.
+                  USED: the guest's kernel, without what it could free at once.
+                  ON HOST: the resident memory of the monitor, in which what a
+                  guest has touched once stays.
+                  READ, WRITTEN: the guest's virtual disks.
+  docker, podman  The container's cgroup; USED is without inactive file cache.
+  local           The sum of its processes; shared memory counts for each.
+
+With --json or --format json each look is an array on a line of its own, with an object for each sandbox; `host` in it is what this machine sees.";
 
 const EXEC_EXAMPLES: &str = "\
 Examples:
   sovereign exec work -- ls -l /
   sovereign exec -it work -- bash
-  n=$(sovereign exec -d work -- ./job); sovereign attach work $n
+  n=$(sovereign exec -d work -- sleep 60); sovereign attach work $n
 
-Exit codes are those of `sovereign run`.";
+Exit codes and values (TIME, SIZE) are those of `sovereign run`: 30s, 512M.";

@@ -115,31 +115,34 @@ pub struct GlobalArgs {
     #[arg(long, global = true)]
     pub json: bool,
 
-    /// Say nothing on standard error but errors
+    /// Print nothing on standard error but errors
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
 
-    /// Say on standard error what is being done
+    /// Print on standard error what is being done
     #[arg(short, long, global = true)]
     pub verbose: bool,
 
-    /// Whether to use colours
+    /// When to use colours: auto (on a terminal, unless NO_COLOR or CLICOLOR says otherwise), always or
+    /// never
     #[arg(
         long,
         global = true,
         value_name = "WHEN",
         default_value = "auto",
-        value_enum
+        value_enum,
+        hide_possible_values = true
     )]
     pub color: ColorChoice,
 
-    /// How to show progress
+    /// How to show progress: auto (bars on a terminal, else plain), plain (a line for each step) or none
     #[arg(
         long,
         global = true,
         value_name = "HOW",
         default_value = "auto",
-        value_enum
+        value_enum,
+        hide_possible_values = true
     )]
     pub progress: ProgressStyle,
 }
@@ -184,7 +187,7 @@ pub enum Command {
     Cp(CpArgs),
     /// Look at the files of a running sandbox, and change them
     Fs(FsArgs),
-    /// End sandboxes, gently
+    /// End sandboxes, gently: SIGTERM to what runs in them, and the end a while later
     #[command(
         after_help = "Examples:\n  sovereign stop work\n  sovereign stop -t 1s $(sovereign ls -q)"
     )]
@@ -218,7 +221,7 @@ pub enum Command {
     /// Give a sandbox another name
     #[command(after_help = "Example:\n  sovereign rename work old-work")]
     Rename(RenameArgs),
-    /// Show what happens to sandboxes
+    /// Show what happens to sandboxes, one JSON object a line
     #[command(
         after_help = "Examples:\n  sovereign events --since 1h --no-follow\n  sovereign events | jq -r 'select(.event == \"ended\").name'"
     )]
@@ -231,7 +234,7 @@ pub enum Command {
     Prune(PruneArgs),
     /// Print the completions for a shell
     Completions(CompletionsArgs),
-    /// Print the manual page
+    /// Print the manual page of a command
     Man(ManArgs),
     /// Print the version
     #[command(after_help = "Example:\n  sovereign version --json")]
@@ -241,7 +244,7 @@ pub enum Command {
     Supervise(SuperviseArgs),
 }
 
-/// Hold a sandbox.
+/// Hold a sandbox that outlives the program which started it
 #[derive(Debug, Args)]
 pub struct SuperviseArgs {
     /// The registry's folder
@@ -256,7 +259,7 @@ pub struct SuperviseArgs {
     pub stay: bool,
 }
 
-/// Show which sandboxes this machine can run.
+/// Show which sandboxes this machine can run, and what stands in the way of the others
 #[derive(Debug, Args)]
 #[command(
     after_help = "The exit code is 0 if there is a tier that `sovereign run` takes, else 1.\n\nExamples:\n  sovereign doctor\n  sovereign doctor --json | jq -r .tier"
@@ -267,24 +270,25 @@ pub struct DoctorArgs {
     pub image: Option<String>,
 }
 
-/// Remove what crashes have left behind.
+/// Remove what crashes have left behind: containers, folders, unfinished files
 #[derive(Debug, Args)]
 #[command(
     after_help = "What belongs to a process that lives is never touched. For images that are not \
-    needed any more, see `sovereign image prune`.\n\nExample:\n  sovereign prune --dry-run"
+    needed any more, see `sovereign image prune`.\n\nThe exit code is 1 if something could not be \
+    removed, else 0.\n\nExample:\n  sovereign prune --dry-run"
 )]
 pub struct PruneArgs {
-    /// Only tell what would be removed
+    /// Only show what would be removed
     #[arg(long)]
     pub dry_run: bool,
 }
 
-/// Print the completions for a shell.
+/// Print the completions for a shell
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  source <(sovereign completions bash)            # in ~/.bashrc\n  \
-    source <(sovereign completions zsh)             # in ~/.zshrc, after compinit\n  \
-    sovereign completions fish | source             # in ~/.config/fish/config.fish"
+    after_help = "Examples:\n  source <(sovereign completions bash)  # in ~/.bashrc\n  \
+    source <(sovereign completions zsh)   # in ~/.zshrc, after compinit\n  \
+    sovereign completions fish | source   # in ~/.config/fish/config.fish"
 )]
 pub struct CompletionsArgs {
     /// The shell
@@ -292,10 +296,15 @@ pub struct CompletionsArgs {
     pub shell: clap_complete::Shell,
 }
 
-/// Print the manual page.
+/// Print the manual page of a command
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  sovereign man run | man -l -")]
+#[command(after_help = "Examples:\n  sovereign man run | man -l -\n  \
+    sovereign man --output-dir /usr/local/share/man/man1")]
 pub struct ManArgs {
+    /// Write the pages of all commands to files in this folder
+    #[arg(long, value_name = "DIR", conflicts_with = "command")]
+    pub output_dir: Option<std::path::PathBuf>,
+
     /// The command whose page it is; the overview without one
     #[arg(value_name = "COMMAND")]
     pub command: Vec<String>,
@@ -434,6 +443,74 @@ mod tests {
         for command in command.get_subcommands().filter(|it| !it.is_hide_set()) {
             check(command, "sovereign");
         }
+    }
+
+    /// The struct of a command's options and the list that it stands in both describe it, and the one
+    /// that is read later wins.
+    #[test]
+    fn every_command_is_described_as_in_its_list() {
+        fn help(words: &[&str]) -> String {
+            let words = ["sovereign"].iter().chain(words).chain(&["-h"]);
+            let words: Vec<_> = words.map(OsString::from).collect();
+            Cli::read(&words).unwrap_err().to_string()
+        }
+        /// A list has two columns, of which the second goes on in lines of its own.
+        fn list(help: &str) -> Vec<(String, String)> {
+            let (_, list) = help.split_once("Commands:\n").unwrap();
+            let (list, _) = list.split_once("\n\n").unwrap();
+            let mut commands: Vec<(String, String)> = Vec::new();
+            for line in list.lines() {
+                match (line.trim().split_once("  "), commands.last_mut()) {
+                    (Some((name, about)), _) => {
+                        commands.push((name.to_owned(), about.trim().to_owned()));
+                    }
+                    (None, Some((_, about))) => *about = format!("{about} {}", line.trim()),
+                    (None, None) => panic!("{line}"),
+                }
+            }
+            commands
+        }
+        fn first_paragraph(help: &str) -> String {
+            let (about, _) = help.split_once("\n\n").unwrap();
+            about.lines().collect::<Vec<_>>().join(" ")
+        }
+        for group in [&[][..], &["image"], &["fs"]] {
+            let commands = list(&help(group));
+            assert!(commands.len() > 3, "{commands:?}");
+            for (name, about) in commands {
+                let words: Vec<_> = group.iter().copied().chain([name.as_str()]).collect();
+                let listed = about.split(" [alias").next().unwrap_or_default();
+                assert_eq!(first_paragraph(&help(&words)), listed, "{words:?}");
+            }
+        }
+    }
+
+    /// What was wrapped by hand falls apart where it is wrapped again, and a table in a narrow terminal.
+    #[test]
+    fn what_is_wrapped_by_hand_fits_an_ordinary_terminal() {
+        const WIDTH: usize = 80;
+        const FULL: usize = 72;
+        fn check(command: &clap::Command, path: &str, wrong: &mut Vec<String>) {
+            let path = format!("{path} {}", command.get_name());
+            let long = command.get_after_long_help().or(command.get_after_help());
+            let text = long.map(ToString::to_string).unwrap_or_default();
+            for (line, next) in text.lines().zip(text.lines().skip(1).chain([""])) {
+                let is_prose = !line.starts_with(' ');
+                let is_too_wide = !is_prose && line.chars().count() >= WIDTH;
+                let goes_on = is_prose && line.len() > FULL && !next.is_empty();
+                if is_too_wide || (goes_on && !next.starts_with(' ')) {
+                    wrong.push(format!("{path}: {line}"));
+                }
+            }
+            for command in command.get_subcommands() {
+                check(command, &path, wrong);
+            }
+        }
+        let mut command = Cli::command();
+        command.build();
+        let mut wrong = Vec::new();
+        check(&command, "", &mut wrong);
+        assert!(wrong.is_empty(), "{wrong:#?}");
     }
 
     #[test]
