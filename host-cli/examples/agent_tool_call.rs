@@ -7,11 +7,24 @@
 
 use std::error::Error;
 use std::io::Read;
+use std::process::ExitCode;
 use std::time::Duration;
 
-use sovereign::{Isolation, Sandbox};
+use sovereign::error::chain;
+use sovereign::{Isolation, Sandbox, StartError};
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
+    run().unwrap_or_else(|error| {
+        eprintln!("{}", chain(&*error));
+        let failure = error.downcast_ref::<StartError>();
+        if let Some(hint) = failure.and_then(StartError::hint) {
+            eprintln!("hint: {hint}");
+        }
+        ExitCode::FAILURE
+    })
+}
+
+fn run() -> Result<ExitCode, Box<dyn Error>> {
     let mut code = String::new();
     std::io::stdin().read_to_string(&mut code)?;
 
@@ -37,5 +50,5 @@ fn main() -> Result<(), Box<dyn Error>> {
         Err(error) => serde_json::json!({ "error": error.kind(), "message": error.to_string() }),
     };
     println!("{answer:#}");
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }

@@ -6,13 +6,27 @@
 //! ```
 
 use std::error::Error;
-use std::io::{self, Read};
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::process::ExitCode;
+use std::thread;
 use std::time::Duration;
 
-use sovereign::Sandbox;
+use sovereign::error::chain;
+use sovereign::{Sandbox, StartError};
 
-fn main() -> Result<ExitCode, Box<dyn Error>> {
+fn main() -> ExitCode {
+    run().unwrap_or_else(|error| {
+        eprintln!("{}", chain(&*error));
+        let failure = error.downcast_ref::<StartError>();
+        if let Some(hint) = failure.and_then(StartError::hint) {
+            eprintln!("hint: {hint}");
+        }
+        ExitCode::FAILURE
+    })
+}
+
+fn run() -> Result<ExitCode, Box<dyn Error>> {
     let mut sandbox = Sandbox::builder().allow_local().start()?;
     eprintln!("tier {}", sandbox.choice().tier);
     for step in std::env::args().skip(1) {
@@ -24,15 +38,11 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
             .timeout(Duration::from_secs(600))
             .spawn()?;
         child.stdin = None;
-        // Both streams live; a real runner would read them in two threads.
-        if let Some(mut stdout) = child.stdout.take() {
-            io::copy(&mut stdout, &mut io::stdout())?;
-        }
-        let mut errors = Vec::new();
-        if let Some(mut stderr) = child.stderr.take() {
-            stderr.read_to_end(&mut errors)?;
-        }
-        eprint!("{}", String::from_utf8_lossy(&errors));
+        // Both at once: a stream that nobody reads makes the command wait.
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let errors = thread::spawn(|| pass_on(stderr, io::stderr()));
+        pass_on(stdout, io::stdout())?;
+        errors.join().map_err(|_| "the reading thread panicked")??;
         let code = child.wait()?.report.exit_code();
         if code != 0 {
             eprintln!("step failed with {code}");
@@ -40,4 +50,16 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Passes on what comes, as soon as it comes.
+fn pass_on(from: Option<File>, mut to: impl Write) -> io::Result<()> {
+    let mut buffer = [0; 8192];
+    if let Some(mut from) = from {
+        while let length @ 1.. = from.read(&mut buffer)? {
+            to.write_all(buffer.get(..length).unwrap_or_default())?;
+            to.flush()?;
+        }
+    }
+    Ok(())
 }

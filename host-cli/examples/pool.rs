@@ -5,16 +5,29 @@
 //! ```
 
 use std::error::Error;
+use std::process::ExitCode;
 use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::Instant;
 
+use sovereign::error::chain;
 use sovereign::{Sandbox, StartError};
 
 /// How many sandboxes wait for a job.
 const READY: usize = 2;
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
+    run().unwrap_or_else(|error| {
+        eprintln!("{}", chain(&*error));
+        let failure = error.downcast_ref::<StartError>();
+        if let Some(hint) = failure.and_then(StartError::hint) {
+            eprintln!("hint: {hint}");
+        }
+        ExitCode::FAILURE
+    })
+}
+
+fn run() -> Result<ExitCode, Box<dyn Error>> {
     let jobs: u32 = std::env::args()
         .nth(1)
         .map_or(Ok(4), |count| count.parse())?;
@@ -39,5 +52,5 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("{} in {:?}", said.trim(), began.elapsed());
     }
     starter.join().map_err(|_| "the starting thread panicked")?;
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }

@@ -5,11 +5,26 @@
 //! ```
 
 use std::error::Error;
+use std::process::ExitCode;
 use std::time::Duration;
 
-use sovereign::{Engine, ExecRequest, Isolation, Launch, Policy, SandboxSpec, Timeline};
+use sovereign::error::chain;
+use sovereign::{
+    Engine, ExecRequest, Isolation, Launch, Policy, SandboxSpec, StartError, Timeline,
+};
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
+    run().unwrap_or_else(|error| {
+        eprintln!("{}", chain(&*error));
+        let failure = error.downcast_ref::<StartError>();
+        if let Some(hint) = failure.and_then(StartError::hint) {
+            eprintln!("hint: {hint}");
+        }
+        ExitCode::FAILURE
+    })
+}
+
+fn run() -> Result<ExitCode, Box<dyn Error>> {
     // Nothing weaker than a virtual machine will do, whatever this machine has.
     let policy = Policy {
         min_isolation: Isolation::Vm,
@@ -29,6 +44,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("exit code: {}", output.report.exit_code());
     println!("stdout: {:?}", String::from_utf8_lossy(&output.stdout));
     println!("stderr: {:?}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
+    Ok(ExitCode::SUCCESS)
     // Here the sandbox ends, and nothing of it is left.
 }

@@ -1,6 +1,7 @@
 //! Where the programs that belong to this engine are: beside the running program, in
 //! `../libexec/sovereign`, or in the same places of an installation in the `PATH`; or where the
-//! environment says.
+//! environment says. Cargo puts an example into a folder of its own, so for one the folder above that
+//! is looked in too.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -61,18 +62,25 @@ impl Program {
     /// Where it may be: beside the running program, and where an installation in the `PATH` has it,
     /// for an embedder that is installed somewhere else.
     fn places(self, running: Option<&Path>) -> impl Iterator<Item = PathBuf> {
-        let own = running.and_then(Path::parent).map(Path::to_owned);
+        let own = running.and_then(Path::parent);
+        let above = own
+            .filter(|folder| folder.ends_with("examples"))
+            .and_then(Path::parent);
+        let own = [own, above].map(|folder| folder.map(Path::to_owned));
         // Only asked for by those who did not find it beside themselves.
         let path = || env::var_os("PATH").unwrap_or_default();
         let along =
             std::iter::once_with(path).flat_map(|path| env::split_paths(&path).collect::<Vec<_>>());
-        own.into_iter().chain(along).flat_map(move |folder| {
-            let libexec = folder
-                .parent()
-                .filter(|_| self != Self::Engine)
-                .map(|up| up.join("libexec/sovereign").join(self.name()));
-            std::iter::once(folder.join(self.name())).chain(libexec)
-        })
+        own.into_iter()
+            .flatten()
+            .chain(along)
+            .flat_map(move |folder| {
+                let libexec = folder
+                    .parent()
+                    .filter(|_| self != Self::Engine)
+                    .map(|up| up.join("libexec/sovereign").join(self.name()));
+                std::iter::once(folder.join(self.name())).chain(libexec)
+            })
     }
 
     fn missing(self, places: Vec<PathBuf>) -> MissingProgram {
@@ -139,6 +147,17 @@ mod tests {
             places.starts_with(&expected.map(PathBuf::from)),
             "{places:?}"
         );
+    }
+
+    #[test]
+    fn an_example_finds_what_cargo_has_built_beside_its_folder() {
+        let of = |running: &str| {
+            let places: Vec<_> = Program::Agent.places(Some(Path::new(running))).collect();
+            places.contains(&PathBuf::from("/w/target/debug/sovereign-agent"))
+        };
+        assert!(of("/w/target/debug/examples/pool"));
+        assert!(of("/w/target/debug/sovereign"));
+        assert!(!of("/w/target/debug/deps/pool"));
     }
 
     #[test]

@@ -14,6 +14,19 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! # What an embedder needs
+//!
+//! - The crate without the command line: `default-features = false`, and the feature `async` for
+//!   tokio.
+//! - Two programs at run time: `sovereign-vmm` (the monitor of a virtual machine) and
+//!   `sovereign-agent` (which tier `local` and containers start). They are looked for beside the running
+//!   program, in `../libexec/sovereign`, and likewise along the `PATH`, where `make install` puts
+//!   them; `SOVEREIGN_VMM` and `SOVEREIGN_AGENT` name others. A detached sandbox also needs the
+//!   program `sovereign` (`SOVEREIGN_PROGRAM`), which is its supervisor.
+//! - An image for all tiers but `local`: `sovereign image build` once.
+//! - [`SandboxBuilder::allow_local`], if the machine itself will do where nothing better can be had.
+//!   That is the library's consent: the variable and the file that the command reads mean nothing here.
+//!
 //! [`engine::Engine`] chooses a tier and starts a [`sandbox::Sandbox`] in it; commands run in the
 //! sandbox through the agent. The `sovereign` program ([`cli`]) holds no logic beyond what it takes
 //! to talk to a person.
