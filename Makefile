@@ -47,7 +47,7 @@ tools: ## Build the lab, the tests and the benches
 image: build ## Build the sandbox image (minutes the first time, seconds after)
 	$(RELEASE)/sovereign image build
 
-bench: bootstrap bootstrap-test build tools image ## Measure, beside a Firecracker named by FIRECRACKER=path
+bench: bootstrap bootstrap-test build tools image ## Measure (FIRECRACKER=path: beside it; BENCH=tiers: only that)
 	$(TOOL)/sovereign-bench $(BENCH)
 
 lab: bootstrap bootstrap-test build tools ## Open a shell on a Linux host with a real /dev/kvm, anywhere

@@ -111,6 +111,9 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<ExitCode> {
+    if cli.command.is_some() {
+        outside::with_programs()?;
+    }
     match cli.command {
         Some(Command::Here(args)) => publish(&inside::measure(&args)?, &args),
         Some(Command::Copies(args)) => publish(&inside::copies(&args)?, &args),

@@ -2,8 +2,9 @@
 
 use std::env;
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -19,6 +20,7 @@ use crate::{MeasureArgs, OutsideArgs, tiers};
 /// Where things are in the lab.
 const BIN: &str = "/opt/sovereign/bin";
 const STORE: &str = "/root/images";
+const PROGRAM: &str = "SOVEREIGN_E2E_PROGRAM";
 const BINARIES: &[&str] = &["sovereign", "sovereign-vmm", "sovereign-agent"];
 
 /// Counting instructions is slow.
@@ -35,7 +37,7 @@ const SILENCE: Duration = Duration::from_secs(3 * 60);
 const LABS: u32 = 3;
 
 pub(crate) fn run(args: &OutsideArgs) -> Result<ExitCode> {
-    let programs = release_folder()?;
+    let programs = release_folder(&env::current_exe().context("cannot find ourselves")?)?;
     let mut all = Vec::new();
     let sovereign = Sovereign::at(&programs.join("sovereign"))?;
     match sovereign.guest_obstacle()? {
@@ -71,8 +73,7 @@ pub(crate) fn run(args: &OutsideArgs) -> Result<ExitCode> {
 }
 
 /// Finds the release binaries: `target/TRIPLE/release/`, from `target/TRIPLE/tool/` where we are.
-fn release_folder() -> Result<PathBuf> {
-    let ours = env::current_exe().context("cannot find ourselves")?;
+fn release_folder(ours: &Path) -> Result<PathBuf> {
     let triple = ours
         .parent()
         .and_then(Path::parent)
@@ -88,17 +89,39 @@ fn release_folder() -> Result<PathBuf> {
     Ok(folder)
 }
 
+/// Where a measurement is asked for by its name, the release binaries are measured too: starts this
+/// program once more with them, unless others are named or, as in the lab, beside it.
+///
+/// # Errors
+///
+/// If there are none.
+pub(crate) fn with_programs() -> Result<()> {
+    let ours = env::current_exe().context("cannot find ourselves")?;
+    if env::var_os(PROGRAM).is_some() || ours.with_file_name("sovereign").is_file() {
+        return Ok(());
+    }
+    let programs = release_folder(&ours)?;
+    let mut again = Command::new(&ours);
+    again.args(env::args_os().skip(1));
+    // It returns only if it fails.
+    Err(naming(&mut again, &programs).exec()).context("cannot start ourselves again")
+}
+
+/// Tells a process of this program which binaries to measure.
+fn naming<'a>(command: &'a mut Command, programs: &Path) -> &'a mut Command {
+    command
+        .env(PROGRAM, programs.join("sovereign"))
+        .env("SOVEREIGN_VMM", programs.join("sovereign-vmm"))
+        .env("SOVEREIGN_AGENT", programs.join("sovereign-agent"))
+}
+
 /// Measures on this machine, in a process of its own that finds the programs beside it.
 fn here(programs: &Path, arguments: impl FnOnce(&Path) -> Vec<String>) -> Result<Results> {
     let dir = tempfile::tempdir().context("cannot make a folder")?;
     let json = dir.path().join("results.json");
-    let mut command = std::process::Command::new(env::current_exe()?);
-    command
-        .args(arguments(&json))
-        .env("SOVEREIGN_E2E_PROGRAM", programs.join("sovereign"))
-        .env("SOVEREIGN_VMM", programs.join("sovereign-vmm"))
-        .env("SOVEREIGN_AGENT", programs.join("sovereign-agent"))
-        .env_remove(COUNTED);
+    let mut command = Command::new(env::current_exe()?);
+    command.args(arguments(&json));
+    naming(&mut command, programs).env_remove(COUNTED);
     let status = command.status().context("cannot start ourselves")?;
     ensure!(status.success(), "measuring here failed: {status}");
     read(&json)
@@ -181,6 +204,20 @@ pub(crate) fn read(json: &Path) -> Result<Results> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn release_binaries_are_found_from_the_folder_of_tools() {
+        let triple = tempfile::tempdir().unwrap();
+        let release = triple.path().join("release");
+        fs::create_dir(&release).unwrap();
+        let ours = triple.path().join("tool/sovereign-bench");
+        let told = release_folder(&ours).unwrap_err().to_string();
+        assert!(told.contains("make build"), "{told}");
+        for name in BINARIES {
+            fs::write(release.join(name), "").unwrap();
+        }
+        assert_eq!(release_folder(&ours).unwrap(), release);
+    }
 
     #[test]
     fn inner_command_line_is_one_that_we_understand() {
