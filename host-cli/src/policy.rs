@@ -14,7 +14,7 @@ pub struct Policy {
     pub tier: Option<Tier>,
     /// The floor, which nothing lowers.
     pub min_isolation: Isolation,
-    /// Consent to run on the host itself when no other tier can be had. Naming
-    /// [`Tier::Local`] as the tier is consent too.
+    /// Consent to run on the host itself when no other tier can be had. Naming the tier `local` is
+    /// consent too.
     pub allow_local: bool,
 }

@@ -101,7 +101,7 @@ impl Judgement {
 pub struct Row {
     /// Its name: stable, kebab-case.
     pub check: &'static str,
-    /// The tier in which it was made; of what needs none, `None`.
+    /// The tier in which it was made, if it needs one.
     pub tier: Option<Tier>,
     /// How it ended.
     #[serde(flatten)]

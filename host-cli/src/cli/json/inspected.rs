@@ -61,7 +61,8 @@ pub(in crate::cli) struct Inspected {
     idle_timeout_s: Option<f64>,
     /// Whether it is removed when it ends.
     remove: bool,
-    /// The commands that its supervisor holds, while it runs.
+    /// Its own command, number 0, and those that were left running in it, with their results; those of an
+    /// ended sandbox included.
     commands: Vec<Held>,
     /// Where all this is kept; what is no text is replaced.
     folder: String,

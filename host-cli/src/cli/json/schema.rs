@@ -129,6 +129,17 @@ fn schemas_are_what_the_types_are() {
     }
 }
 
+/// Who reads them knows JSON, and need not know Rust.
+#[test]
+fn descriptions_do_not_speak_of_types() {
+    for it in all() {
+        let text = it.schema.as_value().to_string();
+        for of_rust in ["[`", "::", "`None`", "`Some"] {
+            assert!(!text.contains(of_rust), "{}: {of_rust}", it.name);
+        }
+    }
+}
+
 #[test]
 fn every_command_has_a_schema() {
     let all = all();
@@ -180,15 +191,17 @@ fn page() -> String {
 const INTRODUCTION: &str = "\
 # What `--json` prints
 
-Every command takes `--json`. What it then prints on standard output is described here by a JSON Schema (draft 2020-12),
-which is made from the program's own types: `cargo test` fails when one changes without the other. Text for people
-(the tier that was taken, progress, warnings) goes to standard error, and `-q` silences it.
+Every command but `completions` and `man`, which print text, takes `--json`. What it then prints on standard output is
+described here by a JSON Schema (draft 2020-12), which is made from the program's own types: `cargo test` fails when one
+changes without the other. Text for people (the tier that was taken, progress, warnings) goes to standard error, and `-q`
+silences it.
 
 - **A document** is one JSON value. **Lines** are one JSON value a line, each written as soon as it is known.
 - A field that has nothing to say is `null`, unless its schema says that it may be missing. A reader should let fields
   pass that it does not know: a later release may add some, and takes none away.
 - Moments are RFC 3339 in UTC; names of other units are in the field's name (`duration_ms`, `memory_bytes`).
-- Bytes that are no UTF-8 are told in base64, and the field `encoding` beside them says so.
+- Bytes that are no UTF-8 are told in base64; a field beside them says which it is, `utf-8` or `base64`: `encoding`, or
+  `stdout_encoding` and `stderr_encoding` of `run` and `exec`.
 - Commands that act on several sandboxes or files go on when one of them fails, and tell each one's `error`.
 - The exit code is the same with and without `--json`.
 - `cp` to `-` writes the archive to standard output, and its result to standard error.
@@ -196,8 +209,6 @@ which is made from the program's own types: `cargo test` fails when one changes 
 ";
 
 const ERRORS: &str = "
-`completions` and `man` print text whatever is asked for.
-
 # Errors
 
 A command that fails as a whole prints [error](error.schema.json): its `exit_code`, and the `error`. So does one that was
