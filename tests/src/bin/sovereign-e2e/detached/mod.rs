@@ -140,6 +140,11 @@ pub(crate) fn add(suite: &mut Suite) {
         removal_without_the_engine_is_told_and_can_be_forced,
         prune_removes_volumes_whose_sandbox_is_gone,
     );
+    add_of_one_tier(suite);
+}
+
+/// The tests that one tier shows for all, or that only it has.
+fn add_of_one_tier(suite: &mut Suite) {
     suite.guest(
         "detached",
         &[("full_disk_of_the_host_is_the_guests_error", |s| {
