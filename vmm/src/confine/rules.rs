@@ -60,8 +60,9 @@ const fn low(value: c_int) -> u64 {
     u32::from_ne_bytes(value.to_ne_bytes()) as u64
 }
 
-/// Locks, memory, and the end of a thread or process.
+/// Interrupts, locks, memory, and the end of a thread or process.
 const EVERY: &[Allowed] = &[
+    when(libc::SYS_ioctl, &[Argument::Is(1, KVM_IRQ_LINE)]),
     any(libc::SYS_futex),
     any(libc::SYS_brk),
     when(libc::SYS_mmap, &[Argument::Lacks(2, low(PROT_EXEC))]),
@@ -147,8 +148,10 @@ const PATH_SOCKETS: &[Allowed] = &[
 /// Sets a descriptor non-blocking (Linux, include/uapi/asm-generic/ioctls.h).
 const FIONBIO: u64 = 0x5421;
 
-/// `_IO(KVMIO, 0x80)`, `_IOR(KVMIO, 0x81, struct kvm_regs)` and `_IO(KVMIO, 0xad)` (Linux,
+/// `_IOW(KVMIO, 0x61, struct kvm_irq_level)`, `_IO(KVMIO, 0x80)`, `_IOR(KVMIO, 0x81, struct kvm_regs)` and
+/// `_IO(KVMIO, 0xad)` (Linux,
 /// include/uapi/linux/kvm.h).
+const KVM_IRQ_LINE: u64 = 0x4008_ae61;
 const KVM_RUN: u64 = 0xae80;
 const KVM_GET_REGS: u64 = 0x8090_ae81;
 const KVM_KVMCLOCK_CTRL: u64 = 0xaead;

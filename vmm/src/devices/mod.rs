@@ -3,3 +3,11 @@
 pub mod power;
 pub mod serial;
 pub mod virtio;
+
+use std::fmt;
+
+/// What a device interrupts its guest by: a line that is edge-triggered, and whose edge is never lost.
+pub trait InterruptLine: fmt::Debug + Send + Sync {
+    /// Raises the line and lowers it again.
+    fn pulse(&self);
+}

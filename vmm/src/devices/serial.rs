@@ -4,6 +4,7 @@
 //! memory of the host. It can be copied to a pipe, line by line, which is never waited for.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
@@ -11,8 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vm_superio::serial::NoEvents;
 use vm_superio::{Serial, Trigger};
-use vmm_sys_util::eventfd::EventFd;
 
+use super::InterruptLine;
 use crate::bus::PortDevice;
 
 /// A longer line is passed on in parts. With the news of a loss it is less than PIPE_BUF.
@@ -161,28 +162,29 @@ impl Write for Console {
 
 /// The UART's interrupt line.
 #[derive(Debug)]
-struct InterruptLine(EventFd);
+struct Line(Box<dyn InterruptLine>);
 
-impl Trigger for InterruptLine {
-    type E = io::Error;
+impl Trigger for Line {
+    type E = Infallible;
 
-    fn trigger(&self) -> io::Result<()> {
-        self.0.write(1)
+    fn trigger(&self) -> Result<(), Infallible> {
+        self.0.pulse();
+        Ok(())
     }
 }
 
 /// The UART.
 #[derive(Debug)]
 pub struct SerialPort {
-    uart: Serial<InterruptLine, NoEvents, Console>,
+    uart: Serial<Line, NoEvents, Console>,
 }
 
 impl SerialPort {
-    /// A UART that writes to `console` and interrupts by `irqfd`.
+    /// A UART that writes to `console` and interrupts by `line`.
     #[must_use]
-    pub fn new(irqfd: EventFd, console: Console) -> Self {
+    pub fn new(line: impl InterruptLine + 'static, console: Console) -> Self {
         Self {
-            uart: Serial::new(InterruptLine(irqfd), console),
+            uart: Serial::new(Line(Box::new(line)), console),
         }
     }
 }
@@ -203,18 +205,14 @@ impl PortDevice for SerialPort {
 mod tests {
     use std::io::Read;
 
-    use vmm_sys_util::eventfd::EFD_NONBLOCK;
-
     use super::*;
+    use crate::devices::virtio::driver::Wire;
 
     const LOOPBACK: u8 = 0x10;
 
     fn serial(limit: usize) -> (SerialPort, Console) {
         let console = Console::new(limit);
-        (
-            SerialPort::new(EventFd::new(EFD_NONBLOCK).unwrap(), console.clone()),
-            console,
-        )
+        (SerialPort::new(Wire::default(), console.clone()), console)
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod failure;
 mod kick;
+mod line;
 mod slots;
 
 use kvm_ioctls::{Kvm, VmFd};
@@ -9,6 +10,7 @@ use vmm_sys_util::errno;
 
 pub use failure::internal_error;
 pub use kick::KickPage;
+pub use line::IrqLine;
 pub use slots::map_memory;
 
 /// The version of KVM's API, unchanged since Linux 2.6.22.

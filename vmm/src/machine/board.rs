@@ -1,12 +1,10 @@
 //! Where devices are put and wired: addresses on the buses, interrupts and doorbells in KVM, places in
 //! the event loop.
 
-use std::io;
 use std::sync::{Arc, Mutex};
 
 use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
 use kvm_ioctls::{IoEventAddress, VmFd};
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::error::DeviceError;
 use super::running::EventLoop;
@@ -16,13 +14,13 @@ use crate::devices::power::{ResetPort, SleepPorts};
 use crate::devices::serial::{Console, SerialPort};
 use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::mmio::{MmioTransport, QUEUE_NOTIFY};
-use crate::kvm::KvmError;
+use crate::kvm::{IrqLine, KvmError};
 use crate::memory::GuestRamHandle;
 use crate::stop::StopSignal;
 
 /// A machine's devices while they are being put together.
 pub(super) struct Board<'a> {
-    vm: &'a VmFd,
+    vm: &'a Arc<VmFd>,
     memory: GuestRamHandle,
     pub(super) buses: Buses,
     pub(super) events: EventLoop,
@@ -31,7 +29,10 @@ pub(super) struct Board<'a> {
 }
 
 impl<'a> Board<'a> {
-    pub(super) fn new(vm: &'a VmFd, memory: GuestRamHandle) -> Result<Self, event_manager::Error> {
+    pub(super) fn new(
+        vm: &'a Arc<VmFd>,
+        memory: GuestRamHandle,
+    ) -> Result<Self, event_manager::Error> {
         Ok(Self {
             vm,
             memory,
@@ -43,8 +44,8 @@ impl<'a> Board<'a> {
 
     /// Connects the console.
     pub(super) fn add_serial(&mut self, console: Console) -> Result<(), DeviceError> {
-        let irqfd = self.interrupt(layout::SERIAL_GSI)?;
-        let serial = SerialPort::new(irqfd, console);
+        let line = self.interrupt(layout::SERIAL_GSI);
+        let serial = SerialPort::new(line, console);
         self.buses
             .ports
             .add(layout::SERIAL_PORT, layout::SERIAL_PORTS, serial)?;
@@ -69,8 +70,8 @@ impl<'a> Board<'a> {
         let slot = VirtioSlot::all()
             .nth(self.virtio.len())
             .ok_or(DeviceError::NoSlot)?;
-        let irqfd = Arc::new(self.interrupt(slot.gsi)?);
-        let transport = MmioTransport::new(device, self.memory.clone(), irqfd)?;
+        let line = Arc::new(self.interrupt(slot.gsi));
+        let transport = MmioTransport::new(device, self.memory.clone(), line)?;
         for (queue, kick) in (0_u32..).zip(transport.doorbells()) {
             let doorbell = IoEventAddress::Mmio(slot.base.0 + QUEUE_NOTIFY);
             self.vm
@@ -89,18 +90,9 @@ impl<'a> Board<'a> {
         self.events.add_subscriber(subscriber);
     }
 
-    /// A descriptor that raises an interrupt line when it is written.
-    fn interrupt(&self, gsi: u32) -> Result<EventFd, DeviceError> {
-        let irqfd = event_fd()?;
-        self.vm
-            .register_irqfd(&irqfd, gsi)
-            .map_err(KvmError::refused("register an interrupt"))?;
-        Ok(irqfd)
+    fn interrupt(&self, gsi: u32) -> IrqLine {
+        IrqLine::new(Arc::clone(self.vm), gsi)
     }
-}
-
-fn event_fd() -> io::Result<EventFd> {
-    EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
 }
 
 /// The register window of a virtio device.

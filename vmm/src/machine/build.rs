@@ -42,7 +42,7 @@ const _: () = assert!(
 
 /// A machine that has not run yet.
 pub struct Machine {
-    vm: VmFd,
+    vm: Arc<VmFd>,
     memory: GuestRamHandle,
     vcpus: Vec<VcpuFd>,
     buses: Arc<Buses>,
@@ -68,7 +68,7 @@ impl Machine {
         trace.mark("files-open");
 
         let ram = memory::allocate(&layout::ram_ranges(ram_size))?;
-        let vm = kvm::create_vm(&kvm)?;
+        let vm = Arc::new(kvm::create_vm(&kvm)?);
         trace.mark("vm-created");
 
         kvm::map_memory(&vm, &ram)?;

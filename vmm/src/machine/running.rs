@@ -25,7 +25,7 @@ pub struct Running {
     vsock: Option<Arc<Mutex<Vsock>>>,
     events: EventLoop,
     /// What the vCPUs need, and so dropped after them.
-    _vm: VmFd,
+    _vm: Arc<VmFd>,
     _memory: GuestRamHandle,
 }
 
@@ -88,7 +88,7 @@ pub(super) struct Parts {
     pub(super) console: Console,
     pub(super) vsock: Option<Arc<Mutex<Vsock>>>,
     pub(super) events: EventLoop,
-    pub(super) vm: VmFd,
+    pub(super) vm: Arc<VmFd>,
     pub(super) memory: GuestRamHandle,
 }
 

@@ -4,13 +4,14 @@
 //! unit tests drive devices in the same way. It panics when it is used wrongly.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::queue::QueueRegisters;
 use super::{ActiveQueue, Interrupt, STATUS_DEVICE_NEEDS_RESET};
+use crate::devices::InterruptLine;
 use crate::memory::{GuestRam, GuestRamHandle};
 
 /// The size of each of the two regions of [`guest_memory`].
@@ -36,17 +37,38 @@ pub fn guest_memory() -> GuestRamHandle {
     GuestRamHandle::new(GuestRam::from_ranges(&regions).expect("memory for the guest"))
 }
 
-/// An interrupt line that nobody but the test looks at.
-///
-/// # Panics
-/// When the host has no more descriptors.
+/// An interrupt line that leads to the test.
+#[derive(Debug, Clone, Default)]
+pub struct Wire(Arc<AtomicU64>);
+
+impl Wire {
+    /// How often it was pulled since the last call.
+    #[must_use]
+    pub fn pulses(&self) -> u64 {
+        self.0.swap(0, Ordering::SeqCst)
+    }
+
+    /// A device's way to interrupt by it.
+    #[must_use]
+    pub fn interrupt(&self) -> Interrupt {
+        Interrupt {
+            status: Arc::default(),
+            device_status: Arc::default(),
+            line: Arc::new(self.clone()),
+        }
+    }
+}
+
+impl InterruptLine for Wire {
+    fn pulse(&self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// An interrupt that nobody hears.
 #[must_use]
 pub fn interrupt() -> Interrupt {
-    Interrupt {
-        status: Arc::new(AtomicU32::new(0)),
-        device_status: Arc::new(AtomicU32::new(0)),
-        irqfd: Arc::new(event_fd()),
-    }
+    Wire::default().interrupt()
 }
 
 /// An event descriptor as the transport makes them.

@@ -34,6 +34,7 @@ use super::{
     ActivateError, ActiveQueue, DeviceResources, Interrupt, VIRTIO_F_EVENT_IDX, VIRTIO_F_VERSION_1,
     VirtioDevice, report_failure,
 };
+use crate::devices::InterruptLine;
 use crate::memory::GuestRamHandle;
 use status::Transition;
 
@@ -88,14 +89,14 @@ pub struct MmioTransport {
 }
 
 impl MmioTransport {
-    /// Puts `device` behind a register window; `irqfd` raises its interrupt line.
+    /// Puts `device` behind a register window; `line` interrupts the guest.
     ///
     /// # Errors
     /// The host has no event descriptors left.
     pub fn new(
         device: Arc<Mutex<dyn VirtioDevice>>,
         memory: GuestRamHandle,
-        irqfd: Arc<EventFd>,
+        line: Arc<dyn InterruptLine>,
     ) -> Result<Self, MmioError> {
         let (offered_features, max_queue_sizes, serves_at_once) = {
             let device = lock(&device);
@@ -112,7 +113,7 @@ impl MmioTransport {
         let interrupt = Interrupt {
             status: Arc::new(AtomicU32::new(0)),
             device_status: Arc::new(AtomicU32::new(0)),
-            irqfd,
+            line,
         };
         Ok(Self {
             device,

@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use virtio_queue::Queue;
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::devices::InterruptLine;
 use crate::memory::GuestRamHandle;
 
 /// Interrupt status bits (virtio 1.2, section 4.2.2, `InterruptStatus`).
@@ -119,8 +120,8 @@ pub struct Interrupt {
     pub status: Arc<AtomicU32>,
     /// The transport's device status; devices only ever add [`STATUS_DEVICE_NEEDS_RESET`].
     pub device_status: Arc<AtomicU32>,
-    /// Raises the device's interrupt line in KVM (irqfd).
-    pub irqfd: Arc<EventFd>,
+    /// The device's interrupt line.
+    pub line: Arc<dyn InterruptLine>,
 }
 
 impl Interrupt {
@@ -144,9 +145,7 @@ impl Interrupt {
 
     fn raise(&self, bit: u32) {
         self.status.fetch_or(bit, Ordering::SeqCst);
-        // An eventfd write fails only when its counter is at its maximum, and then the interrupt is
-        // pending already.
-        let _ = self.irqfd.write(1);
+        self.line.pulse();
     }
 }
 

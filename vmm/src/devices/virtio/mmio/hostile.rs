@@ -11,7 +11,7 @@ use super::registers::{
 };
 use super::status::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK};
 use super::{MmioTransport, half};
-use crate::devices::virtio::driver::{RingDriver, Script, event_fd, guest_memory};
+use crate::devices::virtio::driver::{RingDriver, Script, Wire, guest_memory};
 use crate::devices::virtio::{
     ActivateError, DeviceResources, STATUS_DEVICE_NEEDS_RESET, TRANSPORT_FEATURES,
     VIRTIO_F_VERSION_1, VirtioDevice,
@@ -43,7 +43,7 @@ pub fn drive_device(
 ) {
     let mut script = Script::new(data);
     let mut transport =
-        MmioTransport::new(device, memory.clone(), Arc::new(event_fd())).expect("a transport");
+        MmioTransport::new(device, memory.clone(), Arc::new(Wire::default())).expect("a transport");
     let size = transport.max_queue_sizes.first().copied().unwrap_or(1);
     let mut driver = RingDriver::new(memory, RING, size);
     while !script.is_empty() {

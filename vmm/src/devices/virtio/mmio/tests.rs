@@ -3,7 +3,7 @@
 use super::registers::*;
 use super::status::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FAILED, FEATURES_OK};
 use super::*;
-use crate::devices::virtio::driver::{RingDriver, event_fd, guest_memory};
+use crate::devices::virtio::driver::{RingDriver, Wire, guest_memory};
 use crate::devices::virtio::{
     INTERRUPT_CONFIG_CHANGE, INTERRUPT_USED_RING, STATUS_DEVICE_NEEDS_RESET, TRANSPORT_FEATURES,
 };
@@ -77,7 +77,7 @@ struct Machine {
     transport: MmioTransport,
     device: Arc<Mutex<Recorder>>,
     memory: GuestRamHandle,
-    irqfd: Arc<EventFd>,
+    wire: Wire,
 }
 
 impl Machine {
@@ -88,13 +88,14 @@ impl Machine {
     fn with(device: Recorder) -> Self {
         let device = Arc::new(Mutex::new(device));
         let memory = guest_memory();
-        let irqfd = Arc::new(event_fd());
-        let transport = MmioTransport::new(device.clone(), memory.clone(), irqfd.clone()).unwrap();
+        let wire = Wire::default();
+        let line = Arc::new(wire.clone());
+        let transport = MmioTransport::new(device.clone(), memory.clone(), line).unwrap();
         Self {
             transport,
             device,
             memory,
-            irqfd,
+            wire,
         }
     }
 
@@ -461,7 +462,7 @@ fn queue_that_breaks_a_rule_makes_the_device_need_a_reset() {
         assert!(!machine.is_active());
         // VIRTIO 1.2 §2.1.2: the driver is told by a configuration change notification.
         assert_eq!(machine.get(INTERRUPT_STATUS), INTERRUPT_CONFIG_CHANGE);
-        assert_eq!(machine.irqfd.read().unwrap(), 1);
+        assert_eq!(machine.wire.pulses(), 1);
     }
     machine.put(STATUS, 0);
     machine.advance(RUNNING);

@@ -6,7 +6,7 @@ use super::*;
 use crate::devices::virtio::INTERRUPT_USED_RING;
 use crate::devices::virtio::driver::{
     Buffer, REGION_LEN, RawDescriptor, RingDriver, SECOND_REGION, VIRTQ_DESC_F_INDIRECT,
-    VIRTQ_DESC_F_NEXT, VIRTQ_DESC_F_WRITE, guest_memory, interrupt,
+    VIRTQ_DESC_F_NEXT, VIRTQ_DESC_F_WRITE, Wire, guest_memory, interrupt,
 };
 use crate::memory::GuestRamHandle;
 
@@ -355,23 +355,25 @@ fn one_interrupt_for_all_that_was_served() {
     for _ in 0..5 {
         driver.submit(&[Buffer::Writable(DATA, 8)]);
     }
-    let interrupt = interrupt();
+    let wire = Wire::default();
+    let interrupt = wire.interrupt();
     queue
         .serve::<QueueError>(&memory.memory(), &interrupt, SIZE, |_| Ok(0))
         .unwrap();
     assert_eq!(driver.take_used().len(), 5);
-    assert_eq!(interrupt.irqfd.read().unwrap(), 1);
+    assert_eq!(wire.pulses(), 1);
     assert_eq!(interrupt.status.load(Ordering::SeqCst), INTERRUPT_USED_RING);
 }
 
 #[test]
 fn nothing_served_means_no_interrupt() {
     let (memory, _driver, mut queue) = ring(false);
-    let interrupt = interrupt();
+    let wire = Wire::default();
+    let interrupt = wire.interrupt();
     queue
         .serve::<QueueError>(&memory.memory(), &interrupt, SIZE, |_| Ok(0))
         .unwrap();
-    assert!(interrupt.irqfd.read().is_err());
+    assert_eq!(wire.pulses(), 0);
 }
 
 // VIRTIO 1.2 §2.7.7.2: without EVENT_IDX the available ring's flag suppresses interrupts.
@@ -380,11 +382,12 @@ fn avail_flag_no_interrupt_is_honoured() {
     let (memory, mut driver, mut queue) = ring(false);
     driver.set_avail_flags(VIRTQ_AVAIL_F_NO_INTERRUPT);
     driver.submit(&[Buffer::Writable(DATA, 8)]);
-    let interrupt = interrupt();
+    let wire = Wire::default();
+    let interrupt = wire.interrupt();
     queue
         .serve::<QueueError>(&memory.memory(), &interrupt, SIZE, |_| Ok(0))
         .unwrap();
-    assert!(interrupt.irqfd.read().is_err());
+    assert_eq!(wire.pulses(), 0);
 }
 
 // VIRTIO 1.2 §2.7.7.2: with EVENT_IDX the driver hears of the entry after used_event, and of it only.
@@ -392,7 +395,8 @@ fn avail_flag_no_interrupt_is_honoured() {
 fn used_event_decides_on_the_interrupt() {
     let (memory, mut driver, mut queue) = ring(true);
     let memory = memory.memory();
-    let interrupt = interrupt();
+    let wire = Wire::default();
+    let interrupt = wire.interrupt();
     let mut interrupted = Vec::new();
     driver.set_used_event(2);
     // Ignored when EVENT_IDX was negotiated.
@@ -402,7 +406,7 @@ fn used_event_decides_on_the_interrupt() {
         queue
             .serve::<QueueError>(&memory, &interrupt, SIZE, |_| Ok(0))
             .unwrap();
-        interrupted.push(interrupt.irqfd.read().is_ok());
+        interrupted.push(wire.pulses() == 1);
     }
     assert_eq!(interrupted, [false, false, true, false, false]);
 }

@@ -10,7 +10,7 @@ use rustix::fs::{MemfdFlags, fcntl_add_seals, ftruncate, memfd_create};
 
 use super::*;
 use crate::devices::virtio::driver::{
-    Buffer, RingDriver, event_fd, guest_memory, interrupt, needs_reset,
+    Buffer, RingDriver, Wire, event_fd, guest_memory, interrupt, needs_reset,
 };
 use crate::devices::virtio::mmio::MmioTransport;
 use crate::devices::virtio::{ActiveQueue, Interrupt};
@@ -112,7 +112,7 @@ impl Machine {
 fn the_disk_is_there_once_there_was_a_lane() {
     let lanes = Lanes::default();
     let device = Arc::new(Mutex::new(LaneDisk::new(lanes.clone()).unwrap()));
-    let mut window = MmioTransport::new(device, guest_memory(), Arc::new(event_fd())).unwrap();
+    let mut window = MmioTransport::new(device, guest_memory(), Arc::new(Wire::default())).unwrap();
     assert!(window.doorbells().is_empty(), "it serves at once");
     let mut device_id = || {
         let mut id = [0xee; 4];

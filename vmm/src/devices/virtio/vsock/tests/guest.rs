@@ -15,7 +15,7 @@ use super::super::packet::Header;
 use super::super::spec::{HEADER_LEN, HOST_CID, OP_REQUEST, OP_RESPONSE, OP_RW, TYPE_STREAM};
 use crate::config::VsockConfig;
 use crate::devices::virtio::driver::{
-    Buffer, RingDriver, SECOND_REGION, guest_memory, interrupt, needs_reset,
+    Buffer, RingDriver, SECOND_REGION, Wire, guest_memory, needs_reset,
 };
 use crate::devices::virtio::{
     DeviceResources, Interrupt, VIRTIO_F_EVENT_IDX, VIRTIO_F_VERSION_1, VirtioDevice,
@@ -38,6 +38,7 @@ pub(super) struct Guest {
     pub(super) memory: GuestRamHandle,
     pub(super) rx: RingDriver,
     pub(super) tx: RingDriver,
+    pub(super) wire: Wire,
     pub(super) interrupt: Interrupt,
     kicks: Vec<Arc<EventFd>>,
     /// RX buffers by the heads of their chains.
@@ -69,12 +70,14 @@ impl Guest {
             uds_path,
         })
         .unwrap();
+        let wire = Wire::default();
         Self {
             device,
             rx: RingDriver::new(&memory, 0x1000, 128),
             tx: RingDriver::new(&memory, 0x4000, 128),
             memory,
-            interrupt: interrupt(),
+            interrupt: wire.interrupt(),
+            wire,
             kicks: Vec::new(),
             posted: HashMap::new(),
             free: (0..rx_buffers)
