@@ -201,7 +201,7 @@ fn add_virtio(aml: &mut dyn AmlSink, slot: VirtioSlot) {
     .to_aml_bytes(aml);
 }
 
-/// Edge-triggered, active high, of one device alone: what an irqfd is.
+/// Edge-triggered, active high, of one device alone: what an `IrqLine` is.
 fn edge_interrupt(gsi: u32) -> Interrupt {
     Interrupt::new(true, true, false, false, gsi)
 }
