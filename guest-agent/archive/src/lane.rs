@@ -35,6 +35,19 @@ pub const SLOTS: usize = 2;
 /// The length of a lane's memory in bytes.
 pub const LANE_LEN: u64 = (SLOTS * SLOT_LEN) as u64;
 
+/// Which lane of a virtual machine is a connection's that the host has started from this port of its own: a
+/// port that nobody else uses meanwhile. Lanes lie on the machine's lane disk one behind the other.
+#[must_use]
+pub const fn number_of_host_port(port: u32) -> u64 {
+    port as u64
+}
+
+/// The same for one that the guest has started.
+#[must_use]
+pub const fn number_of_guest_port(port: u32) -> u64 {
+    1 << 32 | port as u64
+}
+
 /// What is no longer than this goes in the stream.
 pub const INLINE_LEN: usize = 16 * 1024;
 /// A record with this bit tells of a slot; one without it is followed by its bytes.

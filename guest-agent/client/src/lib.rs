@@ -22,7 +22,7 @@ pub mod linux;
 #[cfg(target_os = "linux")]
 pub use agent_archive::ArchiveError;
 #[cfg(target_os = "linux")]
-pub use agent_archive::lane::LANE_LEN;
+pub use agent_archive::lane::{LANE_LEN, number_of_guest_port, number_of_host_port};
 pub use conversation::Handover;
 pub use error::ClientError;
 #[cfg(target_os = "linux")]

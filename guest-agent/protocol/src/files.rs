@@ -91,7 +91,7 @@ pub enum FileOperation {
     /// Send a change whenever something happens in this folder, or to this file, until the session is
     /// ended.
     Watch {
-        /// In all folders below it, too.
+        /// In all folders below it, too, that the user may read.
         recursive: bool,
     },
 }

@@ -84,6 +84,7 @@ mod tests {
     use std::path::{Path, PathBuf};
 
     use sandbox_image::Overrides;
+    use vmm::devices::virtio::block::lanes::{self, LaneNumber};
 
     use super::*;
     use crate::spec::{ImageChoice, SandboxSpec};
@@ -193,10 +194,17 @@ mod tests {
     #[test]
     fn what_a_spec_may_ask_for_a_machine_can_be() {
         assert_eq!(crate::spec::MAX_CPUS, vmm::config::MAX_VCPUS);
-        assert_eq!(
-            agent_client::LANE_LEN,
-            vmm::devices::virtio::block::lanes::LANE_LEN
-        );
         assert_eq!(crate::spec::MIN_MEMORY_MIB, vmm::config::MIN_MEMORY_MIB);
+    }
+
+    #[test]
+    fn lanes_lie_where_the_agent_looks_for_them() {
+        assert_eq!(agent_client::LANE_LEN, lanes::LANE_LEN);
+        for port in [0, 1024, u32::MAX] {
+            let of_host = LaneNumber::of_host_port(port).get();
+            assert_eq!(agent_client::number_of_host_port(port), of_host);
+            let of_guest = LaneNumber::of_guest_port(port).get();
+            assert_eq!(agent_client::number_of_guest_port(port), of_guest);
+        }
     }
 }

@@ -117,11 +117,12 @@ impl Files {
     }
 
     /// Tells `each` of what happens in a folder, until `each` fails. The first change is of the folder
-    /// itself, and says that from here on everything is told.
+    /// itself, and says that from here on everything is told; with `recursive` of all folders below it,
+    /// too, that the user may read.
     ///
     /// # Errors
     ///
-    /// [`FilesError`], also because `each` failed.
+    /// [`FilesError`], also because `each` failed, or because the user may watch no more folders.
     pub fn watch(
         self,
         path: &[u8],

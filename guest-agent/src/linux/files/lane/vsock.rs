@@ -10,7 +10,9 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use agent_archive::lane::{Fetch, Fill, LANE_LEN, SLOT_LEN};
+use agent_archive::lane::{
+    Fetch, Fill, LANE_LEN, SLOT_LEN, number_of_guest_port, number_of_host_port,
+};
 use agent_protocol::frame::AGENT_PORT;
 use rustix::fs::OFlags;
 use vsock::{VsockAddr, VsockStream};
@@ -133,7 +135,7 @@ fn sector(space: &mut [u8; 2 * SECTOR_LEN]) -> io::Result<&mut [u8]> {
     aligned.ok_or_else(|| io::ErrorKind::InvalidInput.into())
 }
 
-/// Which lane is a connection's: the port of the side that has started it, and a bit for the guest.
+/// Which lane is a connection's: that of the port of the side that has started it.
 fn number(stream: impl AsFd) -> io::Result<u64> {
     let stream = VsockStream::from(stream.as_fd().try_clone_to_owned()?);
     let (ours, theirs) = (stream.local_addr()?, stream.peer_addr()?);
@@ -142,9 +144,9 @@ fn number(stream: impl AsFd) -> io::Result<u64> {
 
 fn number_of(ours: VsockAddr, theirs: VsockAddr) -> u64 {
     if ours.port() == AGENT_PORT {
-        u64::from(theirs.port())
+        number_of_host_port(theirs.port())
     } else {
-        1 << 32 | u64::from(ours.port())
+        number_of_guest_port(ours.port())
     }
 }
 

@@ -63,6 +63,12 @@ impl LaneNumber {
     pub const fn of_guest_port(port: u32) -> Self {
         Self(1 << 32 | port as u64)
     }
+
+    /// How many lanes lie before it on the disk.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
 }
 
 /// The lanes of a machine. Clones are the same lanes.
