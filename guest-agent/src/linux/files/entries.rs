@@ -29,20 +29,27 @@ pub(crate) fn stat(path: &Path, follow: bool, out: Out) -> Result<Transfer, File
     records.finish()
 }
 
-/// Sends an entry for each file of a folder.
+/// Sends an entry for each file of a folder. One that cannot be looked at is told when all the others have
+/// been.
 pub(crate) fn list(path: &Path, out: Out) -> Result<Transfer, FileFault> {
     let mut records = Records::new(out);
+    let mut hidden = None;
     for found in path.read_dir().map_err(|error| fault::of(path, error))? {
         let found = found.map_err(|error| fault::of(path, error))?;
-        let metadata = match found.metadata() {
+        match found.metadata() {
+            Ok(metadata) => {
+                let name = found.file_name();
+                records.push(&entry(&found.path(), name.as_bytes(), &metadata))?;
+            }
             // One that is gone meanwhile is not there.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            metadata => metadata.map_err(|error| fault::of(&found.path(), error))?,
-        };
-        let name = found.file_name();
-        records.push(&entry(&found.path(), name.as_bytes(), &metadata))?;
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                hidden.get_or_insert(fault::of(&found.path(), error));
+            }
+        }
     }
-    records.finish()
+    let sent = records.finish()?;
+    hidden.map_or(Ok(sent), Err)
 }
 
 /// What is known of the file at `path`, which is told as `name`.
