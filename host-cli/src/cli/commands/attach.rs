@@ -1,10 +1,13 @@
 //! `sovereign attach`: staying with a command that a supervisor holds.
 
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use agent_client::{Control, DetachKeys};
 use agent_protocol::message::{ExitReport, OutputStream};
+use rustix::event::PollFlags;
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::Errno;
 use rustix::stdio::stdin;
 
 use super::follow::{Follower, News, TOLD_LOST, told_missing};
@@ -90,7 +93,15 @@ struct Typed<'a> {
     sandbox: &'a Detached,
     command: u32,
     keys: DetachKeys<'a>,
-    input: Option<OwnedFd>,
+    input: Option<Input>,
+}
+
+/// The command's input.
+struct Input {
+    /// Its writing end, which never blocks: a command need not read what is typed, and is heard all the same.
+    pipe: OwnedFd,
+    /// What has not gone in yet. Nothing more is read for it before.
+    unwritten: Vec<u8>,
 }
 
 /// Stays with a command: shows what it writes from now on, passes on what is typed, until it ends
@@ -237,7 +248,7 @@ fn follow(
     }
     let input = if staying.typed && about.stdin {
         match sandbox.input(command) {
-            Ok(input) => Some(input),
+            Ok(pipe) => Input::new(&pipe)?,
             // Its end was told before, or it has ended.
             Err(error) if is_over(&error) => None,
             Err(error) => return Err(error.into()),
@@ -281,9 +292,8 @@ fn talk(
     shown: &mut Shown,
 ) -> Result<Left, Problem> {
     loop {
-        let orders = signals.as_fd();
-        let mut others: Vec<BorrowedFd<'_>> = vec![orders];
-        others.extend(typed.input.as_ref().map(|_| stdin()));
+        let mut others = vec![(signals.as_fd(), PollFlags::IN)];
+        others.extend(typed.input.as_ref().map(Input::waits_for));
         match follower.next(&others)? {
             News::Piece(piece) => {
                 if let Some(report) = shown.take(piece)? {
@@ -293,7 +303,7 @@ fn talk(
             News::Gone => return Ok(Left::Gone(typed.sandbox.wait(None)?)),
             News::Other(0) => obey(typed, signals)?,
             News::Other(_) => {
-                if typed.pass_on()? {
+                if typed.go_on()? {
                     return Ok(Left::Running);
                 }
             }
@@ -378,17 +388,70 @@ fn redraw(sandbox: &Detached, command: u32) -> Result<(), Problem> {
     Ok(())
 }
 
+impl Input {
+    /// The input whose writing end this is. Another description of the pipe: what does not block is for us
+    /// alone so. None if nobody reads it.
+    fn new(pipe: &OwnedFd) -> Result<Option<Self>, Problem> {
+        let path = format!("/proc/self/fd/{}", pipe.as_raw_fd());
+        let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        match open(path, flags, Mode::empty()) {
+            Ok(pipe) => Ok(Some(Self {
+                pipe,
+                unwritten: Vec::new(),
+            })),
+            Err(Errno::NXIO) => Ok(None),
+            Err(error) => Err(Problem::of(ErrorKind::Input, &error)),
+        }
+    }
+
+    /// What has to happen before there is something to do.
+    fn waits_for(&self) -> (BorrowedFd<'_>, PollFlags) {
+        if self.unwritten.is_empty() {
+            (stdin(), PollFlags::IN)
+        } else {
+            (self.pipe.as_fd(), PollFlags::OUT)
+        }
+    }
+
+    /// Writes as much as goes in now.
+    fn write(&mut self) -> rustix::io::Result<()> {
+        while !self.unwritten.is_empty() {
+            match rustix::io::write(&self.pipe, &self.unwritten) {
+                Ok(count) => drop(self.unwritten.drain(..count)),
+                Err(Errno::AGAIN) => return Ok(()),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Typed<'_> {
     /// Passes on what was typed. Returns whether it was what one types to leave.
-    fn pass_on(&mut self) -> Result<bool, Problem> {
-        let Some(input) = &self.input else {
-            return Ok(false);
+    fn go_on(&mut self) -> Result<bool, Problem> {
+        let leaves = match &self.input {
+            Some(input) if input.unwritten.is_empty() => self.read()?,
+            Some(_) | None => false,
         };
+        if self
+            .input
+            .as_mut()
+            .is_some_and(|input| input.write().is_err())
+        {
+            // Nobody reads it any more.
+            self.input = None;
+        }
+        Ok(leaves)
+    }
+
+    /// Reads what was typed. Returns whether it was what one types to leave.
+    fn read(&mut self) -> Result<bool, Problem> {
         let mut space = vec![0; TYPED + self.keys.held_back()];
         let room = space.get_mut(..TYPED).unwrap_or_default();
         let count = match rustix::io::read(stdin(), room) {
             Ok(count) => count,
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(false),
+            Err(Errno::AGAIN | Errno::INTR) => return Ok(false),
             // A terminal that hung up.
             Err(_) => 0,
         };
@@ -402,11 +465,9 @@ impl Typed<'_> {
         let Some(count) = self.keys.filter(&mut space, count) else {
             return Ok(true);
         };
-        let mut file = std::fs::File::from(input.try_clone()?);
-        let data = space.get(..count).unwrap_or_default();
-        if file.write_all(data).is_err() {
-            // Nobody reads it any more.
-            self.input = None;
+        space.truncate(count);
+        if let Some(input) = &mut self.input {
+            input.unwritten = space;
         }
         Ok(false)
     }

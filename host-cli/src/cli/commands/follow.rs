@@ -119,20 +119,20 @@ impl Follower {
             .map_or(Ok(None), OutputReader::next_piece)
     }
 
-    /// Waits for what comes next: of the command, or of one of `others`.
+    /// Waits for what comes next: of the command, or of one of `others`, each waited for so.
     ///
     /// # Errors
     ///
     /// If it cannot be read.
-    pub(super) fn next(&mut self, others: &[BorrowedFd]) -> io::Result<News> {
+    pub(super) fn next(&mut self, others: &[(BorrowedFd, PollFlags)]) -> io::Result<News> {
         loop {
             if let Some(piece) = self.next_piece()? {
                 return Ok(News::Piece(piece));
             }
             let timeout = Timespec::try_from(LOOK).map_err(io::Error::other)?;
             let mut fds = vec![PollFd::new(&self.changes, PollFlags::IN)];
-            for fd in others {
-                fds.push(PollFd::from_borrowed_fd(*fd, PollFlags::IN));
+            for (fd, flags) in others {
+                fds.push(PollFd::from_borrowed_fd(*fd, *flags));
             }
             let count = rustix::io::retry_on_intr(|| poll(&mut fds, Some(&timeout)))?;
             let ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
