@@ -259,11 +259,23 @@ impl Detached {
     ///
     /// If the supervisor cannot be asked.
     pub fn commands(&self) -> Result<Vec<Command>, DetachedError> {
-        match self.ask(Request::Commands, None) {
-            Ok((Reply::Commands { commands }, ..)) => Ok(commands),
-            Ok((reply, ..)) => Err(self.unexpected(reply)),
-            Err(DetachedError::NotRunning { .. }) => Ok(remembered::read(&self.entry.folder())),
-            Err(error) => Err(error),
+        let mut all = Vec::new();
+        let mut from = 0;
+        loop {
+            match self.ask(Request::Commands { from }, None) {
+                Ok((Reply::Commands { mut commands, next }, ..)) => {
+                    all.append(&mut commands);
+                    match next {
+                        Some(next) if next > from => from = next,
+                        _ => return Ok(all),
+                    }
+                }
+                Ok((reply, ..)) => return Err(self.unexpected(reply)),
+                Err(DetachedError::NotRunning { .. }) => {
+                    return Ok(remembered::read(&self.entry.folder()));
+                }
+                Err(error) => return Err(error),
+            }
         }
     }
 

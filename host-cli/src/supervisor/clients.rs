@@ -9,7 +9,8 @@ use rustix::net::SendFlags;
 
 use super::commands::OWN;
 use super::message::{
-    About, Asked, OtherVersion, Purpose, Reply, Request, VERSION, decode, receive, send,
+    About, Asked, MAX_MESSAGE, OtherVersion, Purpose, Reply, Request, VERSION, decode, receive,
+    send,
 };
 use super::note;
 use super::serve::Supervisor;
@@ -18,6 +19,9 @@ use crate::registry::events::{Event, Happening};
 use crate::registry::record::Ending;
 
 const SIGTERM: u8 = 15;
+
+/// How long a message about commands may be, without what stands around it.
+const LISTED: usize = MAX_MESSAGE / 2;
 
 /// Somebody at the door.
 pub(super) struct Client {
@@ -90,9 +94,10 @@ impl Supervisor {
                 let command = self.take_over(about, &handover, own, descriptor)?;
                 client.answer(&Reply::Taken { command });
             }
-            Request::Commands => client.answer(&Reply::Commands {
-                commands: self.commands.list(),
-            }),
+            Request::Commands { from } => {
+                let (commands, next) = self.commands.list(from, LISTED);
+                client.answer(&Reply::Commands { commands, next });
+            }
             Request::Input { command } => {
                 let input = self.commands.input(command)?;
                 client.answer_with(&Reply::Descriptor, input);

@@ -134,7 +134,7 @@ impl Commands {
             })?;
         let command = Command {
             command: number,
-            about,
+            about: about.cut(),
             since: Timestamp::now(),
             report: None,
             problem: None,
@@ -206,8 +206,20 @@ impl Commands {
         self.all.values().any(|kept| kept.running.is_some())
     }
 
-    pub(super) fn list(&self) -> Vec<Command> {
-        self.all.values().map(|kept| kept.command.clone()).collect()
+    /// The commands from this number on, as many as `room` bytes of JSON hold, but one at least; and the
+    /// number of the next.
+    pub(super) fn list(&self, from: u32, mut room: usize) -> (Vec<Command>, Option<u32>) {
+        let mut listed: Vec<Command> = Vec::new();
+        for (number, Kept { command, .. }) in self.all.range(from..) {
+            // What cannot be told at all cannot be told next time either.
+            let size = serde_json::to_vec(command).map_or(0, |text| text.len());
+            match room.checked_sub(size) {
+                None if !listed.is_empty() => return (listed, Some(*number)),
+                left => room = left.unwrap_or(0),
+            }
+            listed.push(command.clone());
+        }
+        (listed, None)
     }
 
     pub(super) fn get(&self, number: u32) -> Result<&Command, Problem> {
@@ -358,6 +370,36 @@ mod tests {
         };
         let running = Some(running);
         commands.all.insert(number, Kept { command, running });
+    }
+
+    #[test]
+    fn many_commands_are_listed_in_parts() {
+        let folder = tempfile::tempdir().unwrap();
+        let registry = Registry::open(folder.path().join("state"));
+        let (entry, _held) = registry.enter(&record("x")).unwrap();
+        let mut commands = Commands::new(entry).unwrap();
+        for command in 0..10 {
+            let about = About {
+                argv: vec!["x".repeat(1000)],
+                ..About::default()
+            };
+            let command = Command {
+                command,
+                about,
+                since: Timestamp::now(),
+                report: None,
+                problem: None,
+            };
+            commands.all.insert(command.command, Kept::ended(command));
+        }
+        let numbers = |(listed, next): (Vec<Command>, _)| {
+            let numbers: Vec<u32> = listed.iter().map(|it| it.command).collect();
+            (numbers, next)
+        };
+        assert_eq!(numbers(commands.list(0, 5000)), (vec![0, 1, 2, 3], Some(4)));
+        assert_eq!(numbers(commands.list(4, 0)), (vec![4], Some(5)));
+        assert_eq!(numbers(commands.list(8, 5000)), (vec![8, 9], None));
+        assert_eq!(numbers(commands.list(10, 5000)), (vec![], None));
     }
 
     #[test]

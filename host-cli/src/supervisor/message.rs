@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use agent_client::Handover;
-use agent_protocol::message::{ExitReport, TerminalSize};
+use agent_protocol::message::{ExecRequest, ExitReport, TerminalSize};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde::de::DeserializeOwned;
@@ -27,6 +27,9 @@ pub(crate) const VERSION: u32 = 1;
 
 /// The largest message in bytes: a session that changes hands brings what was read ahead.
 pub(crate) const MAX_MESSAGE: usize = 192 * 1024;
+
+/// How much of a command's arguments is told, in bytes.
+const ARGV_LEN: usize = 2048;
 
 /// What a client says.
 #[derive(Debug, Serialize, Deserialize)]
@@ -81,8 +84,11 @@ pub(crate) enum Request {
     },
     /// The sandbox's own command, which a client ran, ended so: end the sandbox.
     Finish { report: ExitReport },
-    /// What is known of the commands.
-    Commands,
+    /// What is known of the commands, from this number on.
+    Commands {
+        #[serde(default)]
+        from: u32,
+    },
     /// The writing end of a command's standard input.
     Input { command: u32 },
     /// Let the command read the end of its input, once all who write to it are gone.
@@ -124,8 +130,13 @@ pub(crate) enum Reply {
     Descriptor,
     /// The command has this number now.
     Taken { command: u32 },
-    /// What is known of the commands.
-    Commands { commands: Vec<Command> },
+    /// What is known of the commands, as many as one message has room for.
+    Commands {
+        commands: Vec<Command>,
+        /// From where on to ask for more.
+        #[serde(default)]
+        next: Option<u32>,
+    },
     /// It is done.
     Done,
     /// The sandbox has ended.
@@ -162,7 +173,7 @@ pub(crate) const DETACH: &[u8] = b"detach";
 /// What people want to know of a command.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct About {
-    /// Program and arguments; what is no text is replaced.
+    /// Program and arguments; what is no text is replaced, and what is long is cut and ends with `…`.
     pub argv: Vec<String>,
     /// Whether it has a terminal.
     pub tty: bool,
@@ -198,13 +209,37 @@ pub struct Command {
 impl About {
     /// What is to be known of this request.
     #[must_use]
-    pub fn of(request: &agent_protocol::message::ExecRequest) -> Self {
+    pub fn of(request: &ExecRequest) -> Self {
+        Self::whole(request).cut()
+    }
+
+    /// The same, however long its arguments are.
+    pub(crate) fn whole(request: &ExecRequest) -> Self {
         let text = |bytes: &serde_bytes::ByteBuf| String::from_utf8_lossy(bytes).into_owned();
         Self {
             argv: request.argv.iter().map(text).collect(),
             tty: request.tty.is_some(),
             stdin: request.stdin,
         }
+    }
+
+    /// The same, short enough for many to be told at once.
+    pub(crate) fn cut(mut self) -> Self {
+        const ELLIPSIS: char = '…';
+        let mut room = ARGV_LEN;
+        for (number, argument) in self.argv.iter_mut().enumerate() {
+            // Many empty ones take room too.
+            if let Some(left) = room.checked_sub(argument.len().saturating_add(1)) {
+                room = left;
+                continue;
+            }
+            let end = room.saturating_sub(ELLIPSIS.len_utf8().saturating_add(1));
+            argument.truncate(argument.floor_char_boundary(end));
+            argument.push(ELLIPSIS);
+            self.argv.truncate(number.saturating_add(1));
+            break;
+        }
+        self
     }
 }
 
@@ -299,6 +334,30 @@ mod tests {
         assert!(heard(r#"{"version":1,"request":"sing"}"#).is_err());
         assert!(heard(r#"{"version":1,"request":"kill"}"#).is_ok());
         assert!(heard(r#"["kill"]"#).is_err());
+    }
+
+    #[test]
+    fn long_arguments_are_cut_and_say_so() {
+        let about = |argv: &[&str]| About {
+            argv: argv.iter().map(|it| (*it).to_owned()).collect(),
+            ..About::default()
+        };
+        let short = about(&["sh", "-c", &"ä".repeat(1000)]);
+        assert_eq!(short.clone().cut(), short);
+        for long in [
+            about(&["sh", "-c", &"ä".repeat(1100), "and more"]),
+            about(&vec!["argument"; 1000]),
+            about(&vec![""; 100_000]),
+        ] {
+            let cut = long.clone().cut();
+            let size: usize = cut.argv.iter().map(|it| it.len() + 1).sum();
+            assert!((2000..2056).contains(&size), "{size}: {cut:?}");
+            let (last, others) = cut.argv.split_last().unwrap();
+            assert_eq!(others, &long.argv[..others.len()]);
+            let whole = &long.argv[others.len()];
+            assert!(whole.starts_with(last.strip_suffix('…').unwrap()));
+            assert_eq!(cut.clone().cut(), cut);
+        }
     }
 
     #[test]

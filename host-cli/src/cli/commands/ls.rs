@@ -112,7 +112,7 @@ impl Listed {
                 .plan
                 .command
                 .as_ref()
-                .map(|request| About::of(request).argv),
+                .map(|request| About::whole(request).argv),
             created: record.created,
             labels: record.plan.labels,
         }
@@ -233,7 +233,11 @@ pub(in crate::cli) fn inspect(args: &SandboxesArgs, global: GlobalArgs) -> Resul
         let sandbox = Detached::find(&registry, wanted)?;
         let record = sandbox.entry().read()?;
         let state = sandbox.entry().state(&record);
-        let commands = sandbox.commands().unwrap_or_default();
+        // All else is known without its supervisor.
+        let commands = sandbox.commands().unwrap_or_else(|error| {
+            say(&format!("sovereign: {error}\n"));
+            Vec::new()
+        });
         let folder = sandbox.entry().folder();
         Ok(Inspected::of(record, state, commands, &folder))
     };

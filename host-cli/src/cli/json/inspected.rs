@@ -177,7 +177,7 @@ struct OwnCommand {
 struct Held {
     /// Its number in its sandbox; 0 is the sandbox's own.
     command: u32,
-    /// Program and arguments.
+    /// Program and arguments; what is longer than 2 KiB is cut and ends with `…`.
     argv: Vec<String>,
     /// Whether it has a terminal.
     tty: bool,
@@ -327,7 +327,7 @@ impl OwnCommand {
     fn of(request: &ExecRequest) -> Self {
         let text = |bytes: &serde_bytes::ByteBuf| String::from_utf8_lossy(bytes).into_owned();
         let pair = |(name, value): &(_, _)| format!("{}={}", text(name), text(value));
-        let About { argv, tty, stdin } = About::of(request);
+        let About { argv, tty, stdin } = About::whole(request);
         Self {
             argv,
             tty,

@@ -1,11 +1,12 @@
 //! What is asked of a supervisor while clients run commands in its sandbox.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 use sovereign_tests::call::read_exactly;
 
 use super::Desk;
@@ -106,5 +107,57 @@ pub(super) fn what_a_client_runs_is_told_to_end(desk: &Desk) -> Outcome {
         "it was waited for"
     );
     watch.wait()?;
+    PASSED
+}
+
+/// However long commands are and however many, they can be held and asked for.
+pub(super) fn many_long_commands_are_held_and_told(desk: &Desk) -> Outcome {
+    desk.start(&["--name", "a", "--", "sleep", "1000"])?;
+    let (long, huge) = ("x".repeat(6000), "y".repeat(100_000));
+    for _ in 0..40 {
+        desk.says(&["exec", "-d", "a", "--", "true", &long])?;
+    }
+    let huge = ["exec", "-d", "a", "--", "sh", "-c", "exit 3", &huge, &huge];
+    let number = desk.says(&huge)?;
+    desk.says(&["wait", "--command", &number, "a"])?;
+    let commands = desk.inspect("a")?["commands"].clone();
+    let known = commands.as_array().context("no commands")?;
+    ensure!(known.len() > 32, "{} commands", known.len());
+    let last = known.last().context("no command")?["argv"].clone();
+    let argv = last.as_array().context("no arguments")?;
+    ensure!(argv.len() == 4 && argv[2] == "exit 3", "{last}");
+    let is_cut = argv[3].as_str().is_some_and(|it| it.ends_with('…'));
+    ensure!(is_cut, "{last}");
+    let attached = desk.call(["attach", "a", &number]).output()?;
+    ensure!(attached.code() == Some(3), "{attached}");
+    PASSED
+}
+
+/// A command that reads nothing of its input shows what it writes, and gets signals.
+pub(super) fn what_nobody_reads_holds_nobody_up(desk: &Desk) -> Outcome {
+    let script = "trap 'exit 7' TERM; while :; do echo tick; sleep 0.05; done";
+    desk.start(&["--name", "a", "-i", "--", "sh", "-c", script])?;
+    let mut attached = desk.call(["attach", "a"]).start()?;
+    let mut typed = attached.take_stdin()?;
+    let feeder = thread::spawn(move || {
+        // It ends when nobody reads any more.
+        let _ = typed.write_all(&vec![b'x'; 8 << 20]);
+    });
+    let mut stdout = attached.take_stdout()?;
+    thread::sleep(Duration::from_secs(2));
+    attached.signal(Signal::TERM)?;
+    let status = attached.wait_for(Duration::from_secs(20))?;
+    let status = status.context("the signal was not passed on")?;
+    ensure!(status.code() == Some(7), "{status}");
+    let mut shown = String::new();
+    stdout.read_to_string(&mut shown)?;
+    ensure!(shown.lines().count() > 10, "{shown}");
+    feeder.join().ok().context("the feeder panicked")?;
+    // What is read slowly arrives whole.
+    let script = "sleep 1; wc -c";
+    desk.start(&["--name", "b", "-i", "--", "sh", "-c", script])?;
+    let attached = desk.call(["attach", "b"]).stdin(vec![b'x'; 3 << 20]);
+    let attached = attached.output()?;
+    ensure!(attached.text() == (3 << 20).to_string(), "{attached}");
     PASSED
 }

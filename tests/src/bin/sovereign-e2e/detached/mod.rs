@@ -23,7 +23,9 @@ mod watchers;
 use crate::suite::{Suite, Test};
 use bulk::files_of_any_size_cost_no_memory;
 use clients::{
-    clients_wait_for_descriptors, long_command_is_use_to_its_end, what_a_client_runs_is_told_to_end,
+    clients_wait_for_descriptors, long_command_is_use_to_its_end,
+    many_long_commands_are_held_and_told, what_a_client_runs_is_told_to_end,
+    what_nobody_reads_holds_nobody_up,
 };
 use console::console_is_kept_or_told_to_be_none;
 pub(crate) use desk::{Desk, with};
@@ -105,6 +107,7 @@ pub(crate) fn add(suite: &mut Suite) {
         what_a_client_runs_is_told_to_end,
         long_command_is_use_to_its_end,
         clients_wait_for_descriptors,
+        what_nobody_reads_holds_nobody_up,
         killed_supervisor_leaves_a_dead_sandbox_that_can_start_again,
         stopped_supervisor_is_told_and_can_be_killed,
         owner_that_is_killed_takes_a_named_sandbox_along,
@@ -181,6 +184,9 @@ fn add_of_one_tier(suite: &mut Suite) {
             }),
             ("killed_copy_leaves_nothing_for_long", |s| {
                 with(s, "local", killed_copy_leaves_nothing_for_long)
+            }),
+            ("many_long_commands_are_held_and_told", |s| {
+                with(s, "local", many_long_commands_are_held_and_told)
             }),
             ("why_it_broke_is_told", |s| {
                 with(s, "local", why_it_broke_is_told)
