@@ -1,4 +1,4 @@
-//! The results of the conformance suite, and the table of them in the README.
+//! The results of the conformance suite, and the table of them in docs/conformance.md.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;

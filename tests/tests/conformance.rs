@@ -1,5 +1,5 @@
-//! That the README tells of the conformance suite what its recorded results are, and that these are
-//! of the suite as it is. After a change of the cases: `make conformance`.
+//! That docs/conformance.md tells of the conformance suite what its recorded results are, and that
+//! these are of the suite as it is. After a change of the cases: `make conformance`.
 
 #![expect(clippy::unwrap_used, reason = "in a test, what fails shall panic")]
 
@@ -32,12 +32,12 @@ fn cases() -> BTreeSet<String> {
 }
 
 #[test]
-fn readme_has_the_table_of_the_recorded_results() {
-    let readme = fs::read_to_string(workspace().join("README.md")).unwrap();
-    let expected = with_table(&readme, &recorded().table()).unwrap();
+fn the_page_has_the_table_of_the_recorded_results() {
+    let page = fs::read_to_string(workspace().join("docs/conformance.md")).unwrap();
+    let expected = with_table(&page, &recorded().table()).unwrap();
     assert!(
-        readme == expected,
-        "README.md is behind: run `make conformance`"
+        page == expected,
+        "docs/conformance.md is behind: run `make conformance`"
     );
 }
 

@@ -35,7 +35,7 @@ struct Cli {
     /// Run only the end-to-end tests whose names contain this.
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,
-    /// Write the conformance suite's results to docs/conformance.json and the README.
+    /// Write the conformance suite's results to docs/conformance.json and docs/conformance.md.
     #[arg(long)]
     record: bool,
 }

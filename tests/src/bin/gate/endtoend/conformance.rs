@@ -216,12 +216,12 @@ fn unconfined(programs: &Programs) -> Option<Command> {
     })
 }
 
-/// Writes what was found out to the recorded results, and to the table in the README. Of cases that did
-/// not run, what is recorded stays.
+/// Writes what was found out to the recorded results, and to the table in docs/conformance.md. Of cases
+/// that did not run, what is recorded stays.
 pub(crate) fn record(report: &Report) -> Result<()> {
-    let (results, readme) = (
+    let (results, page) = (
         workspace().join("docs/conformance.json"),
-        workspace().join("README.md"),
+        workspace().join("docs/conformance.md"),
     );
     let mut known = Results::read(&results)?;
     for column in COLUMNS {
@@ -236,8 +236,8 @@ pub(crate) fn record(report: &Report) -> Result<()> {
     }
     known.retain(&all_cases()?);
     known.write(&results)?;
-    let document = with_table(&fs::read_to_string(&readme)?, &known.table())?;
-    fs::write(&readme, document).context("cannot write README.md")?;
+    let document = with_table(&fs::read_to_string(&page)?, &known.table())?;
+    fs::write(&page, document).context("cannot write docs/conformance.md")?;
     ensure!(!report.failed(), "recorded, with failures");
     Ok(())
 }
