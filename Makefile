@@ -59,6 +59,7 @@ install: build ## Install to PREFIX (default /usr/local)
 	install -d $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 	$(RELEASE)/sovereign man --output-dir $(DESTDIR)$(PREFIX)/share/man/man1
 	$(RELEASE)/sovereign completions bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/sovereign
+	@echo 'Every user also needs an image, but for tier local: sovereign image build' >&2
 
 uninstall: ## Remove what install put there
 	rm -f $(DESTDIR)$(PREFIX)/bin/sovereign

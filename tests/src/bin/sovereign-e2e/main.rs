@@ -31,6 +31,7 @@ mod soak;
 mod streams;
 mod suite;
 mod terminal;
+mod walkthrough;
 
 use std::process::ExitCode;
 
@@ -70,6 +71,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     detached::add(&mut suite);
     machine_interface::add(&mut suite);
     completion::add(&mut suite);
+    walkthrough::add(&mut suite);
     soak::add(&mut suite);
     Ok(suite.run(arguments))
 }
