@@ -2,6 +2,7 @@
 //! result as JSON for the model.
 //!
 //! ```text
+//! cargo build -p guest-agent -p vmm --bins          # once
 //! echo 'print(sum(range(10)))' | cargo run -p sovereign --example agent_tool_call
 //! ```
 

@@ -2,6 +2,7 @@
 //! their output live, and the first step that fails ends it with its exit code.
 //!
 //! ```text
+//! cargo build -p guest-agent -p vmm --bins          # once
 //! cargo run -p sovereign --example ci_job -- 'uname -a' 'echo building' 'exit 3'
 //! ```
 

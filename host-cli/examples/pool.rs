@@ -1,6 +1,7 @@
 //! A pool: sandboxes that are started ahead of the jobs, one for each job, none used twice.
 //!
 //! ```text
+//! cargo build -p guest-agent -p vmm --bins          # once
 //! cargo run -p sovereign --example pool -- 8
 //! ```
 

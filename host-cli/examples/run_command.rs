@@ -1,6 +1,7 @@
 //! Runs one command in a sandbox of its own and prints what came of it.
 //!
 //! ```text
+//! cargo build -p guest-agent -p vmm --bins          # once
 //! cargo run -p sovereign --example run_command -- python3 -c 'print(6 * 7)'
 //! ```
 
