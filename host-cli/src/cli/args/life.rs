@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use super::GlobalsLast;
 use super::run::{ChoiceArgs, ExecArgs, SandboxArgs};
 use super::values::{
     parse_detach_keys, parse_duration, parse_grace, parse_label, parse_lines, parse_signal,
@@ -43,7 +44,8 @@ pub struct LifeArgs {
     after_long_help = "Prints the sandbox's id. It ends with its command; without one it runs until \
         it is ended.\n\nExample:\n  sovereign create --name work && sovereign start work\n\nValues \
         (TIME, SIZE) are those of `sovereign run`: 30s, 512M.",
-    override_usage = "sovereign create [OPTIONS] [--] [COMMAND [ARG]...]"
+    override_usage = "sovereign create [OPTIONS] [--] [COMMAND [ARG]...]",
+    globals_last()
 )]
 pub struct CreateArgs {
     /// The command that runs in it, and its arguments
@@ -84,7 +86,8 @@ pub struct StartArgs {
 #[derive(Debug, Args)]
 #[command(
     after_long_help = EXEC_EXAMPLES,
-    override_usage = "sovereign exec [OPTIONS] SANDBOX [--] COMMAND [ARG]..."
+    override_usage = "sovereign exec [OPTIONS] SANDBOX [--] COMMAND [ARG]...",
+    globals_last()
 )]
 pub struct ExecCommandArgs {
     /// The sandbox's name or id

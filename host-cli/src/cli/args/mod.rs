@@ -147,6 +147,27 @@ pub struct GlobalArgs {
     pub progress: ProgressStyle,
 }
 
+/// Has what holds for every command listed last: a command that is made only once it is named gets these
+/// before its own.
+trait GlobalsLast {
+    /// Moves them to the end.
+    fn globals_last(self) -> Self;
+}
+
+impl GlobalsLast for clap::Command {
+    fn globals_last(self) -> Self {
+        let globals: Vec<_> = self
+            .get_arguments()
+            .filter(|arg| arg.is_global_set())
+            .map(|arg| arg.get_id().clone())
+            .collect();
+        // Clap puts what it changes at the end.
+        globals
+            .into_iter()
+            .fold(self, |command, id| command.mut_arg(id, |arg| arg))
+    }
+}
+
 /// Whether to use colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ColorChoice {
@@ -482,6 +503,17 @@ mod tests {
                 let listed = about.split(" [alias").next().unwrap_or_default();
                 assert_eq!(first_paragraph(&help(&words)), listed, "{words:?}");
             }
+        }
+    }
+
+    #[test]
+    fn what_holds_for_every_command_is_listed_last() {
+        for name in ["run", "create", "exec"] {
+            let words = ["sovereign", name, "--help"].map(OsString::from);
+            let help = Cli::read(&words).unwrap_err().to_string();
+            let (own, global) = help.split_once("\nOutput:\n").unwrap();
+            assert!(own.contains("How the command runs:\n"), "{help}");
+            assert!(global.contains("--json"), "{help}");
         }
     }
 

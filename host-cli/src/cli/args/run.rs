@@ -7,6 +7,7 @@ use std::time::Duration;
 use agent_protocol::limits::ResourceLimit;
 use clap::Args;
 
+use super::GlobalsLast;
 use super::life::LifeArgs;
 use super::limits::{parse_limit, parse_pid_limit};
 use super::values::{
@@ -23,7 +24,8 @@ use crate::tier::Isolation;
         has. The sandbox ends with the command, or with this program, and nothing of it is left; \
         with -d it outlives this program.",
     after_long_help = EXAMPLES,
-    override_usage = "sovereign run [OPTIONS] [--] COMMAND [ARG]..."
+    override_usage = "sovereign run [OPTIONS] [--] COMMAND [ARG]...",
+    globals_last()
 )]
 pub struct RunArgs {
     /// The command and its arguments; they are passed on as they are, and no shell is put between
