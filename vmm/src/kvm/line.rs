@@ -4,8 +4,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_ioctls::VmFd;
 
-use crate::devices::InterruptLine;
-
 /// An edge-triggered line of KVM's interrupt controller.
 ///
 /// An event descriptor (irqfd) would do, too, but KVM leaves one that stands for an I/O APIC's pin to a
@@ -29,10 +27,9 @@ impl IrqLine {
             turn: Mutex::new(()),
         }
     }
-}
 
-impl InterruptLine for IrqLine {
-    fn pulse(&self) {
+    /// Raises the line and lowers it again.
+    pub fn pulse(&self) {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         for level in [true, false] {
             // It fails for a number that the controller has no pin for, and ours have one.
