@@ -2,7 +2,6 @@
 
 use std::env;
 use std::fs;
-use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::thread;
 use std::time::Duration;
@@ -338,8 +337,6 @@ pub(super) fn removed_folder_ends_its_sandbox(desk: &Desk) -> Outcome {
     let holder = desk.inspect("a")?["process"]
         .as_u64()
         .context("no process")?;
-    let mut waits = desk.call(["wait", "a"]).start()?;
-    let mut words = waits.take_stderr()?;
     let sandboxes = desk.state.path().join("sandboxes");
     // Elsewhere, it goes on.
     let elsewhere = desk.state.path().join("elsewhere");
@@ -355,10 +352,6 @@ pub(super) fn removed_folder_ends_its_sandbox(desk: &Desk) -> Outcome {
     })?;
     let holder = u32::try_from(holder)?;
     desk.eventually("its process is gone", || Ok(!is_running(holder)))?;
-    let mut told = String::new();
-    words.read_to_string(&mut told)?;
-    ensure!(told.contains("there is no sandbox"), "{told}");
-    ensure!(waits.wait()?.code() == Some(125), "wait");
     PASSED
 }
 
