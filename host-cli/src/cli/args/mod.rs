@@ -46,10 +46,11 @@ pub struct Cli {
 /// `sovereign run` alone.
 #[derive(Debug, Parser)]
 struct RunCli {
-    #[command(flatten)]
-    global: GlobalArgs,
+    // First, so that there is nothing to be listed last yet: nobody reads this parser's help.
     #[command(flatten)]
     run: RunArgs,
+    #[command(flatten)]
+    global: GlobalArgs,
 }
 
 impl Cli {
