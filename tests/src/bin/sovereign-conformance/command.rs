@@ -230,7 +230,7 @@ fn own_user(subject: &Subject) -> Result<()> {
 }
 
 fn unknown_user(subject: &Subject) -> Result<()> {
-    for user in ["nobody-knows", "root:no-such-group"] {
+    for user in ["nobody-knows", "sandbox:no-such-group"] {
         let refusal = subject.refusal(sh_as(user, "true"))?;
         let told = matches!(&refusal, AgentError::BadUser(what) if what.contains("no"));
         ensure!(told && refusal.exit_code() == 125, "{refusal:?}");
