@@ -23,7 +23,7 @@ pub(super) fn console_is_kept_or_told_to_be_none(desk: &Desk) -> Outcome {
     };
     say("first\\n\\033[2Jsecond\\n")?;
     desk.eventually("the console is there", || {
-        Ok(console(&["--tail", "2"])? == "first\n\u{fffd}[2Jsecond")
+        Ok(console(&["--tail", "2"])? == "first\n\\x1b[2Jsecond")
     })?;
     let follow = ["logs", "--console", "-f", "--tail", "1", "a"];
     let mut following = desk.call(follow).start()?;
