@@ -520,6 +520,15 @@ mod tests {
         (agent, exec)
     }
 
+    /// The pump of a session, once that has heard that the command runs.
+    fn pump_that_runs(exec: Exec, io: PumpIo<'_>) -> Pump<'_> {
+        let mut pump = exec.into_pump(io);
+        while pump.progress.started.is_none() {
+            pump.turn().unwrap();
+        }
+        pump
+    }
+
     fn say(agent: &mut UnixStream, frame: &AgentFrame<'_>) -> std::io::Result<()> {
         let mut bytes = Vec::new();
         frame.encode(&mut bytes).unwrap();
@@ -534,10 +543,7 @@ mod tests {
             ..ExecRequest::new(["x"])
         };
         let (mut agent, exec) = running(request);
-        let mut pump = exec.into_pump(PumpIo::default());
-        while pump.progress.started.is_none() {
-            pump.turn().unwrap();
-        }
+        let mut pump = pump_that_runs(exec, PumpIo::default());
         // Instead of waiting that long.
         pump.progress.started = Instant::now().checked_sub(REPORT_TIMEOUT * 2);
         thread::spawn(move || while say(&mut agent, &AgentFrame::Credit(0)).is_ok() {});
@@ -556,14 +562,12 @@ mod tests {
         };
         let (_agent, exec) = running(request);
         let (typed, mut user) = std::io::pipe().unwrap();
-        let mut pump = exec.into_pump(PumpIo {
+        let io = PumpIo {
             stdin: InputSource::Fd(typed.as_fd()),
             detach_keys: b"\x10\x11",
             ..PumpIo::default()
-        });
-        while pump.progress.started.is_none() {
-            pump.turn().unwrap();
-        }
+        };
+        let mut pump = pump_that_runs(exec, io);
         let conversation = &mut pump.session.conversation;
         let mut left = INITIAL_CREDIT as usize - 1;
         while left > 0 {
@@ -586,10 +590,7 @@ mod tests {
             ..ExecRequest::new(["x"])
         };
         let (mut agent, exec) = running(request);
-        let mut pump = exec.into_pump(PumpIo::default());
-        while pump.progress.started.is_none() {
-            pump.turn().unwrap();
-        }
+        let mut pump = pump_that_runs(exec, PumpIo::default());
         pump.progress.started = Instant::now().checked_sub(REPORT_TIMEOUT * 2);
         let report = ExitReport {
             code: Some(0),
