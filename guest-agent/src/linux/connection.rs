@@ -10,9 +10,11 @@ use agent_protocol::from_agent::AgentFrame;
 use agent_protocol::from_host::HostFrame;
 use agent_protocol::reader::FrameReader;
 use agent_protocol::writer::FrameWriter;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg};
+
+use crate::linux::poll::time_left;
 
 /// How long a frame that nobody acts on may wait for company. Each packet wakes a chain of processes
 /// on the host; most commands have ended, or said something, before this is over.
@@ -188,13 +190,4 @@ impl AsFd for Connection {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
     }
-}
-
-/// How long until then, for `poll`: rounded up, so that it does not wake before.
-pub(crate) fn time_left(deadline: Instant) -> Timespec {
-    let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_micros(1);
-    Timespec::try_from(left).unwrap_or(Timespec {
-        tv_sec: i64::MAX,
-        tv_nsec: 0,
-    })
 }

@@ -25,6 +25,7 @@ mod init;
 mod limits;
 mod listen;
 mod oom;
+mod poll;
 mod reason;
 mod serve;
 mod session;

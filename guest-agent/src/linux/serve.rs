@@ -13,11 +13,12 @@ use rustix::process::{DumpableBehavior, Pid, Signal, WaitOptions, getpid, getppi
 
 use crate::linux::confine::control::Incoming;
 use crate::linux::confine::filter;
-use crate::linux::connection::{Connection, time_left};
+use crate::linux::connection::Connection;
 use crate::linux::exec::tree;
 use crate::linux::fork::{Forked, fork};
 use crate::linux::listen::{Listener, connect_to_host};
 use crate::linux::oom::OomScore;
+use crate::linux::poll::time_left;
 use crate::linux::reason::reason;
 use crate::linux::session::{self, Agent, Verdict};
 use crate::linux::sys::{self, Sender, SignalFd, Target};

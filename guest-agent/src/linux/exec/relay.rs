@@ -10,22 +10,23 @@
 //! **When its time is up**, or the host has gone, everything below this session ends, daemons too
 //! ([`Ending`]).
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use agent_protocol::frame::{FrameError, Kind, MAX_DATA};
 use agent_protocol::from_agent::AgentFrame;
 use agent_protocol::from_host::HostFrame;
 use agent_protocol::message::{ExecRequest, ExitReport, OutputStream};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::PollFlags;
 use rustix::process::{Pid, WaitOptions, WaitStatus};
 use rustix::termios::tcgetpgrp;
 
-use crate::linux::connection::{Connection, Gone, time_left};
+use crate::linux::connection::{Connection, Gone};
 use crate::linux::exec::ending::Ending;
 use crate::linux::exec::input::{Input, News};
 use crate::linux::exec::output::Output;
 use crate::linux::exec::stdio::{self, Ours};
+use crate::linux::poll::poll_some;
 use crate::linux::session::violation;
 use crate::linux::sys::{SignalFd, Target, send_signal};
 
@@ -354,25 +355,4 @@ fn relay(output: &mut Output, found: PollFlags, connection: &mut Connection) {
     } else if !found.is_empty() {
         output.relay(connection.writer());
     }
-}
-
-/// Polls those that are there until the deadline, and tells what each has.
-fn poll_some<const N: usize>(
-    wanted: [Option<(BorrowedFd<'_>, PollFlags)>; N],
-    deadline: Option<Instant>,
-) -> [PollFlags; N] {
-    let mut fds: Vec<PollFd<'_>> = wanted
-        .iter()
-        .flatten()
-        .map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags))
-        .collect();
-    let timeout = deadline.map(time_left);
-    // An interrupted wait has found nothing; other errors are for descriptors that do not exist.
-    let _ = poll(&mut fds, timeout.as_ref());
-    let mut found = fds.iter().map(PollFd::revents);
-    wanted.map(|wanted| {
-        wanted
-            .and_then(|_| found.next())
-            .unwrap_or(PollFlags::empty())
-    })
 }
