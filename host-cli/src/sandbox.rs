@@ -115,6 +115,7 @@ pub(crate) const fn client_kind(error: &ClientError) -> ErrorKind {
             AgentError::System { .. } => ErrorKind::GuestSystem,
         },
         ClientError::Silent { .. } => ErrorKind::AgentSilent,
+        ClientError::OutOfTime => ErrorKind::OutOfTime,
         ClientError::Disconnected(_) => ErrorKind::AgentLost,
         ClientError::Protocol(_) => ErrorKind::Protocol,
         ClientError::RequestTooLarge { .. } => ErrorKind::RequestTooLarge,

@@ -6,6 +6,9 @@ use std::time::Duration;
 use agent_protocol::frame::FrameError;
 use agent_protocol::message::{AgentError, OutputStream};
 
+/// The exit code of whatever had no more time, as timeout(1) has it.
+const OUT_OF_TIME: u8 = 124;
+
 /// Why a request has no result.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -20,6 +23,9 @@ pub enum ClientError {
         /// How long.
         silence: Duration,
     },
+    /// It was not done when its time was up.
+    #[error("it was not done in the time that it had")]
+    OutOfTime,
     /// The stream ended before the conversation did: the sandbox or its agent is gone.
     #[error("the connection to the guest agent ended while {0}")]
     Disconnected(&'static str),
@@ -64,12 +70,13 @@ pub enum ClientError {
 }
 
 impl ClientError {
-    /// The exit code to report: 126 or 127 for a command that cannot be run, 128+N for a signal that
-    /// met no command, else 125.
+    /// The exit code to report: 124 if the time was up, 126 or 127 for a command that cannot be run,
+    /// 128+N for a signal that met no command, else 125.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Refused(error) => error.exit_code(),
+            Self::OutOfTime => OUT_OF_TIME,
             Self::Interrupted(signal) => signal.saturating_add(128),
             _ => 125,
         }

@@ -54,6 +54,8 @@ kinds! {
     Terminal => "terminal",
     /// Somebody interrupted it: a signal, or the caller.
     Interrupted => "interrupted",
+    /// It was not done in the time that it was given (exit code 124).
+    OutOfTime => "out-of-time",
     /// Something that cannot be, or that this release has no word for.
     Internal => "internal",
     /// A program of this installation is missing.

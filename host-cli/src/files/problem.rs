@@ -8,7 +8,7 @@ use agent_client::{ArchiveError, FilesError};
 use agent_protocol::files::{FaultKind, FileFault};
 
 use super::place::Place;
-use crate::error::{ErrorKind, Problem, chain};
+use crate::error::{ENGINE_FAILURE, ErrorKind, Problem, chain};
 use crate::sandbox::client_kind;
 
 /// What to do about a sandbox that has no room.
@@ -31,8 +31,13 @@ impl From<FilesError> for Problem {
         };
         let is_full =
             matches!(&error, FilesError::Fault(fault) if fault.kind == FaultKind::NoSpace);
+        let exit_code = match &error {
+            FilesError::Client(error) => error.exit_code(),
+            _ => ENGINE_FAILURE,
+        };
         Self {
             hint: is_full.then(|| SANDBOX_FULL.to_owned()),
+            exit_code,
             ..Self::of(code, &error)
         }
     }

@@ -21,7 +21,7 @@ use crate::conversation::{Event, Stage};
 use crate::error::ClientError;
 use crate::linux::control::{Control, ControlReceiver, Received};
 use crate::linux::detach::DetachKeys;
-use crate::linux::session::{Exec, Pumped, Started};
+use crate::linux::session::{Exec, Pumped, Started, TimeLimit};
 use crate::linux::sink::{OutputTarget, Progress, Sink};
 use crate::linux::source::InputSource;
 use crate::linux::wait::{Lateness, time_left};
@@ -74,7 +74,7 @@ pub(crate) struct Pump<'a> {
     controls: Option<&'a ControlReceiver>,
     detach_keys: DetachKeys<'a>,
     progress: SoFar,
-    run_time: Option<Duration>,
+    limit: Option<TimeLimit>,
     lateness: Lateness,
     /// Whether the stream still takes what we write.
     open: bool,
@@ -131,7 +131,7 @@ impl<'a> Pump<'a> {
     pub(crate) fn new(
         session: Started,
         agent: Option<Hello>,
-        run_time: Option<Duration>,
+        limit: Option<TimeLimit>,
         io: PumpIo<'a>,
     ) -> Self {
         let (stdout, stderr) = (Sink::new(io.stdout), Sink::new(io.stderr));
@@ -152,7 +152,7 @@ impl<'a> Pump<'a> {
                 started: runs_since,
                 ..SoFar::default()
             },
-            run_time,
+            limit,
             lateness: Lateness::default(),
             open: true,
             left: false,
@@ -275,8 +275,19 @@ impl<'a> Pump<'a> {
         }
     }
 
-    /// Until when the agent must say something, and what it means if it does not.
+    /// Until when there must be something to do, and what it means if there is not.
     fn patience(&mut self) -> (Option<Instant>, ClientError) {
+        let (deadline, silent) = self.patience_with_agent();
+        match self.limit {
+            Some(TimeLimit::Until(until)) if deadline.is_none_or(|deadline| until <= deadline) => {
+                (Some(until), ClientError::OutOfTime)
+            }
+            _ => (deadline, silent),
+        }
+    }
+
+    /// Until when the agent must say something, and what it means if it does not.
+    fn patience_with_agent(&mut self) -> (Option<Instant>, ClientError) {
         let silent = |waiting_for, silence| ClientError::Silent {
             waiting_for,
             silence,
@@ -288,7 +299,7 @@ impl<'a> Pump<'a> {
         match (
             self.session.conversation.stage(),
             self.progress.started,
-            self.run_time,
+            self.limit,
         ) {
             (Stage::Greeting, ..) => (
                 Some(self.session.answer_deadline),
@@ -298,7 +309,9 @@ impl<'a> Pump<'a> {
                 Some(self.session.answer_deadline),
                 silent("starting the command", answer),
             ),
-            (Stage::Running, Some(started), Some(run_time)) if !self.outputs.is_waiting() => {
+            (Stage::Running, Some(started), Some(TimeLimit::Run(run_time)))
+                if !self.outputs.is_waiting() =>
+            {
                 let end = started.checked_add(run_time);
                 let last =
                     end.map(|end| self.outputs.stalled.map_or(end, |stalled| end.max(stalled)));
@@ -409,7 +422,7 @@ impl<'a> Pump<'a> {
         Pumped::Detached(Box::new(Exec::running(
             self.session,
             self.progress.agent,
-            self.run_time,
+            self.limit,
         )))
     }
 

@@ -105,7 +105,7 @@ impl Session {
         let started = Started::send(self, Request::Exec(request), None)?;
         Ok(Exec {
             started,
-            run_time,
+            limit: run_time.map(TimeLimit::Run),
             greeted: None,
         })
     }
@@ -122,10 +122,11 @@ impl Session {
         self,
         request: FileRequest,
         lane: Option<OwnedFd>,
+        until: Option<Instant>,
     ) -> Result<Exec, ClientError> {
         Ok(Exec {
             started: Started::send(self, Request::Files(request), lane)?,
-            run_time: None,
+            limit: until.map(TimeLimit::Until),
             greeted: None,
         })
     }
@@ -252,11 +253,20 @@ impl Started {
     }
 }
 
+/// How long a session may go on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum TimeLimit {
+    /// So long from its command's start: the agent ends it, and has to say so.
+    Run(Duration),
+    /// Until then, when it is given up.
+    Until(Instant),
+}
+
 /// A command that has been asked for. Dropped, it is ended, with all its processes.
 #[derive(Debug)]
 pub struct Exec {
     started: Started,
-    run_time: Option<Duration>,
+    limit: Option<TimeLimit>,
     /// What the agent said of itself, if the command is known to run.
     greeted: Option<Hello>,
 }
@@ -274,11 +284,11 @@ impl Exec {
     pub(crate) fn running(
         started: Started,
         greeted: Option<Hello>,
-        run_time: Option<Duration>,
+        limit: Option<TimeLimit>,
     ) -> Self {
         Self {
             started,
-            run_time,
+            limit,
             greeted,
         }
     }
@@ -324,7 +334,7 @@ impl Exec {
     }
 
     pub(crate) fn into_pump(self, io: PumpIo<'_>) -> Pump<'_> {
-        Pump::new(self.started, self.greeted, self.run_time, io)
+        Pump::new(self.started, self.greeted, self.limit, io)
     }
 
     /// Runs the command with this input, and collects at most `limit` bytes of each output.
@@ -376,7 +386,7 @@ impl Exec {
                 answer_deadline: Instant::now(),
             },
             // The agent ends it in time, and nobody waits for a report.
-            run_time: None,
+            limit: None,
             greeted: Some(Hello::new()),
         })
     }

@@ -193,6 +193,7 @@ mod tests {
     use std::thread;
 
     use super::*;
+    use crate::linux::files::FilesError;
     use crate::linux::session::{Session, SessionOptions};
     use agent_protocol::from_agent::AgentFrame;
     use agent_protocol::message::ExecRequest;
@@ -236,6 +237,35 @@ mod tests {
             matches!(error, Some(ClientError::Silent { .. })),
             "{error:?}"
         );
+    }
+
+    #[test]
+    fn files_of_a_silent_sandbox_are_given_up_in_time() {
+        let (mut agent, host) = UnixStream::pair().unwrap();
+        let session = Session::new(host, SessionOptions::default());
+        let mut answer = greeting();
+        AgentFrame::Started { pid: 7 }.encode(&mut answer).unwrap();
+        agent.write_all(&answer).unwrap();
+        let files = session.files(None).until(Instant::now() + SHORT);
+        let error = files.stat(b"x", false).unwrap_err();
+        assert!(
+            matches!(error, FilesError::Client(ClientError::OutOfTime)),
+            "{error:?}"
+        );
+    }
+
+    #[test]
+    fn files_wait_for_no_greeting_beyond_their_time() {
+        let (_agent, host) = UnixStream::pair().unwrap();
+        let session = Session::new(host, SessionOptions::default());
+        let began = Instant::now();
+        let files = session.files(None).until(began + SHORT);
+        let error = files.read(b"x", 0, None, &mut Vec::new()).unwrap_err();
+        assert!(
+            matches!(error, FilesError::Client(ClientError::OutOfTime)),
+            "{error:?}"
+        );
+        assert!(began.elapsed() < SessionOptions::default().answer_timeout);
     }
 
     #[test]

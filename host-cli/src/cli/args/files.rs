@@ -1,8 +1,11 @@
 //! The commands for files of sandboxes: `cp` and `fs`.
 
 use std::ffi::OsString;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
+
+use super::values::parse_duration;
 
 /// Copy files into sandboxes, out of them and between them
 #[derive(Debug, Args)]
@@ -23,6 +26,10 @@ pub struct CpArgs {
     #[arg(short, long, value_name = "USER[:GROUP]")]
     pub user: Option<String>,
 
+    /// Give up after this time; the exit code is 124 then
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub timeout: Option<Duration>,
+
     /// What to copy: PATH, SANDBOX:PATH, or - for a tar stream from standard input
     #[arg(value_name = "SRC")]
     pub source: OsString,
@@ -39,6 +46,10 @@ pub struct FsArgs {
     /// Act as this user in the sandbox: with the rights of that user, who owns what is made
     #[arg(short, long, value_name = "USER[:GROUP]", global = true)]
     pub user: Option<String>,
+
+    /// Give up after this time; the exit code is 124 then
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, global = true)]
+    pub timeout: Option<Duration>,
 
     /// What to do.
     #[command(subcommand)]

@@ -9,11 +9,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Instant;
 
 use agent_client::Meter;
 use agent_protocol::files::Transfer;
 use serde::Serialize;
 
+use super::fs::{after, given};
 use crate::cli::args::{CpArgs, GlobalArgs};
 use crate::cli::report::sandbox::of_sandbox;
 use crate::cli::report::{Failed, Stdout, print_json, say};
@@ -88,7 +90,8 @@ pub(in crate::cli) fn cp(args: &CpArgs, global: GlobalArgs) -> Result<u8, Proble
         Side::Stream | Side::Sandbox { .. } => None,
     };
     let copied = measured(here, args.follow_link, &waiting, || {
-        copy(args, source, target, waiting.meter().as_ref())
+        let until = args.timeout.and_then(after);
+        copy(args, source, target, waiting.meter().as_ref(), until)
     });
     waiting.end_as(&copied);
     match copied {
@@ -150,6 +153,7 @@ fn copy(
     source: Side<'_>,
     target: Side<'_>,
     meter: Option<&Meter>,
+    until: Option<Instant>,
 ) -> Result<Transfer, Problem> {
     let follow = args.follow_link;
     let find = |name: &str| -> Result<Detached, Problem> {
@@ -158,13 +162,22 @@ fn copy(
     let (in_sandbox, outcome) = match (source, target) {
         (Side::Here(source), Side::Sandbox { name, path }) => {
             let sandbox = find(&name)?;
-            let copied = files::copy_in(source, &opened(&sandbox, args, meter), home(path), follow);
+            let copied = files::copy_in(
+                source,
+                &opened(&sandbox, args, meter, until),
+                home(path),
+                follow,
+            );
             (sandbox, copied)
         }
         (Side::Sandbox { name, path }, Side::Here(target)) => {
             let sandbox = find(&name)?;
-            let copied =
-                files::copy_out(&opened(&sandbox, args, meter), home(path), target, follow);
+            let copied = files::copy_out(
+                &opened(&sandbox, args, meter, until),
+                home(path),
+                target,
+                follow,
+            );
             (sandbox, copied)
         }
         (
@@ -176,9 +189,9 @@ fn copy(
         ) => {
             let (sandbox, other) = (find(&name)?, find(&to)?);
             let copied = files::copy_between(
-                &opened(&sandbox, args, None),
+                &opened(&sandbox, args, None, until),
                 home(path),
-                &opened(&other, args, meter),
+                &opened(&other, args, meter, until),
                 home(target),
                 follow,
             );
@@ -187,13 +200,17 @@ fn copy(
         (Side::Stream, Side::Sandbox { name, path }) => {
             let sandbox = find(&name)?;
             let stdin = io::stdin();
-            let copied = files::unpack(stdin.as_fd(), &opened(&sandbox, args, meter), home(path));
+            let copied = files::unpack(
+                stdin.as_fd(),
+                &opened(&sandbox, args, meter, until),
+                home(path),
+            );
             (sandbox, copied)
         }
         (Side::Sandbox { name, path }, Side::Stream) => {
             let sandbox = find(&name)?;
             let packed = files::pack(
-                &opened(&sandbox, args, meter),
+                &opened(&sandbox, args, meter, until),
                 home(path),
                 follow,
                 &mut Stdout,
@@ -213,10 +230,11 @@ fn opened<'a>(
     sandbox: &'a Detached,
     args: &'a CpArgs,
     meter: Option<&'a Meter>,
+    until: Option<Instant>,
 ) -> impl FileSource + 'a {
     move || {
         let files = sandbox.files(args.user.clone());
-        let files = files.map_err(|error| error.problem())?;
+        let files = given(files.map_err(|error| error.problem())?, until);
         let files = match meter {
             Some(meter) => files.counted_by(meter.clone()),
             None => files,

@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use agent_client::Files;
 use agent_protocol::files::{FileChange, FileEntry, FileKind};
@@ -29,8 +30,21 @@ const TOLD: u64 = 16 << 20;
 ///
 /// The last that one of them met.
 pub(in crate::cli) fn fs(args: FsArgs, global: GlobalArgs) -> Result<u8, Problem> {
-    let FsArgs { user, action } = args;
-    let open = |sandbox: &str| Place::open(sandbox, user.clone(), global);
+    let FsArgs {
+        user,
+        timeout,
+        action,
+    } = args;
+    let until = timeout.and_then(after);
+    let open = |sandbox: &str| {
+        let sandbox = Detached::find(&Registry::open_default()?, sandbox)?;
+        Ok::<_, Problem>(Place {
+            sandbox,
+            user: user.clone(),
+            until,
+            global,
+        })
+    };
     match action {
         FsAction::Cat(args) => cat(&open(&args.files.sandbox)?, &args),
         FsAction::Write(args) => {
@@ -112,25 +126,30 @@ fn cat(place: &Place, args: &CatArgs) -> Result<u8, Problem> {
     })
 }
 
+/// When this time is up. Never, of one that no clock can tell.
+pub(super) fn after(timeout: Duration) -> Option<Instant> {
+    Instant::now().checked_add(timeout)
+}
+
+/// A session for files that is given up then, if ever.
+pub(super) fn given(files: Files, until: Option<Instant>) -> Files {
+    match until {
+        Some(deadline) => files.until(deadline),
+        None => files,
+    }
+}
+
 /// A sandbox whose files are asked for.
 struct Place {
     sandbox: Detached,
     user: Option<String>,
+    until: Option<Instant>,
     global: GlobalArgs,
 }
 
 impl Place {
-    fn open(sandbox: &str, user: Option<String>, global: GlobalArgs) -> Result<Self, Problem> {
-        let sandbox = Detached::find(&Registry::open_default()?, sandbox)?;
-        Ok(Self {
-            sandbox,
-            user,
-            global,
-        })
-    }
-
     fn files(&self) -> Result<Files, Problem> {
-        Ok(self.sandbox.files(self.user.clone())?)
+        Ok(given(self.sandbox.files(self.user.clone())?, self.until))
     }
 
     /// Does something with each file, and goes on when one cannot have it. In JSON each is told in a

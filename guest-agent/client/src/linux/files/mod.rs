@@ -7,6 +7,8 @@
 //!
 //! Where memory can be passed to the agent, what is much takes a lane: the streams only tell of it.
 //!
+//! Without a deadline an operation takes as long as the sandbox does.
+//!
 //! Data is never held: as much is read as the other side has taken. Both sides take the digest of what
 //! they sent and got, and an operation whose digests differ has failed. What comes out of a
 //! sandbox is hostile, and is unpacked so that nothing leaves its folder.
@@ -19,6 +21,7 @@ mod transfer;
 use std::io::{self, Read, Write};
 use std::os::fd::BorrowedFd;
 use std::path::Path;
+use std::time::Instant;
 
 pub use agent_archive::digest::Meter;
 use agent_archive::{Links, Packed, UnpackOptions};
@@ -27,6 +30,8 @@ use serde_bytes::ByteBuf;
 
 pub use self::error::FilesError;
 use self::transfer::{WhileTaken, copy, shown};
+#[cfg(doc)]
+use crate::error::ClientError;
 use crate::linux::session::Session;
 use crate::linux::source::InputSource;
 
@@ -40,6 +45,7 @@ pub struct Files {
     user: Option<String>,
     owners: bool,
     meter: Option<Meter>,
+    until: Option<Instant>,
 }
 
 impl Files {
@@ -49,6 +55,7 @@ impl Files {
             user,
             owners: false,
             meter: None,
+            until: None,
         }
     }
 
@@ -65,6 +72,16 @@ impl Files {
     pub fn counted_by(self, meter: Meter) -> Self {
         Self {
             meter: Some(meter),
+            ..self
+        }
+    }
+
+    /// It is given up then, as [`ClientError::OutOfTime`], if it is not done: a sandbox may be slow, and
+    /// a hostile one silent for ever. What waits for a reader or a writer here is not interrupted.
+    #[must_use]
+    pub fn until(self, deadline: Instant) -> Self {
+        Self {
+            until: Some(deadline),
             ..self
         }
     }

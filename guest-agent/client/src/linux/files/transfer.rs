@@ -202,7 +202,7 @@ impl Files {
             lane: lane.is_some(),
             operation,
         };
-        Ok(self.session.request_files(request, lane)?)
+        Ok(self.session.request_files(request, lane, self.until)?)
     }
 }
 

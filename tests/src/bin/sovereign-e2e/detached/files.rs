@@ -1,6 +1,7 @@
 //! Files go in, out and between.
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown, symlink};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -50,6 +51,35 @@ pub(super) fn files_go_in_out_and_between(desk: &Desk) -> Outcome {
         missing.to_string().contains("/no/such: No such file"),
         "{missing}"
     );
+    PASSED
+}
+
+/// What is not done by then is not done at all, and the sandbox goes on.
+pub(super) fn files_have_no_more_time_than_they_are_given(desk: &Desk) -> Outcome {
+    desk.start(&["--name", "a", "--", "sleep", "600"])?;
+    desk.good(desk.call(["fs", "write", "a", "note"]).stdin("old"))?;
+    let writing: [&[&str]; 3] = [
+        &["fs", "write", "--timeout=1s", "a", "note"],
+        &["cp", "--timeout", "1s", "-", "a:"],
+        &["fs", "--timeout=1s", "watch", "a", "."],
+    ];
+    for args in writing {
+        let mut running = desk.call([&["--json"], args].concat()).start()?;
+        // Whoever writes to it has all the time in the world.
+        let stdin = running.take_stdin()?;
+        let mut said = String::new();
+        running.take_stdout()?.read_to_string(&mut said)?;
+        let status = running.wait()?;
+        drop(stdin);
+        ensure!(status.code() == Some(124), "{args:?}: {status}, {said}");
+        ensure!(said.contains(r#""out-of-time""#), "{args:?}: {said}");
+    }
+    let in_time = desk.says(&["fs", "cat", "--timeout=60s", "a", "note"])?;
+    ensure!(in_time.trim() == "old", "{in_time}");
+    desk.eventually("nothing half written is left", || {
+        let names = desk.says(&["exec", "a", "--", "ls", "-A"])?;
+        Ok(!names.contains(".sovereign-"))
+    })?;
     PASSED
 }
 

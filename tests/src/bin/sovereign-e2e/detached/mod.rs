@@ -35,8 +35,8 @@ use ends::{
 };
 use environment::environment_comes_from_files;
 use files::{
-    archive_keeps_who_files_belong_to, files_go_in_out_and_between, full_host_is_told,
-    full_sandbox_is_told,
+    archive_keeps_who_files_belong_to, files_go_in_out_and_between,
+    files_have_no_more_time_than_they_are_given, full_host_is_told, full_sandbox_is_told,
 };
 use full_disk::{
     damaged_log_is_shown_as_far_as_it_goes, full_disk_costs_no_result,
@@ -118,6 +118,7 @@ pub(crate) fn add(suite: &mut Suite) {
         events_tell_what_happened,
         files_go_in_out_and_between,
         files_of_any_size_cost_no_memory,
+        files_have_no_more_time_than_they_are_given,
         copy_shows_bytes_and_rate_on_a_terminal_alone,
         archive_is_not_written_to_a_terminal,
         archive_keeps_who_files_belong_to,
