@@ -70,7 +70,9 @@ pub enum FsAction {
     )]
     Write(WriteArgs),
     /// List what is in a folder
-    #[command(after_help = "Examples:\n  sovereign fs ls work\n  sovereign fs ls work /tmp")]
+    #[command(
+        after_help = "Of several folders, each entry is told with its folder's path.\n\nExamples:\n  sovereign fs ls work\n  sovereign fs ls work /tmp"
+    )]
     Ls(FsLsArgs),
     /// Show what is known of files
     #[command(after_help = "Example:\n  sovereign fs stat work /etc/hostname")]

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use agent_client::Files;
 use agent_protocol::files::{FileChange, FileEntry, FileKind};
 use serde::Serialize;
+use serde_bytes::ByteBuf;
 
 use super::life::each;
 use crate::cli::args::{CatArgs, FsAction, FsArgs, GlobalArgs, MvArgs};
@@ -59,7 +60,9 @@ pub(in crate::cli) fn fs(args: FsArgs, global: GlobalArgs) -> Result<u8, Problem
             })
         }
         FsAction::Ls(args) => open(&args.sandbox)?.each(&args.paths, |files, path| {
-            files.list(path, &mut |entry| tell(&entry, global))?;
+            // Of several folders, each entry tells whose it is.
+            let folder = (args.paths.len() > 1).then_some(path);
+            files.list(path, &mut |entry| tell(&below(folder, entry), global))?;
             Ok(None::<Entry>)
         }),
         FsAction::Stat(args) => open(&args.sandbox)?.each(&args.paths, |files, path| {
@@ -196,6 +199,18 @@ fn rename(place: &Place, files: Files, from: &[u8], args: &MvArgs) -> Result<(),
     Ok(files.rename(from, &target)?)
 }
 
+/// An entry as it is called from where the folder is.
+fn below(folder: Option<&[u8]>, entry: FileEntry) -> FileEntry {
+    let Some(folder) = folder else {
+        return entry;
+    };
+    let slash: &[u8] = if folder.ends_with(b"/") { b"" } else { b"/" };
+    FileEntry {
+        path: ByteBuf::from([folder, slash, &entry.path].concat()),
+        ..entry
+    }
+}
+
 fn tell(entry: &FileEntry, global: GlobalArgs) -> io::Result<()> {
     if global.json {
         let told = FileTold::new(&entry.path, Ok(Entry::of(entry)));
@@ -289,7 +304,7 @@ mod tests {
     fn every_change_has_a_name() {
         let line = |path: &[u8]| {
             change_line(&FileChange {
-                path: serde_bytes::ByteBuf::from(path),
+                path: ByteBuf::from(path),
                 kind: ChangeKind::Removed,
             })
         };

@@ -15,7 +15,8 @@ use crate::registry::record::Timestamp;
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(in crate::cli) struct FileTold<T> {
-    /// Its path: as it was named; of a folder's entries, from that folder. What is no text is replaced.
+    /// Its path: as it was named; of a folder's entries, from that folder, or as they are below the
+    /// folder's name, of several. What is no text is replaced.
     pub(in crate::cli) path: String,
     /// The path's bytes in base64, if they are no text.
     #[serde(skip_serializing_if = "Option::is_none")]

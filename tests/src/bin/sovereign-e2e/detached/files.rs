@@ -45,6 +45,10 @@ pub(super) fn files_go_in_out_and_between(desk: &Desk) -> Outcome {
     ensure!(desk.says(&["fs", "cat", "two", "note"])?.trim() == "text");
     let found = desk.says(&["fs", "find", "two", "/tmp/new", "--contains", "echo"])?;
     ensure!(found.trim() == "sub/run", "{found}");
+    let listed = desk.says(&["fs", "ls", "two", "/tmp/new/sub"])?;
+    ensure!(listed.trim().ends_with(" run"), "{listed}");
+    let listed = desk.says(&["fs", "ls", "two", "/tmp/new/sub/", "/tmp/new/sub"])?;
+    ensure!(listed.matches(" /tmp/new/sub/run").count() == 2, "{listed}");
     let missing = desk.call(["cp", "one:/no/such", &path("x")]).output()?;
     ensure!(missing.code() == Some(125), "{missing}");
     ensure!(
