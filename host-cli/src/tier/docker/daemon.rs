@@ -3,13 +3,13 @@
 use std::io;
 use std::time::Duration;
 
-use bollard::models::{SystemInfo, SystemInfoCgroupVersionEnum};
 use bollard::{API_DEFAULT_VERSION, Docker};
 use rustix::process::geteuid;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use super::endpoint::{Address, Endpoints};
+use super::limits;
 use crate::error::ErrorKind;
 use crate::tier::Tier;
 use crate::tier::facts::Unavailable;
@@ -87,7 +87,7 @@ impl Daemon {
             check_version(tier, OLDEST_API, version.as_deref()).map_err(Obstacle::Known)?;
             info.map_err(failed)?
         };
-        check(tier, &info, owner).map_err(Obstacle::Known)?;
+        limits::check(tier, &info, owner).map_err(Obstacle::Known)?;
         Ok(Self {
             tier,
             api,
@@ -130,55 +130,6 @@ fn check_version(tier: Tier, oldest: (u32, u32), version: Option<&str>) -> Resul
         return Ok(());
     }
     Err(too_old(tier, oldest, version))
-}
-
-/// Whether the containers of this daemon, which runs as this user, can be held to their limits.
-fn check(tier: Tier, info: &SystemInfo, owner: Option<u32>) -> Result<(), Unavailable> {
-    if let Some(system) = info.os_type.as_deref().filter(|system| *system != "linux") {
-        return Err(Unavailable {
-            code: ErrorKind::NotLinux,
-            cause: format!("this daemon runs {system} containers, and the sandbox is Linux"),
-            remedy: Some("switch it to Linux containers".to_owned()),
-        });
-    }
-    let rootless = info
-        .security_options
-        .iter()
-        .flatten()
-        .any(|option| option.contains("rootless"));
-    // Podman does not say so itself.
-    let rootless = rootless || (tier == Tier::Podman && owner.is_some_and(|uid| uid != 0));
-    // It says that there are limits on version 1 of cgroups too, and leaves them out with no more than a
-    // warning.
-    let is_first_version = info.cgroup_version == Some(SystemInfoCgroupVersionEnum::_1);
-    let none = rootless && is_first_version;
-    let limits = [
-        (info.memory_limit, "memory"),
-        (info.cpu_cfs_quota, "cpu"),
-        (info.pids_limit, "pids"),
-    ];
-    let lacking: Vec<_> = limits
-        .iter()
-        .filter(|(has, _)| none || *has == Some(false))
-        .map(|(_, name)| *name)
-        .collect();
-    if lacking.is_empty() {
-        return Ok(());
-    }
-    let remedy = if none {
-        "boot with cgroup v2 (systemd.unified_cgroup_hierarchy=1): version 1 cannot be delegated to a \
-         user; or use a daemon of root's"
-    } else if rootless {
-        "let systemd delegate them to your user (Delegate=cpu cpuset io memory pids in \
-         user@.service, cgroup v2)"
-    } else {
-        "enable these cgroup controllers in the kernel"
-    };
-    Err(Unavailable {
-        code: ErrorKind::LimitsUnavailable,
-        cause: format!("{tier} cannot limit {} here", lacking.join(", ")),
-        remedy: Some(remedy.to_owned()),
-    })
 }
 
 fn unreachable(tier: Tier, address: &Address, error: &io::Error) -> Obstacle {
@@ -238,7 +189,14 @@ fn silent(tier: Tier, address: &Address, patience: Duration) -> Unavailable {
             address,
             patience.as_millis()
         ),
-        remedy: Some(restart_it(tier).to_owned()),
+        // Podman's service starts at the first connection, and is stopped when nobody has used it.
+        remedy: Some(match tier {
+            Tier::Podman => format!(
+                "try again, if it was only just starting; or {}",
+                restart_it(tier)
+            ),
+            _ => restart_it(tier).to_owned(),
+        }),
     }
 }
 
@@ -347,30 +305,6 @@ mod tests {
     }
 
     #[test]
-    fn a_daemon_without_limits_is_not_taken() {
-        let info = SystemInfo {
-            memory_limit: Some(false),
-            pids_limit: Some(true),
-            security_options: Some(vec!["name=rootless".to_owned()]),
-            ..SystemInfo::default()
-        };
-        let found = check(Tier::Podman, &info, None).unwrap_err();
-        assert_eq!(found.code, ErrorKind::LimitsUnavailable);
-        assert!(found.cause.contains("limit memory here"), "{}", found.cause);
-        assert!(found.remedy.unwrap().contains("Delegate"));
-        assert_eq!(check(Tier::Docker, &SystemInfo::default(), Some(0)), Ok(()));
-        let first = SystemInfo {
-            memory_limit: Some(true),
-            cgroup_version: Some(SystemInfoCgroupVersionEnum::_1),
-            ..SystemInfo::default()
-        };
-        let found = check(Tier::Podman, &first, Some(1000)).unwrap_err();
-        assert!(found.cause.contains("memory, cpu, pids"), "{}", found.cause);
-        assert!(found.remedy.unwrap().contains("unified_cgroup_hierarchy"));
-        assert_eq!(check(Tier::Podman, &first, Some(0)), Ok(()));
-    }
-
-    #[test]
     fn an_api_is_new_enough_or_told_by_its_number() {
         for good in ["1.40", "1.53", "2.0", "4.3.1"] {
             assert_eq!(check_version(Tier::Docker, OLDEST_API, Some(good)), Ok(()));
@@ -383,17 +317,5 @@ mod tests {
         let old = check_version(Tier::Podman, OLDEST_PODMAN, Some("3.4.4")).unwrap_err();
         assert!(old.cause.contains("3.4.4"), "{}", old.cause);
         assert!(check_version(Tier::Docker, OLDEST_API, None).is_err());
-    }
-
-    #[test]
-    fn windows_containers_are_not_taken() {
-        let info = SystemInfo {
-            os_type: Some("windows".to_owned()),
-            ..SystemInfo::default()
-        };
-        assert_eq!(
-            check(Tier::Docker, &info, None).unwrap_err().code,
-            ErrorKind::NotLinux
-        );
     }
 }

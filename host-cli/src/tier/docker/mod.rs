@@ -28,6 +28,7 @@ pub mod error;
 pub(crate) mod image;
 pub(crate) mod kept;
 mod leftovers;
+mod limits;
 mod meeting;
 pub(crate) mod prune;
 mod readiness;
