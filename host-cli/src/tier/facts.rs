@@ -30,6 +30,12 @@ impl Facts {
         self.findings.iter().find(|finding| finding.tier == tier)
     }
 
+    /// Whether a tier's daemon took a connection and said nothing.
+    pub(crate) fn is_silent(&self, tier: Tier) -> bool {
+        let cause = self.of(tier).map(|finding| &finding.outcome);
+        matches!(cause, Some(Err(why)) if why.code == ErrorKind::DaemonSilent)
+    }
+
     /// Every finding, strongest tier first.
     pub fn iter(&self) -> impl Iterator<Item = &Finding> {
         Tier::ALL.into_iter().filter_map(|tier| self.of(tier))

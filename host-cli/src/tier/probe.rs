@@ -38,8 +38,8 @@ pub(crate) struct Probed {
 struct Wanted<'a> {
     spec: &'a SandboxSpec,
     keep: Option<&'a Path>,
-    /// Whether it is to be on one tier and no other.
-    named: bool,
+    /// Whether a container engine that says nothing is waited for, and not passed over soon.
+    patient: bool,
 }
 
 impl<'a> Wanted<'a> {
@@ -47,7 +47,7 @@ impl<'a> Wanted<'a> {
         Self {
             spec: launch.spec,
             keep: launch.keep(),
-            named: policy.tier.is_some(),
+            patient: policy.tier.is_some(),
         }
     }
 }
@@ -66,7 +66,7 @@ pub(crate) fn everything(spec: &SandboxSpec) -> Probed {
     let wanted = Wanted {
         spec,
         keep: None,
-        named: false,
+        patient: false,
     };
     let look_at = |tier| look(tier, wanted, Depth::Full, &mut Timeline::default());
     thread::scope(|scope| {
@@ -103,7 +103,13 @@ impl Probed {
         for tier in Tier::ALL.into_iter().filter(allowed) {
             let reached = match self.facts.of(tier) {
                 Some(known) => known.outcome.as_ref().ok().copied(),
-                None => self.look_at(tier, wanted, Depth::Quick, timeline),
+                None => self
+                    .look_at(tier, wanted, Depth::Quick, timeline)
+                    // What comes behind the last engine is weaker, if it may be taken at all.
+                    .or_else(|| match tier {
+                        Tier::Podman => self.wait_for_engines(wanted, timeline),
+                        _ => None,
+                    }),
             };
             if reached >= Some(policy.min_isolation) {
                 break;
@@ -138,6 +144,20 @@ impl Probed {
                 (Started::Local(local), exec)
             }
             None => return Err(TierError::NotReady),
+        })
+    }
+
+    /// Waits for the container engines that took a connection and said nothing yet: one that is started by
+    /// its socket is not up by the end of a first look. Returns what the first that can be had reaches.
+    fn wait_for_engines(&mut self, wanted: Wanted, timeline: &mut Timeline) -> Option<Isolation> {
+        let patient = Wanted {
+            patient: true,
+            ..wanted
+        };
+        let mut engines = [Tier::Docker, Tier::Podman].into_iter();
+        engines.find_map(|tier| {
+            let is_silent = !wanted.patient && self.facts.is_silent(tier);
+            is_silent.then(|| self.look_at(tier, patient, Depth::Quick, timeline))?
         })
     }
 
@@ -191,13 +211,17 @@ fn look(
     depth: Depth,
     timeline: &mut Timeline,
 ) -> Result<Ready, Unavailable> {
-    let Wanted { spec, keep, named } = wanted;
+    let Wanted {
+        spec,
+        keep,
+        patient,
+    } = wanted;
     let image = &spec.image.name;
     match tier {
         Tier::Microvm if docker::image::is_of_daemon(image) => Err(image_of_daemon(image)),
         Tier::Microvm => microvm::probe(image, depth, timeline).map(Ready::Microvm),
         Tier::Docker | Tier::Podman => {
-            docker::probe(tier, image, daemon_patience(spec, depth, named), timeline)
+            docker::probe(tier, image, daemon_patience(spec, depth, patient), timeline)
                 .map(Box::new)
                 .map(Ready::Container)
         }
@@ -232,10 +256,10 @@ fn image_of_daemon(image: &str) -> Unavailable {
 }
 
 /// A daemon that answers may have much to do: it has the time that a start may take; and so has one that
-/// does not, if no other will do.
-fn daemon_patience(spec: &SandboxSpec, depth: Depth, named: bool) -> docker::Patience {
+/// does not, if nothing as strong will do.
+fn daemon_patience(spec: &SandboxSpec, depth: Depth, patient: bool) -> docker::Patience {
     match depth {
-        Depth::Quick if named => docker::Patience::with_one(spec.boot_timeout),
+        Depth::Quick if patient => docker::Patience::with_one(spec.boot_timeout),
         Depth::Quick => docker::Patience::among_others(spec.boot_timeout),
         Depth::Full => docker::Patience::among_others(LITTLE_PATIENCE),
     }

@@ -7,6 +7,8 @@ use std::process::{Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use sovereign_engines::Engine;
+
 use crate::machine::Machine;
 
 /// A case, by its name.
@@ -28,6 +30,10 @@ pub(crate) const CASES: &[Case] = &[
     ("an_image_without_our_user_does", without_user),
     ("fifty_sandboxes_run_at_once", fifty),
     ("a_named_daemon_that_is_slow_is_waited_for", slow),
+    (
+        "a_slow_daemon_is_waited_for_before_anything_weaker",
+        slow_in_turn,
+    ),
     (NETWORK, network),
     (
         "the_root_is_read_only_and_what_is_not_is_bounded",
@@ -207,6 +213,25 @@ fn slow(machine: &Machine) {
     thread::sleep(Duration::from_millis(1500));
     drop(still);
     assert!(child.wait().unwrap().success());
+}
+
+/// The local tier has the user's consent, but is taken only if no container can be had.
+fn slow_in_turn(machine: &Machine) {
+    let nowhere = format!("unix://{}/none", machine.folder.path().display());
+    let mut command = machine.sovereign(&["run", "--json", "--", "true"]);
+    for engine in Engine::ALL {
+        if engine != machine.daemon.engine() {
+            command.env(engine.variable(), &nowhere);
+        }
+    }
+    command.env("SOVEREIGN_ALLOW_LOCAL", "1");
+    let still = machine.daemon.stand_still();
+    let child = command.stdout(Stdio::piped()).spawn().unwrap();
+    thread::sleep(Duration::from_millis(1500));
+    drop(still);
+    let output = child.wait_with_output().unwrap();
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(told["tier"], machine.tier(), "{told}");
 }
 
 fn fifty(machine: &Machine) {

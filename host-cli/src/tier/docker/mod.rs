@@ -78,7 +78,7 @@ pub(crate) struct Patience {
 }
 
 impl Patience {
-    /// How long a daemon may say nothing while another tier could take its place.
+    /// How long a daemon may say nothing while another as strong could take its place.
     const FIRST_WORD: Duration = Duration::from_millis(400);
     /// How long it may where none could: one that has much to do has been seen to take a second.
     const FIRST_WORD_ALONE: Duration = Duration::from_secs(10);
