@@ -27,6 +27,9 @@ pub enum StartError {
     /// No sandbox can be like this.
     #[error(transparent)]
     Spec(#[from] SpecError),
+    /// The caller gave up while a tier was looked for.
+    #[error("interrupted while a tier was looked for")]
+    Interrupted,
     /// There is no tier to take.
     #[error(transparent)]
     Choose(#[from] ChooseError),
@@ -49,6 +52,7 @@ impl StartError {
     pub const fn kind(&self) -> ErrorKind {
         match self {
             Self::Spec(_) => ErrorKind::Usage,
+            Self::Interrupted => ErrorKind::Interrupted,
             Self::Choose(error) => error.kind(),
             Self::Unsupported(_) => ErrorKind::UnsupportedFlag,
             Self::Tier { source, .. } => source.kind(),
@@ -59,7 +63,7 @@ impl StartError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Spec(_) => None,
+            Self::Spec(_) | Self::Interrupted => None,
             Self::Choose(error) => error.hint(),
             Self::Unsupported(refusal) => Some(refusal.hint()),
             Self::Tier { source, .. } => source.hint(),
@@ -71,7 +75,7 @@ impl StartError {
     pub fn console(&self) -> &[String] {
         match self {
             Self::Tier { source, .. } => source.console(),
-            Self::Spec(_) | Self::Choose(_) | Self::Unsupported(_) => &[],
+            Self::Spec(_) | Self::Interrupted | Self::Choose(_) | Self::Unsupported(_) => &[],
         }
     }
 
@@ -82,7 +86,7 @@ impl StartError {
             Self::Unsupported(refusal) => Some(refusal.tier),
             Self::Tier { choice, .. } => Some(choice.tier),
             Self::Choose(error) => error.tier(),
-            Self::Spec(_) => None,
+            Self::Spec(_) | Self::Interrupted => None,
         }
     }
 
@@ -92,7 +96,7 @@ impl StartError {
         match self {
             Self::Choose(error) => error.passed_over(),
             Self::Tier { choice, .. } => &choice.passed_over,
-            Self::Spec(_) | Self::Unsupported(_) => &[],
+            Self::Spec(_) | Self::Interrupted | Self::Unsupported(_) => &[],
         }
     }
 }
@@ -148,6 +152,9 @@ impl Engine {
         let mut failed = None;
         loop {
             probed.look_until_one_passes(policy, &launch, timeline);
+            if probed.facts.is_interrupted() {
+                return Err(StartError::Interrupted);
+            }
             let choice = match (choose(policy, &probed.facts), failed) {
                 (Ok(choice), _) => choice,
                 (Err(_), Some(failed)) => return Err(failed),

@@ -14,8 +14,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
-use agent_protocol::limits::ResourceLimit;
-use rustix::process::Pid;
+use agent_protocol::limits::{Resource, ResourceLimit};
+use rustix::process::{Pid, Resource as Known};
 
 use crate::linux::limits::known;
 
@@ -266,8 +266,31 @@ fn set_limits(limits: &[ResourceLimit]) -> Result<(), SpawnError> {
         let result =
             unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const new, old) };
         step_long(Step::Limit(index), result)?;
+        if limit.resource == Resource::Core {
+            may_dump(new.rlim_max).map_err(|errno| SpawnError {
+                step: Step::Limit(index),
+                errno,
+            })?;
+        }
     }
     Ok(())
+}
+
+/// Whether the limit of core dumps is as high as it was to be. A tier whose dumps would go to the host
+/// keeps it as it is and says that all is well (`confine::filter`).
+fn may_dump(most: libc::rlim64_t) -> Result<(), c_int> {
+    let mut now = libc::rlimit64 {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    let resource = Known::Core as u32;
+    let new = ptr::null::<libc::rlimit64>();
+    // SAFETY: prlimit64 reads no limit from a null, and writes one rlimit64, which is ours.
+    let result = unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, new, &raw mut now) };
+    match result {
+        0 if now.rlim_max < most => Err(libc::EPERM),
+        _ => Ok(()),
+    }
 }
 
 /// System calls, not the C library's functions: those would tell its other threads, by state that

@@ -13,6 +13,7 @@ use rustix::process::{DumpableBehavior, Pid, Signal, WaitOptions, getpid, getppi
 
 use crate::linux::confine::control::Incoming;
 use crate::linux::confine::filter;
+use crate::linux::confine::privileges::forbid_core_dumps;
 use crate::linux::connection::Connection;
 use crate::linux::exec::tree;
 use crate::linux::fork::{Forked, fork};
@@ -81,8 +82,10 @@ pub(crate) fn serve_control(listener: Listener) -> Result<(), String> {
     let mut server = Server::new(listener, Agent::default()).map_err(reason)?;
     server.oom_score = oom_score;
     if getpid() == Pid::INIT {
-        // Container engines have filters of their own, each with other holes.
-        filter::apply().map_err(|shortfall| format!("{}: {}", shortfall.step, shortfall.about))?;
+        // Container engines have limits and filters of their own, each with other holes.
+        forbid_core_dumps()
+            .and_then(|()| filter::apply())
+            .map_err(|shortfall| format!("{}: {}", shortfall.step, shortfall.about))?;
         server.run_until_closed().map_err(reason)
     } else {
         server.run().map_err(reason)

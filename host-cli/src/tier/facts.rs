@@ -32,8 +32,14 @@ impl Facts {
 
     /// Whether a tier's daemon took a connection and said nothing.
     pub(crate) fn is_silent(&self, tier: Tier) -> bool {
-        let cause = self.of(tier).map(|finding| &finding.outcome);
-        matches!(cause, Some(Err(why)) if why.code == ErrorKind::DaemonSilent)
+        let finding = self.of(tier);
+        finding.is_some_and(|finding| finding.is_unavailable(ErrorKind::DaemonSilent))
+    }
+
+    /// Whether the caller gave up while a tier was looked at.
+    pub(crate) fn is_interrupted(&self) -> bool {
+        let mut findings = self.findings.iter();
+        findings.any(|finding| finding.is_unavailable(ErrorKind::Interrupted))
     }
 
     /// Every finding, strongest tier first.
@@ -62,6 +68,10 @@ impl Finding {
             outcome,
             shortfall: None,
         }
+    }
+
+    fn is_unavailable(&self, code: ErrorKind) -> bool {
+        matches!(&self.outcome, Err(reason) if reason.code == code)
     }
 }
 

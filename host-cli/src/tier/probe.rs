@@ -26,28 +26,48 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a tier may take when all are looked at, for which a second is enough.
 const LITTLE_PATIENCE: Duration = Duration::from_millis(800);
 
+/// The tiers that are a daemon's.
+const ENGINES: [Tier; 2] = [Tier::Docker, Tier::Podman];
+
 /// What the probes found, and what the tiers that can be had need for their start.
 #[derive(Debug, Default)]
 pub(crate) struct Probed {
     pub(crate) facts: Facts,
     ready: Vec<(Tier, Ready)>,
+    /// Whether engines that said nothing were asked once more.
+    has_waited: bool,
 }
 
-/// What a sandbox is to be, and where what is written in it is kept.
+/// What a sandbox is to be, where what is written in it is kept, and how long its engine is waited for.
 #[derive(Debug, Clone, Copy)]
 struct Wanted<'a> {
     spec: &'a SandboxSpec,
     keep: Option<&'a Path>,
-    /// Whether a container engine that says nothing is waited for, and not passed over soon.
-    patient: bool,
+    patience: docker::Patience<'a>,
 }
 
 impl<'a> Wanted<'a> {
-    const fn of(launch: &Launch<'a>, policy: &Policy) -> Self {
+    /// A daemon that answers may have much to do: it has the time that a start may take; and so has one
+    /// that does not, if no other will do.
+    fn of(launch: &Launch<'a>, policy: &Policy) -> Self {
+        let whole = launch.spec.boot_timeout;
+        let patience = match policy.tier {
+            Some(_) => docker::Patience::with_one(whole),
+            None => docker::Patience::among_others(whole),
+        };
         Self {
             spec: launch.spec,
             keep: launch.keep(),
-            patient: policy.tier.is_some(),
+            patience: patience.unless(launch.cancel),
+        }
+    }
+
+    /// The same, with the patience of who has found nothing as strong as a container.
+    fn before_weaker(self, launch: &Launch<'a>) -> Self {
+        let patience = docker::Patience::before_weaker(self.spec.boot_timeout);
+        Self {
+            patience: patience.unless(launch.cancel),
+            ..self
         }
     }
 }
@@ -66,24 +86,40 @@ pub(crate) fn everything(spec: &SandboxSpec) -> Probed {
     let wanted = Wanted {
         spec,
         keep: None,
-        patient: false,
+        patience: docker::Patience::among_others(LITTLE_PATIENCE),
     };
     let look_at = |tier| look(tier, wanted, Depth::Full, &mut Timeline::default());
-    thread::scope(|scope| {
-        // Those that wait for an answer which may not come are waited for side by side.
-        let asked = [Tier::Docker, Tier::Podman].map(|tier| {
-            let thread = thread::Builder::new().name(format!("probe-{tier}"));
-            (tier, thread.spawn_scoped(scope, move || look_at(tier)))
-        });
+    let asked = side_by_side(&ENGINES, look_at, || {
         for tier in [Tier::Microvm, Tier::AppContainer, Tier::Local] {
             probed.note(tier, look_at(tier));
         }
-        for (tier, thread) in asked {
-            let found = thread.ok().and_then(|thread| thread.join().ok());
-            probed.note(tier, found.unwrap_or_else(|| look_at(tier)));
-        }
     });
+    for (tier, found) in asked {
+        probed.note(tier, found);
+    }
     probed
+}
+
+/// Looks at tiers that wait for an answer which may not come, each in a thread of its own, and does
+/// something else meanwhile.
+fn side_by_side(
+    tiers: &[Tier],
+    look_at: impl Fn(Tier) -> Result<Ready, Unavailable> + Copy + Send,
+    meanwhile: impl FnOnce(),
+) -> Vec<(Tier, Result<Ready, Unavailable>)> {
+    thread::scope(|scope| {
+        let asked = tiers.iter().map(|tier| {
+            let thread = thread::Builder::new().name(format!("probe-{tier}"));
+            (*tier, thread.spawn_scoped(scope, move || look_at(*tier)))
+        });
+        let asked: Vec<_> = asked.collect();
+        meanwhile();
+        let found = asked.into_iter().map(|(tier, thread)| {
+            let found = thread.ok().and_then(|thread| thread.join().ok());
+            (tier, found.unwrap_or_else(|| look_at(tier)))
+        });
+        found.collect()
+    })
 }
 
 impl Probed {
@@ -100,20 +136,22 @@ impl Probed {
             policy.tier.is_none_or(|named| named == *tier)
                 && tier.strongest_isolation() >= policy.min_isolation
         };
+        let floor = Some(policy.min_isolation);
         for tier in Tier::ALL.into_iter().filter(allowed) {
+            let is_weaker = tier.strongest_isolation() < Isolation::Container;
+            if is_weaker && self.wait_for_engines(wanted.before_weaker(launch), timeline) >= floor {
+                return;
+            }
             let reached = match self.facts.of(tier) {
                 Some(known) => known.outcome.as_ref().ok().copied(),
-                None => self
-                    .look_at(tier, wanted, Depth::Quick, timeline)
-                    // What comes behind the last engine is weaker, if it may be taken at all.
-                    .or_else(|| match tier {
-                        Tier::Podman => self.wait_for_engines(wanted, timeline),
-                        _ => None,
-                    }),
+                None => self.look_at(tier, wanted, Depth::Quick, timeline),
             };
-            if reached >= Some(policy.min_isolation) {
-                break;
+            if reached >= floor || self.facts.is_interrupted() {
+                return;
             }
+        }
+        if policy.tier.is_none() {
+            self.wait_for_engines(wanted.before_weaker(launch), timeline);
         }
     }
 
@@ -147,18 +185,21 @@ impl Probed {
         })
     }
 
-    /// Waits for the container engines that took a connection and said nothing yet: one that is started by
-    /// its socket is not up by the end of a first look. Returns what the first that can be had reaches.
+    /// Asks the container engines once more, for longer, that took a connection and said nothing yet: one
+    /// that is started by its socket is not up by the end of a first look. Returns what they reach.
     fn wait_for_engines(&mut self, wanted: Wanted, timeline: &mut Timeline) -> Option<Isolation> {
-        let patient = Wanted {
-            patient: true,
-            ..wanted
-        };
-        let mut engines = [Tier::Docker, Tier::Podman].into_iter();
-        engines.find_map(|tier| {
-            let is_silent = !wanted.patient && self.facts.is_silent(tier);
-            is_silent.then(|| self.look_at(tier, patient, Depth::Quick, timeline))?
-        })
+        let is_silent = |tier: &Tier| self.facts.is_silent(*tier);
+        let silent: Vec<_> = ENGINES.into_iter().filter(is_silent).collect();
+        if silent.is_empty() || std::mem::replace(&mut self.has_waited, true) {
+            return None;
+        }
+        let look_at = |tier| look(tier, wanted, Depth::Quick, &mut Timeline::default());
+        let asked = side_by_side(&silent, look_at, || ());
+        timeline.mark("probe");
+        let reached = asked
+            .into_iter()
+            .map(|(tier, found)| self.note(tier, found));
+        reached.max().flatten()
     }
 
     /// Probes one tier. Returns the isolation that it reaches, if it can be had.
@@ -214,17 +255,15 @@ fn look(
     let Wanted {
         spec,
         keep,
-        patient,
+        patience,
     } = wanted;
     let image = &spec.image.name;
     match tier {
         Tier::Microvm if docker::image::is_of_daemon(image) => Err(image_of_daemon(image)),
         Tier::Microvm => microvm::probe(image, depth, timeline).map(Ready::Microvm),
-        Tier::Docker | Tier::Podman => {
-            docker::probe(tier, image, daemon_patience(spec, depth, patient), timeline)
-                .map(Box::new)
-                .map(Ready::Container)
-        }
+        Tier::Docker | Tier::Podman => docker::probe(tier, image, patience, timeline)
+            .map(Box::new)
+            .map(Ready::Container),
         Tier::AppContainer => Err(Unavailable::other_system("Windows")),
         Tier::Local => {
             let about = local::Wanted {
@@ -232,7 +271,7 @@ fn look(
                 keep,
                 modules: modules(depth),
             };
-            local::probe(about, patience(depth), timeline).map(Ready::Local)
+            local::probe(about, confinement_time(depth), timeline).map(Ready::Local)
         }
     }
 }
@@ -255,17 +294,8 @@ fn image_of_daemon(image: &str) -> Unavailable {
     }
 }
 
-/// A daemon that answers may have much to do: it has the time that a start may take; and so has one that
-/// does not, if nothing as strong will do.
-fn daemon_patience(spec: &SandboxSpec, depth: Depth, patient: bool) -> docker::Patience {
-    match depth {
-        Depth::Quick if patient => docker::Patience::with_one(spec.boot_timeout),
-        Depth::Quick => docker::Patience::among_others(spec.boot_timeout),
-        Depth::Full => docker::Patience::among_others(LITTLE_PATIENCE),
-    }
-}
-
-const fn patience(depth: Depth) -> Duration {
+/// How long an agent may take to confine itself.
+const fn confinement_time(depth: Depth) -> Duration {
     match depth {
         Depth::Quick => PATIENCE,
         Depth::Full => LITTLE_PATIENCE,
@@ -288,6 +318,16 @@ mod tests {
         let probed = everything(&spec());
         assert!(began.elapsed() < Duration::from_secs(1));
         assert_eq!(probed.facts.iter().count(), Tier::ALL.len());
+    }
+
+    /// Containers that nobody may have here: an engine that took a connection and said nothing.
+    fn silent(tier: Tier) -> Finding {
+        let reason = Unavailable {
+            code: ErrorKind::DaemonSilent,
+            cause: "it said nothing".to_owned(),
+            remedy: None,
+        };
+        Finding::new(tier, Err(reason))
     }
 
     fn looked_at(policy: &Policy, known: Facts) -> Vec<Tier> {
@@ -339,5 +379,31 @@ mod tests {
         );
         assert_eq!(probed.facts.of(Tier::Microvm), Some(&finding));
         assert_eq!(probed.facts.iter().count(), Tier::ALL.len());
+    }
+
+    #[test]
+    fn engine_that_said_nothing_is_asked_once_more_and_no_more() {
+        for floor in [Isolation::None, Isolation::Container] {
+            let policy = Policy {
+                min_isolation: floor,
+                ..Policy::default()
+            };
+            let spec = spec();
+            let launch = Launch::new(&spec);
+            let mut probed = Probed {
+                // Another tier's start may have failed by now: what is known says nothing of the wait.
+                facts: Facts::new(vec![
+                    silent(Tier::Docker),
+                    Finding::new(Tier::Podman, Err(Unavailable::not_built())),
+                ]),
+                ..Probed::default()
+            };
+            probed.look_until_one_passes(&policy, &launch, &mut Timeline::default());
+            let looked = probed.facts.of(Tier::Docker).cloned();
+            assert_ne!(looked, Some(silent(Tier::Docker)));
+            probed.facts.set(silent(Tier::Docker));
+            probed.look_until_one_passes(&policy, &launch, &mut Timeline::default());
+            assert_eq!(probed.facts.of(Tier::Docker), Some(&silent(Tier::Docker)));
+        }
     }
 }

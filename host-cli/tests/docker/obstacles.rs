@@ -7,8 +7,10 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -26,6 +28,7 @@ pub(crate) const CASES: &[(&str, fn())] = &[
         "obstacles::a_daemon_that_takes_no_connection_holds_nothing_up",
         full,
     ),
+    ("obstacles::who_gives_up_waits_for_no_daemon", given_up),
     (
         "obstacles::a_socket_that_one_may_not_open_is_told",
         forbidden,
@@ -129,6 +132,40 @@ fn full() {
     );
 }
 
+/// Both are asked once more before anything weaker is taken, which the user does not wait for.
+fn given_up() {
+    let home = Home::new();
+    let _listener = UnixListener::bind(home.socket()).unwrap();
+    let address = format!("unix://{}", home.socket().display());
+    for flags in [&["--tier", "docker"][..], &["--min-isolation", "container"]] {
+        let began = Instant::now();
+        let child = Command::new(env!("CARGO_BIN_EXE_sovereign"))
+            .arg("run")
+            .args(flags)
+            .args(["--", "true"])
+            .env_clear()
+            .env("HOME", home.0.path())
+            .env("DOCKER_HOST", &address)
+            .env("CONTAINER_HOST", &address)
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        thread::sleep(Duration::from_millis(1200));
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        kill_process(pid.unwrap(), Signal::INT).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(130), "{told}");
+        assert!(told.contains("interrupted"), "{told}");
+        assert!(
+            began.elapsed() < Duration::from_millis(2700),
+            "{:?}",
+            began.elapsed()
+        );
+    }
+}
+
 /// Root may open any socket, so root becomes somebody else for this.
 fn forbidden() {
     let home = Home::new();
@@ -171,7 +208,7 @@ fn remote_silence() {
 fn nonsense() {
     let home = Home::new();
     let listener = UnixListener::bind(home.socket()).unwrap();
-    let thread = std::thread::spawn(move || {
+    let thread = thread::spawn(move || {
         use std::io::Write;
         // Two tiers, each with a first connection and then a request.
         for _ in 0..4 {

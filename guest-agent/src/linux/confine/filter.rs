@@ -122,8 +122,15 @@ fn programs() -> Result<Vec<BpfProgram>, String> {
         (libc::SYS_socket, sockets.clone()),
         (libc::SYS_socketpair, sockets),
     ]);
+    // Zero bytes, which programs with secrets ask for, would let the kernel give a dump to a program of the
+    // host (`do_coredump`). There is none, so they are told that all is well.
+    let kept = Rules::from([
+        (libc::SYS_setrlimit, core_limit(0, None)?),
+        (libc::SYS_prlimit64, core_limit(1, Some(2))?),
+    ]);
     Ok(vec![
         compile(not_permitted, error(libc::EPERM))?,
+        compile(kept, error(0))?,
         compile(lacking, error(libc::ENOSYS))?,
         compile(foreign, error(libc::EAFNOSUPPORT))?,
         #[cfg(target_arch = "x86_64")]
@@ -165,6 +172,27 @@ fn typing() -> Result<Vec<SeccompRule>, String> {
         )?])
     });
     rules.into_iter().collect()
+}
+
+/// New limits of core dumps, by the number of the argument that is the resource, and of the one that may
+/// have no limit to set.
+fn core_limit(resource: u8, limit: Option<u8>) -> Result<Vec<SeccompRule>, String> {
+    let core = u64::from(rustix::process::Resource::Core as u32);
+    let mut conditions = vec![condition(
+        resource,
+        SeccompCmpArgLen::Dword,
+        SeccompCmpOp::Eq,
+        core,
+    )?];
+    if let Some(limit) = limit {
+        conditions.push(condition(
+            limit,
+            SeccompCmpArgLen::Qword,
+            SeccompCmpOp::Ne,
+            0,
+        )?);
+    }
+    Ok(vec![rule(conditions)?])
 }
 
 fn other_sockets() -> Result<Vec<SeccompRule>, String> {

@@ -23,7 +23,7 @@ mod modules;
 mod mount_attributes;
 mod namespaces;
 mod plain;
-mod privileges;
+pub(crate) mod privileges;
 mod root;
 mod users;
 

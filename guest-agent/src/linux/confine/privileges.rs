@@ -41,7 +41,7 @@ pub(super) fn limit(inner: Inner, processes: u32) -> Result<(), Shortfall> {
         .map_err(|error| failed("max_user_namespaces")(super::errno_of(&error)))?;
     // When the machine runs out of memory, this is what it can do without.
     let _ = std::fs::write("/proc/self/oom_score_adj", "500");
-    lower(Resource::Core, NO_CORE_DUMP, NO_CORE_DUMP).map_err(failed("core"))?;
+    forbid_core_dumps()?;
     // They are counted by user and user namespace, so every sandbox has its own count (Linux 5.14).
     let processes = processes.into();
     lower(Resource::Nproc, processes, processes).map_err(failed("nproc"))?;
@@ -65,6 +65,13 @@ pub(super) fn limit(inner: Inner, processes: u32) -> Result<(), Shortfall> {
         inheritable: CapabilitySet::empty(),
     };
     set_capabilities(None, sets).map_err(failed("capabilities"))
+}
+
+/// No crash of this process, or of one that it starts, leaves a dump: what a dump would be given to is a
+/// program of the host. [`filter`](super::filter) keeps it so.
+pub(crate) fn forbid_core_dumps() -> Result<(), Shortfall> {
+    let failed = |errno| shortfall(ConfineStep::Privileges, "core", errno);
+    lower(Resource::Core, NO_CORE_DUMP, NO_CORE_DUMP).map_err(failed)
 }
 
 /// No program can give this process, or one that it starts, more than it has.

@@ -189,14 +189,10 @@ fn silent(tier: Tier, address: &Address, patience: Duration) -> Unavailable {
             address,
             patience.as_millis()
         ),
-        // Podman's service starts at the first connection, and is stopped when nobody has used it.
-        remedy: Some(match tier {
-            Tier::Podman => format!(
-                "try again, if it was only just starting; or {}",
-                restart_it(tier)
-            ),
-            _ => restart_it(tier).to_owned(),
-        }),
+        remedy: Some(format!(
+            "try again, if it was only just starting; or {}",
+            restart_it(tier)
+        )),
     }
 }
 

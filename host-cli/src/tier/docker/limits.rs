@@ -1,6 +1,6 @@
 //! Whether an engine can hold its containers to their limits.
 
-use bollard::models::{SystemInfo, SystemInfoCgroupVersionEnum};
+use bollard::models::{SystemInfo, SystemInfoCgroupDriverEnum, SystemInfoCgroupVersionEnum};
 
 use crate::error::ErrorKind;
 use crate::tier::Tier;
@@ -22,8 +22,11 @@ pub(super) fn check(tier: Tier, info: &SystemInfo, owner: Option<u32>) -> Result
         .any(|option| option.contains("rootless"));
     // Podman does not say so itself.
     let rootless = rootless || (tier == Tier::Podman && owner.is_some_and(|uid| uid != 0));
+    // It is systemd that makes the scopes, and Podman that asks it.
+    let has_scopes =
+        tier == Tier::Podman && info.cgroup_driver == Some(SystemInfoCgroupDriverEnum::SYSTEMD);
     let delegated = match owner {
-        Some(uid) if rootless => delegated_to(uid),
+        Some(uid) if rootless && has_scopes => delegated_to(uid),
         _ => String::new(),
     };
     can_limit(tier, info, rootless, &delegated)

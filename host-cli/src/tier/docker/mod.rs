@@ -68,18 +68,22 @@ use crate::timeline::{AGENT_HEARD, Timeline};
 /// How long a daemon may take to remove a container that has ended, before it is told to.
 const REMOVAL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a daemon is waited for.
+/// How long a daemon is waited for, unless the caller gives up first.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Patience {
+pub(crate) struct Patience<'a> {
     /// For its first word, for which it has nothing to look up.
     first_word: Duration,
     /// For all that it is asked.
     whole: Duration,
+    /// The caller gives up when this becomes readable.
+    cancel: Option<BorrowedFd<'a>>,
 }
 
-impl Patience {
+impl<'a> Patience<'a> {
     /// How long a daemon may say nothing while another as strong could take its place.
     const FIRST_WORD: Duration = Duration::from_millis(400);
+    /// How long before something weaker does: one that its socket starts needs half a second for it.
+    const FIRST_WORD_BEFORE_WEAKER: Duration = Duration::from_secs(3);
     /// How long it may where none could: one that has much to do has been seen to take a second.
     const FIRST_WORD_ALONE: Duration = Duration::from_secs(10);
 
@@ -88,6 +92,7 @@ impl Patience {
         Self {
             first_word: whole.min(Self::FIRST_WORD_ALONE),
             whole,
+            cancel: None,
         }
     }
 
@@ -96,7 +101,22 @@ impl Patience {
         Self {
             first_word: Self::FIRST_WORD,
             whole,
+            cancel: None,
         }
+    }
+
+    /// Of who has found nothing as strong.
+    pub(crate) fn before_weaker(whole: Duration) -> Self {
+        Self {
+            first_word: whole.min(Self::FIRST_WORD_BEFORE_WEAKER),
+            whole,
+            cancel: None,
+        }
+    }
+
+    /// The same, of a caller who may give up.
+    pub(crate) const fn unless(self, cancel: Option<BorrowedFd<'a>>) -> Self {
+        Self { cancel, ..self }
     }
 }
 
@@ -139,20 +159,25 @@ fn ask<T: Send>(
         let answer = runtime.block_on(async {
             let asking =
                 async { act(Daemon::find(tier, &endpoints, patience.first_word).await?).await };
-            let answer = timeout(patience.whole, asking).await;
-            answer.unwrap_or_else(|_| Err(endpoints.too_slow(patience.whole)))
+            let asking = timeout(patience.whole, asking);
+            match before_cancel(patience.cancel, asking).await {
+                Some(answer) => answer.unwrap_or_else(|_| Err(endpoints.too_slow(patience.whole))),
+                None => Err(unavailable(&DockerError::Interrupted)),
+            }
         });
         // A name that is still being looked up holds nothing up.
         runtime.shutdown_background();
         answer
     });
-    answer.unwrap_or_else(|error| {
-        Err(Unavailable {
-            code: error.kind(),
-            cause: crate::error::chain(&error),
-            remedy: None,
-        })
-    })
+    answer.unwrap_or_else(|error| Err(unavailable(&error)))
+}
+
+fn unavailable(error: &DockerError) -> Unavailable {
+    Unavailable {
+        code: error.kind(),
+        cause: crate::error::chain(error),
+        remedy: None,
+    }
 }
 
 /// What of this spec a container cannot honour, if there is anything.
@@ -377,12 +402,21 @@ async fn unless_cancelled<T>(
     cancel: Option<BorrowedFd<'_>>,
     work: impl Future<Output = Result<T, DockerError>>,
 ) -> Result<T, DockerError> {
+    let done = before_cancel(cancel, work).await;
+    done.unwrap_or(Err(DockerError::Interrupted))
+}
+
+/// What `work` comes to; nothing if the caller gives up first.
+async fn before_cancel<T>(
+    cancel: Option<BorrowedFd<'_>>,
+    work: impl Future<Output = T>,
+) -> Option<T> {
     let Some(cancel) = cancel else {
-        return work.await;
+        return Some(work.await);
     };
     tokio::select! {
-        result = work => result,
-        _ = readable(cancel) => Err(DockerError::Interrupted),
+        done = work => Some(done),
+        _ = readable(cancel) => None,
     }
 }
 

@@ -286,7 +286,8 @@ pub(crate) fn with_command_line(line: &[u8]) -> Result<Vec<u32>> {
 
 /// Waits until something holds.
 pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
-    const WITHIN: Duration = Duration::from_secs(10);
+    // An engine in an emulated machine has been seen to take twenty to remove what it has.
+    const WITHIN: Duration = Duration::from_secs(60);
     let end = Instant::now() + WITHIN;
     while !holds()? {
         if Instant::now() > end {

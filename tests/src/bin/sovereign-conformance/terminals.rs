@@ -86,7 +86,8 @@ fn keys(subject: &Subject) -> Result<()> {
         subject,
         "trap 'echo stopped' INT; echo ready; cat; echo end",
     )?;
-    until(&mut screen, "ready")?;
+    // To the end of the line: what is typed before is shown before it.
+    until(&mut screen, "ready\r\n")?;
     let mut keyboard = take(&mut child.stdin)?;
     keyboard.write_all(b"typed\r")?;
     // Once by the terminal, once by the command.
