@@ -103,8 +103,8 @@ pub(crate) fn measure(results: &mut Results, counted: bool, args: &MeasureArgs) 
     Ok(())
 }
 
-/// The guest keeps one copy, and a second while the first is replaced; half of its memory is for files.
-const fn guest_memory(mib: u32) -> u32 {
+/// In MiB. The guest keeps one copy, and a second while the first is replaced; half of its memory is for files.
+pub(crate) const fn guest_memory(mib: u32) -> u32 {
     128 + 5 * mib
 }
 

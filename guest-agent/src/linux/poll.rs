@@ -16,7 +16,8 @@ pub(crate) fn poll_some<const N: usize>(
         .map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags))
         .collect();
     let timeout = deadline.map(time_left);
-    // An interrupted wait has found nothing; other errors are for descriptors that do not exist.
+    // An interrupted wait has found nothing, and the other errors are of a system without memory, which has
+    // found nothing yet.
     let _ = poll(&mut fds, timeout.as_ref());
     let mut found = fds.iter().map(PollFd::revents);
     wanted.map(|wanted| {

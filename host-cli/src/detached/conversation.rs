@@ -5,6 +5,8 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use agent_client::ClientError;
+
 use super::{Detached, DetachedError};
 use crate::deadline::is_readable;
 use crate::error::{self, Problem};
@@ -30,8 +32,18 @@ impl Detached {
         request: Request,
         descriptor: Option<BorrowedFd>,
     ) -> Result<(Reply, Option<OwnedFd>, OwnedFd), DetachedError> {
-        let socket = self.knock(request, descriptor)?;
-        let (reply, descriptor) = self.hear(&socket)?;
+        self.ask_until(request, descriptor, None)
+    }
+
+    /// The same, of somebody who has no more time than until then.
+    pub(super) fn ask_until(
+        &self,
+        request: Request,
+        descriptor: Option<BorrowedFd>,
+        until: Option<Instant>,
+    ) -> Result<(Reply, Option<OwnedFd>, OwnedFd), DetachedError> {
+        let socket = self.knock(request, descriptor, until)?;
+        let (reply, descriptor) = self.hear(&socket, until)?;
         Ok((reply, descriptor, socket))
     }
 
@@ -40,6 +52,7 @@ impl Detached {
         &self,
         request: Request,
         descriptor: Option<BorrowedFd>,
+        until: Option<Instant>,
     ) -> Result<OwnedFd, DetachedError> {
         let asked = Asked {
             version: VERSION,
@@ -63,6 +76,7 @@ impl Detached {
             if !gone {
                 return Err(self.lost(error));
             }
+            in_time(until)?;
             let record = self.entry.read()?;
             match self.entry.state(&record) {
                 // It is coming up, or going down.
@@ -79,8 +93,12 @@ impl Detached {
         }
     }
 
-    pub(super) fn hear(&self, socket: &OwnedFd) -> Result<(Reply, Option<OwnedFd>), DetachedError> {
-        self.wait_for_word(socket)?;
+    pub(super) fn hear(
+        &self,
+        socket: &OwnedFd,
+        until: Option<Instant>,
+    ) -> Result<(Reply, Option<OwnedFd>), DetachedError> {
+        self.wait_for_word(socket, until)?;
         match receive(socket) {
             Ok(Some((Reply::Refused { problem }, _))) => Err(DetachedError::Refused(problem)),
             Ok(Some(heard)) => Ok(heard),
@@ -172,5 +190,13 @@ impl Detached {
             },
             Err(error) => error.into(),
         }
+    }
+}
+
+/// Sees that whoever waits has time left.
+pub(super) fn in_time(until: Option<Instant>) -> Result<(), DetachedError> {
+    match until.is_some_and(|until| until <= Instant::now()) {
+        true => Err(ClientError::OutOfTime.into()),
+        false => Ok(()),
     }
 }

@@ -28,7 +28,7 @@ impl Detached {
     /// If it does not run, or does not end.
     pub fn stop(&self, grace: Duration) -> Result<Ending, DetachedError> {
         self.see_that_it_can_answer()?;
-        let socket = self.knock(Request::Stop { grace }, None)?;
+        let socket = self.knock(Request::Stop { grace }, None, None)?;
         self.end_by(socket, None, Some(grace.saturating_add(END_SLACK)))
     }
 
@@ -38,7 +38,7 @@ impl Detached {
     ///
     /// If it does not run, or does not end.
     pub fn finish(&self, report: ExitReport) -> Result<Ending, DetachedError> {
-        let socket = self.knock(Request::Finish { report }, None)?;
+        let socket = self.knock(Request::Finish { report }, None, None)?;
         self.end_by(socket, None, Some(END_SLACK))
     }
 
@@ -64,7 +64,7 @@ impl Detached {
         if let Err(DetachedError::Silent { .. }) = self.see_that_it_can_answer() {
             return self.kill_supervisor();
         }
-        let socket = self.knock(Request::Kill, None)?;
+        let socket = self.knock(Request::Kill, None, None)?;
         match self.end_by(socket, None, Some(END_SLACK)) {
             Err(DetachedError::DidNotEnd { .. }) => self.kill_supervisor(),
             outcome => outcome,

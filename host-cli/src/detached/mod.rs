@@ -6,7 +6,7 @@ mod error;
 mod silent;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use agent_client::{Exec, Files, Session, SessionOptions};
 use agent_protocol::message::{ExecRequest, ExitReport, TerminalSize};
@@ -152,12 +152,28 @@ impl Detached {
     ///
     /// If the sandbox does not run.
     pub fn files(&self, user: Option<String>) -> Result<Files, DetachedError> {
+        self.files_until(user, None)
+    }
+
+    /// The same, given up then, if ever ([`Files::until`]); and so is reaching the sandbox, as
+    /// [`ClientError::OutOfTime`].
+    ///
+    /// # Errors
+    ///
+    /// If the sandbox does not run, or there is no more time.
+    pub fn files_until(
+        &self,
+        user: Option<String>,
+        until: Option<Instant>,
+    ) -> Result<Files, DetachedError> {
         let place = self.entry.read()?.place;
         let has_lanes = place.is_some_and(|place| place.tier.has_lanes());
-        Ok(self
-            .session(Purpose::Other)?
-            .with_lanes(has_lanes)
-            .files(user))
+        let session = self.session_until(Purpose::Other, until)?;
+        let files = session.with_lanes(has_lanes).files(user);
+        Ok(match until {
+            Some(until) => files.until(until),
+            None => files,
+        })
     }
 
     /// What it uses, as it sees it itself and as this machine does. It is not in use by being asked.
@@ -213,7 +229,16 @@ impl Detached {
 
     /// A session, which the sandbox counts as somebody's use of it.
     fn session(&self, purpose: Purpose) -> Result<Session, DetachedError> {
-        let (reply, descriptor, lease) = self.ask(Request::Connect { purpose }, None)?;
+        self.session_until(purpose, None)
+    }
+
+    fn session_until(
+        &self,
+        purpose: Purpose,
+        until: Option<Instant>,
+    ) -> Result<Session, DetachedError> {
+        let request = Request::Connect { purpose };
+        let (reply, descriptor, lease) = self.ask_until(request, None, until)?;
         let stream = self.expect_descriptor(reply, descriptor)?;
         Ok(Session::new(stream, SessionOptions::default()).with_lease(lease))
     }
@@ -341,7 +366,7 @@ impl Detached {
         cancel: Option<BorrowedFd>,
         patience: Option<Duration>,
     ) -> Result<Ending, DetachedError> {
-        let socket = match self.knock(Request::Wait, None) {
+        let socket = match self.knock(Request::Wait, None, None) {
             Ok(socket) => socket,
             Err(DetachedError::NotRunning { .. }) => return self.ending(),
             Err(error) => return Err(error),
@@ -359,7 +384,7 @@ impl Detached {
         command: u32,
         cancel: Option<BorrowedFd>,
     ) -> Result<ExitReport, DetachedError> {
-        let socket = match self.knock(Request::WaitCommand { command }, None) {
+        let socket = match self.knock(Request::WaitCommand { command }, None, None) {
             Ok(socket) => socket,
             Err(DetachedError::NotRunning { .. }) => return self.remembered(command),
             Err(error) => return Err(error),
@@ -367,7 +392,7 @@ impl Detached {
         if !is_readable(&socket, cancel, None).map_err(|source| self.lost(source))? {
             return Err(DetachedError::Interrupted);
         }
-        match self.hear(&socket) {
+        match self.hear(&socket, None) {
             Ok((Reply::CommandEnded { report }, _)) => Ok(report),
             Ok((reply, _)) => Err(self.unexpected(reply)),
             // It ended with the sandbox, and its result may have been written down.

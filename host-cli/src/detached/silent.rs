@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use super::conversation::in_time;
 use super::{Detached, DetachedError};
 use crate::deadline::is_readable;
 use crate::host::ProcessStat;
@@ -21,12 +22,21 @@ const DEATH: Duration = Duration::from_secs(10);
 
 impl Detached {
     /// Waits until the supervisor says something.
-    pub(super) fn wait_for_word(&self, socket: &OwnedFd) -> Result<(), DetachedError> {
+    pub(super) fn wait_for_word(
+        &self,
+        socket: &OwnedFd,
+        until: Option<Instant>,
+    ) -> Result<(), DetachedError> {
         let end = Instant::now() + PATIENCE;
         loop {
-            match is_readable(socket, None, Some(Instant::now() + LOOK)) {
+            let look = Instant::now() + LOOK;
+            match is_readable(
+                socket,
+                None,
+                Some(until.map_or(look, |until| until.min(look))),
+            ) {
                 Ok(_) => return Ok(()),
-                Err(error) if error.kind() == ErrorKind::TimedOut => {}
+                Err(error) if error.kind() == ErrorKind::TimedOut => in_time(until)?,
                 Err(error) => return Err(self.lost(error)),
             }
             self.see_that_it_can_answer()?;

@@ -187,7 +187,7 @@ pub(crate) fn time_left(deadline: Instant) -> Timespec {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
     use std::sync::mpsc::channel;
     use std::thread;
@@ -266,6 +266,21 @@ mod tests {
             "{error:?}"
         );
         assert!(began.elapsed() < SessionOptions::default().answer_timeout);
+    }
+
+    #[test]
+    fn files_whose_time_is_up_are_not_asked_for() {
+        let (mut agent, host) = UnixStream::pair().unwrap();
+        let session = Session::new(host, SessionOptions::default());
+        let files = session.files(None).until(Instant::now());
+        let error = files.remove(b"x", false).unwrap_err();
+        assert!(
+            matches!(error, FilesError::Client(ClientError::OutOfTime)),
+            "{error:?}"
+        );
+        let mut said = Vec::new();
+        agent.read_to_end(&mut said).unwrap();
+        assert_eq!(said, b"");
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub struct CpArgs {
     #[arg(short, long, value_name = "USER[:GROUP]")]
     pub user: Option<String>,
 
-    /// Give up after this time; the exit code is 124 then
+    /// Give up after this time; the exit code is 124 then, and what was copied by then stays
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub timeout: Option<Duration>,
 
@@ -47,7 +47,7 @@ pub struct FsArgs {
     #[arg(short, long, value_name = "USER[:GROUP]", global = true)]
     pub user: Option<String>,
 
-    /// Give up after this time; the exit code is 124 then
+    /// Give up after this time, all paths together; the exit code is 124 then
     #[arg(long, value_name = "TIME", value_parser = parse_duration, global = true)]
     pub timeout: Option<Duration>,
 

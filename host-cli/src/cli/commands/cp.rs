@@ -15,7 +15,7 @@ use agent_client::Meter;
 use agent_protocol::files::Transfer;
 use serde::Serialize;
 
-use super::fs::{after, given};
+use super::fs::after;
 use crate::cli::args::{CpArgs, GlobalArgs};
 use crate::cli::report::sandbox::of_sandbox;
 use crate::cli::report::{Failed, Stdout, print_json, say};
@@ -233,8 +233,8 @@ fn opened<'a>(
     until: Option<Instant>,
 ) -> impl FileSource + 'a {
     move || {
-        let files = sandbox.files(args.user.clone());
-        let files = given(files.map_err(|error| error.problem())?, until);
+        let files = sandbox.files_until(args.user.clone(), until);
+        let files = files.map_err(|error| error.problem())?;
         let files = match meter {
             Some(meter) => files.counted_by(meter.clone()),
             None => files,

@@ -7,8 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use agent_client::Files;
-use agent_protocol::files::{FileChange, FileEntry, FileKind};
+use agent_client::{Files, FilesError};
+use agent_protocol::files::{FaultKind, FileChange, FileEntry, FileKind};
 use serde::Serialize;
 use serde_bytes::ByteBuf;
 
@@ -134,14 +134,6 @@ pub(super) fn after(timeout: Duration) -> Option<Instant> {
     Instant::now().checked_add(timeout)
 }
 
-/// A session for files that is given up then, if ever.
-pub(super) fn given(files: Files, until: Option<Instant>) -> Files {
-    match until {
-        Some(deadline) => files.until(deadline),
-        None => files,
-    }
-}
-
 /// A sandbox whose files are asked for.
 struct Place {
     sandbox: Detached,
@@ -152,7 +144,8 @@ struct Place {
 
 impl Place {
     fn files(&self) -> Result<Files, Problem> {
-        Ok(given(self.sandbox.files(self.user.clone())?, self.until))
+        let files = self.sandbox.files_until(self.user.clone(), self.until);
+        files.map_err(|error| error.problem())
     }
 
     /// Does something with each file, and goes on when one cannot have it. In JSON each is told in a
@@ -170,7 +163,8 @@ impl Place {
         let all = each(paths, |path| {
             let path = path.as_bytes();
             let outcome = self.files().and_then(|files| act(files, path));
-            let outcome = outcome.map_err(|problem| of_sandbox(problem, &self.sandbox));
+            let outcome =
+                outcome.map_err(|problem| of_sandbox(about(path, problem), &self.sandbox));
             if !self.global.json {
                 return outcome.map(drop);
             }
@@ -184,13 +178,25 @@ impl Place {
     }
 }
 
+/// The same problem, which says what was not done.
+fn about(path: &[u8], problem: Problem) -> Problem {
+    match problem.code {
+        ErrorKind::OutOfTime => Problem {
+            message: format!("{}: {}", legible::bytes(path), problem.message),
+            ..problem
+        },
+        _ => problem,
+    }
+}
+
 /// Into a folder that is there, as mv(1) does.
 fn rename(place: &Place, files: Files, from: &[u8], args: &MvArgs) -> Result<(), Problem> {
     let to = args.to.as_bytes();
-    let is_folder = place
-        .files()?
-        .stat(to, true)
-        .is_ok_and(|entry| entry.kind == FileKind::Directory);
+    let is_folder = match place.files()?.stat(to, true) {
+        Ok(entry) => entry.kind == FileKind::Directory,
+        Err(FilesError::Fault(fault)) if fault.kind == FaultKind::NotFound => false,
+        Err(error) => return Err(error.into()),
+    };
     let name = Path::new(&args.path).file_name();
     let target = match name.filter(|_| is_folder) {
         Some(name) => [to, b"/", name.as_bytes()].concat(),

@@ -77,7 +77,8 @@ impl Files {
     }
 
     /// It is given up then, as [`ClientError::OutOfTime`], if it is not done: a sandbox may be slow, and
-    /// a hostile one silent for ever. What waits for a reader or a writer here is not interrupted.
+    /// a hostile one silent for ever. What was asked for by then may still be done: a file is the old one
+    /// or the new one, whole. What waits for a reader or a writer here is not interrupted.
     #[must_use]
     pub fn until(self, deadline: Instant) -> Self {
         Self {
@@ -201,7 +202,7 @@ impl Files {
     ///
     /// # Errors
     ///
-    /// [`FilesError`]; the old file is still there then.
+    /// [`FilesError`]; the old file is still there then, or, of an answer that did not come, the new one.
     pub fn write(
         self,
         path: &[u8],
@@ -218,7 +219,7 @@ impl Files {
     ///
     /// # Errors
     ///
-    /// [`FilesError`]; the old file is still there then.
+    /// [`FilesError`]; the old file is still there then, or, of an answer that did not come, the new one.
     pub fn write_from(
         self,
         path: &[u8],

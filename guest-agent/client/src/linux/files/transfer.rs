@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, BufRead, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::thread::{self, ScopedJoinHandle};
+use std::time::Instant;
 
 use agent_archive::ArchiveError;
 use agent_archive::digest::{Digest, DigestReader, DigestWriter};
@@ -22,6 +23,7 @@ use serde_bytes::ByteBuf;
 use super::incoming::{Basket, Incoming};
 use super::lane::{Inlet, Outlet};
 use super::{Files, FilesError};
+use crate::error::ClientError;
 use crate::linux::pump::PumpIo;
 use crate::linux::session::Exec;
 use crate::linux::sink::{OutputTarget, Taker};
@@ -196,6 +198,10 @@ impl Files {
         operation: FileOperation,
         lane: Option<OwnedFd>,
     ) -> Result<Exec, FilesError> {
+        // What is asked for may be done, whoever waits for it.
+        if self.until.is_some_and(|until| until <= Instant::now()) {
+            return Err(ClientError::OutOfTime.into());
+        }
         let request = FileRequest {
             path: ByteBuf::from(path),
             user: self.user,

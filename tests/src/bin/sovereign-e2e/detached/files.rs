@@ -5,7 +5,8 @@ use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown, symlink};
 use std::time::{Duration, UNIX_EPOCH};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::Desk;
 use crate::small_disk::SmallDisk;
@@ -84,6 +85,32 @@ pub(super) fn files_have_no_more_time_than_they_are_given(desk: &Desk) -> Outcom
         let names = desk.says(&["exec", "a", "--", "ls", "-A"])?;
         Ok(!names.contains(".sovereign-"))
     })?;
+    what_has_no_time_is_not_begun(desk)
+}
+
+fn what_has_no_time_is_not_begun(desk: &Desk) -> Outcome {
+    desk.says(&["exec", "a", "--", "mkdir", "folder", "other"])?;
+    let late: [&[&str]; 2] = [
+        &["fs", "rm", "--timeout=1ns", "a", "note", "folder"],
+        &["fs", "mv", "--timeout=1ns", "a", "folder", "other"],
+    ];
+    for args in late {
+        let output = desk.call(args).output()?;
+        ensure!(output.code() == Some(124), "{args:?}: {output}");
+        ensure!(output.errors().contains("folder: "), "{args:?}: {output}");
+    }
+    let names = desk.says(&["exec", "a", "--", "ls"])?;
+    ensure!(names == "folder\nnote\nother", "{names}");
+    // Whoever keeps the sandbox says nothing either.
+    for pid in desk.supervisors()? {
+        let pid = Pid::from_raw(i32::try_from(pid)?).context("no process")?;
+        kill_process(pid, Signal::STOP)?;
+    }
+    let output = desk
+        .call(["fs", "cat", "--timeout=300ms", "a", "note"])
+        .output()?;
+    ensure!(output.code() == Some(124), "{output}");
+    desk.says(&["kill", "a"])?;
     PASSED
 }
 
