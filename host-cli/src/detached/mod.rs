@@ -156,7 +156,7 @@ impl Detached {
     }
 
     /// The same, given up then, if ever ([`Files::until`]); and so is reaching the sandbox, as
-    /// [`ClientError::OutOfTime`].
+    /// `out-of-time`.
     ///
     /// # Errors
     ///

@@ -6,6 +6,7 @@ pub mod detach;
 pub mod files;
 mod lease;
 pub mod output;
+mod poll;
 pub mod pump;
 pub mod session;
 pub mod sink;

@@ -10,21 +10,21 @@
 //! The stream is always read, whatever else stalls, since no more than a window of each output can
 //! come. That bounds the memory, and lets the exit report and the other output pass by.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use agent_protocol::message::{ExitReport, Hello, OutputStream};
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
+use rustix::event::PollFlags;
 
 use crate::conversation::{Event, Stage};
 use crate::error::ClientError;
 use crate::linux::control::{Control, ControlReceiver, Received};
 use crate::linux::detach::DetachKeys;
+use crate::linux::poll::{ready, time_left};
 use crate::linux::session::{Exec, Pumped, Started, TimeLimit};
 use crate::linux::sink::{OutputTarget, Progress, Sink};
 use crate::linux::source::InputSource;
-use crate::linux::wait::{Lateness, time_left};
+use crate::linux::wait::Lateness;
 
 /// How long after a command's own time limit the agent may take to say that it has ended.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -486,29 +486,6 @@ impl SoFar {
         }
         Ok(())
     }
-}
-
-/// Polls those that are there, and tells which have something.
-fn ready<const N: usize>(
-    wanted: [Option<(BorrowedFd<'_>, PollFlags)>; N],
-    timeout: Option<&rustix::event::Timespec>,
-) -> Result<[bool; N], ClientError> {
-    let mut fds: Vec<PollFd<'_>> = wanted
-        .iter()
-        .flatten()
-        .map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags))
-        .collect();
-    match poll(&mut fds, timeout) {
-        Ok(_) | Err(Errno::INTR) => {}
-        Err(error) => {
-            return Err(ClientError::Io {
-                doing: "waiting for the guest agent",
-                source: error.into(),
-            });
-        }
-    }
-    let mut results = fds.iter().map(|fd| !fd.revents().is_empty());
-    Ok(wanted.map(|wanted| wanted.is_some() && results.next().unwrap_or(false)))
 }
 
 #[cfg(test)]

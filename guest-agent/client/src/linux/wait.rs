@@ -1,14 +1,15 @@
 //! Waits for an answer of the agent, and for nothing else.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use agent_protocol::message::Hello;
 use agent_protocol::usage::Usage;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
 use crate::conversation::Event;
 use crate::error::ClientError;
+use crate::linux::poll::time_left;
 use crate::linux::session::Started;
 
 /// How many reads may follow a deadline: an answer that came in time to a host that was stopped, or had
@@ -176,21 +177,14 @@ impl Lateness {
     }
 }
 
-/// How long until then, for `poll`: rounded up, so that it does not wake before.
-pub(crate) fn time_left(deadline: Instant) -> Timespec {
-    let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_micros(1);
-    Timespec::try_from(left).unwrap_or(Timespec {
-        tv_sec: i64::MAX,
-        tv_nsec: 0,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
     use std::sync::mpsc::channel;
     use std::thread;
+
+    use std::time::Duration;
 
     use super::*;
     use crate::linux::files::FilesError;
