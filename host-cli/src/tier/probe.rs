@@ -139,7 +139,10 @@ impl Probed {
         let floor = Some(policy.min_isolation);
         for tier in Tier::ALL.into_iter().filter(allowed) {
             let is_weaker = tier.strongest_isolation() < Isolation::Container;
-            if is_weaker && self.wait_for_engines(wanted.before_weaker(launch), timeline) >= floor {
+            let waited_for = is_weaker
+                .then(|| self.wait_for_engines(wanted.before_weaker(launch), timeline))
+                .flatten();
+            if waited_for >= floor || self.facts.is_interrupted() {
                 return;
             }
             let reached = match self.facts.of(tier) {

@@ -2,7 +2,7 @@
 //! of what none of them may have, because it is not kept apart by namespaces or is where kernels break.
 //!
 //! What is denied fails with an error, as in a kernel that lacks it or refuses it; only calls by the
-//! interface of another architecture kill.
+//! interface of another architecture kill, and a new limit of core dumps is passed over in silence.
 
 use std::collections::BTreeMap;
 
@@ -122,15 +122,21 @@ fn programs() -> Result<Vec<BpfProgram>, String> {
         (libc::SYS_socket, sockets.clone()),
         (libc::SYS_socketpair, sockets),
     ]);
-    // Zero bytes, which programs with secrets ask for, would let the kernel give a dump to a program of the
-    // host (`do_coredump`). There is none, so they are told that all is well.
-    let kept = Rules::from([
-        (libc::SYS_setrlimit, core_limit(0, None)?),
-        (libc::SYS_prlimit64, core_limit(1, Some(2))?),
+    // Zero bytes, for which programs with secrets ask, would let the kernel give a dump to a program of the
+    // host (`do_coredump`). There is none in any case, so they are told that all is well, unless they want to
+    // be told the limit before, too.
+    let silent = Rules::from([
+        (libc::SYS_setrlimit, core_limit(0, &[])?),
+        (
+            libc::SYS_prlimit64,
+            core_limit(1, &[(2, SeccompCmpOp::Ne), (3, SeccompCmpOp::Eq)])?,
+        ),
     ]);
+    let both = [(2, SeccompCmpOp::Ne), (3, SeccompCmpOp::Ne)];
+    not_permitted.insert(libc::SYS_prlimit64, core_limit(1, &both)?);
     Ok(vec![
         compile(not_permitted, error(libc::EPERM))?,
-        compile(kept, error(0))?,
+        compile(silent, error(0))?,
         compile(lacking, error(libc::ENOSYS))?,
         compile(foreign, error(libc::EAFNOSUPPORT))?,
         #[cfg(target_arch = "x86_64")]
@@ -174,9 +180,9 @@ fn typing() -> Result<Vec<SeccompRule>, String> {
     rules.into_iter().collect()
 }
 
-/// New limits of core dumps, by the number of the argument that is the resource, and of the one that may
-/// have no limit to set.
-fn core_limit(resource: u8, limit: Option<u8>) -> Result<Vec<SeccompRule>, String> {
+/// Calls for the limit of core dumps: by the number of the argument that is the resource, and with pointers
+/// that are null, or not.
+fn core_limit(resource: u8, pointers: &[(u8, SeccompCmpOp)]) -> Result<Vec<SeccompRule>, String> {
     let core = u64::from(rustix::process::Resource::Core as u32);
     let mut conditions = vec![condition(
         resource,
@@ -184,13 +190,9 @@ fn core_limit(resource: u8, limit: Option<u8>) -> Result<Vec<SeccompRule>, Strin
         SeccompCmpOp::Eq,
         core,
     )?];
-    if let Some(limit) = limit {
-        conditions.push(condition(
-            limit,
-            SeccompCmpArgLen::Qword,
-            SeccompCmpOp::Ne,
-            0,
-        )?);
+    for (argument, operator) in pointers {
+        let null = condition(*argument, SeccompCmpArgLen::Qword, operator.clone(), 0)?;
+        conditions.push(null);
     }
     Ok(vec![rule(conditions)?])
 }

@@ -68,7 +68,8 @@ pub(super) fn limit(inner: Inner, processes: u32) -> Result<(), Shortfall> {
 }
 
 /// No crash of this process, or of one that it starts, leaves a dump: what a dump would be given to is a
-/// program of the host. [`filter`](super::filter) keeps it so.
+/// program of the host. [`filter`](super::filter) keeps it so. A hard limit of zero, which nobody here may
+/// raise, stays zero.
 pub(crate) fn forbid_core_dumps() -> Result<(), Shortfall> {
     let failed = |errno| shortfall(ConfineStep::Privileges, "core", errno);
     lower(Resource::Core, NO_CORE_DUMP, NO_CORE_DUMP).map_err(failed)

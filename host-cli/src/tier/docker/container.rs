@@ -158,17 +158,8 @@ impl Plan<'_> {
             maximum.and_then(|maximum| i64::try_from(maximum).ok())
         };
         let files = most(Resource::Nofile).map_or(OPEN_FILES.1, |most| most.min(OPEN_FILES.1));
-        // So small a limit the kernel takes for the sign to give no dump to a program of the host either
-        // (`do_coredump`), which zero is not. The agent sees to it that it stays, and sets it where a
-        // runtime has not. A user's own Podman cannot raise what that user has.
-        let core = match self.tier {
-            Tier::Podman => most(Resource::Core).map_or(1, |most| most.min(1)),
-            _ => 1,
-        };
-        let mut limits = vec![
-            ulimit("core", core, core),
-            ulimit("nofile", OPEN_FILES.0.min(files), files),
-        ];
+        // That of core dumps is the agent's to lower: an engine of a user's own could not raise it from zero.
+        let mut limits = vec![ulimit("nofile", OPEN_FILES.0.min(files), files)];
         // Without being told, Podman asks for more than it may have where root may not have all. What
         // bounds the processes of one sandbox is its cgroup.
         if self.tier == Tier::Podman {

@@ -49,11 +49,15 @@ impl Daemon {
         endpoints: &Endpoints,
         first_word: Duration,
     ) -> Result<Self, Unavailable> {
-        let mut first = None;
+        let mut first: Option<Unavailable> = None;
         for address in &endpoints.addresses {
             match Self::at(tier, address, first_word).await {
                 Ok(daemon) => return Ok(daemon),
                 Err(Obstacle::Missing) => {}
+                // One that may yet answer is asked again.
+                Err(Obstacle::Known(silent)) if silent.code == ErrorKind::DaemonSilent => {
+                    first = Some(silent);
+                }
                 Err(Obstacle::Known(obstacle)) => {
                     first.get_or_insert(obstacle);
                 }
