@@ -50,8 +50,12 @@ const PYTEST_VARIABLE: &str = "SOVEREIGN_E2E_PYTEST";
 const SCREEN: &str = "screen";
 const SCREEN_VARIABLE: &str = "SOVEREIGN_E2E_SCREEN";
 
-/// What makes tests smaller for a quick look.
-const SIZES: &[&str] = &["SOVEREIGN_E2E_SANDBOXES", "SOVEREIGN_E2E_STREAM_MIB"];
+/// What changes counts and sizes of tests, also in the lab.
+const SIZES: &[&str] = &[
+    "SOVEREIGN_E2E_SANDBOXES",
+    "SOVEREIGN_E2E_SOAK",
+    "SOVEREIGN_E2E_STREAM_MIB",
+];
 
 /// How many labs run side by side at the most: each has gigabytes of memory.
 const MAX_LABS: usize = 2;

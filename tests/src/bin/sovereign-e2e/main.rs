@@ -8,8 +8,8 @@
 //!
 //! `SOVEREIGN_E2E_ONLY` chooses tests by their exact names, with commas between.
 //! `SOVEREIGN_E2E_PYTEST` is an archive with pytest and the tests of T-APTS (the gate packs it).
-//! Counts and sizes can be made smaller for a quick look: `SOVEREIGN_E2E_SANDBOXES` (200 one after
-//! the other), `SOVEREIGN_E2E_STREAM_MIB` (1024 through a sandbox).
+//! Counts and sizes can be changed: `SOVEREIGN_E2E_SANDBOXES` (200 one after the other),
+//! `SOVEREIGN_E2E_STREAM_MIB` (1024 through a sandbox), `SOVEREIGN_E2E_SOAK` (operations of the soak).
 
 mod command;
 mod completion;
