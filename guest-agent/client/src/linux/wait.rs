@@ -1,15 +1,15 @@
 //! Waits for an answer of the agent, and for nothing else.
 
+use std::os::fd::AsFd;
 use std::time::Instant;
 
 use agent_protocol::message::Hello;
 use agent_protocol::usage::Usage;
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
+use rustix::event::PollFlags;
 
 use crate::conversation::Event;
 use crate::error::ClientError;
-use crate::linux::poll::time_left;
+use crate::linux::poll::{ready, time_left};
 use crate::linux::session::Started;
 
 /// How many reads may follow a deadline: an answer that came in time to a host that was stopped, or had
@@ -136,18 +136,8 @@ impl Wait {
             flags |= PollFlags::OUT;
         }
         let deadline = self.started.answer_deadline;
-        let timeout = time_left(deadline);
-        let mut fds = [PollFd::new(&self.started.stream, flags)];
-        match poll(&mut fds, Some(&timeout)) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => {
-                return Err(ClientError::Io {
-                    doing: "waiting for the guest agent",
-                    source: error.into(),
-                });
-            }
-        }
-        let has_come = fds.iter().any(|fd| fd.revents() != PollFlags::empty());
+        let stream = (self.started.stream.as_fd(), flags);
+        let [has_come] = ready([Some(stream)], Some(&time_left(deadline)))?;
         if self.lateness.is_too_much(deadline, has_come) {
             return Err(ClientError::Silent {
                 waiting_for,
@@ -183,7 +173,6 @@ mod tests {
     use std::os::unix::net::UnixStream;
     use std::sync::mpsc::channel;
     use std::thread;
-
     use std::time::Duration;
 
     use super::*;

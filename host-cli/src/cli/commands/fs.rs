@@ -144,8 +144,7 @@ struct Place {
 
 impl Place {
     fn files(&self) -> Result<Files, Problem> {
-        let files = self.sandbox.files_until(self.user.clone(), self.until);
-        files.map_err(|error| error.problem())
+        Ok(self.sandbox.files_until(self.user.clone(), self.until)?)
     }
 
     /// Does something with each file, and goes on when one cannot have it. In JSON each is told in a

@@ -49,21 +49,21 @@ impl Daemon {
         endpoints: &Endpoints,
         first_word: Duration,
     ) -> Result<Self, Unavailable> {
-        let mut first: Option<Unavailable> = None;
+        let mut told: Option<Unavailable> = None;
         for address in &endpoints.addresses {
             match Self::at(tier, address, first_word).await {
                 Ok(daemon) => return Ok(daemon),
                 Err(Obstacle::Missing) => {}
                 // One that may yet answer is asked again.
                 Err(Obstacle::Known(silent)) if silent.code == ErrorKind::DaemonSilent => {
-                    first = Some(silent);
+                    told = Some(silent);
                 }
                 Err(Obstacle::Known(obstacle)) => {
-                    first.get_or_insert(obstacle);
+                    told.get_or_insert(obstacle);
                 }
             }
         }
-        Err(first.unwrap_or_else(|| missing(tier, endpoints)))
+        Err(told.unwrap_or_else(|| missing(tier, endpoints)))
     }
 
     async fn at(tier: Tier, address: &Address, first_word: Duration) -> Result<Self, Obstacle> {

@@ -89,26 +89,22 @@ impl<'a> Patience<'a> {
 
     /// Of who has nobody else to ask.
     pub(crate) fn with_one(whole: Duration) -> Self {
-        Self {
-            first_word: whole.min(Self::FIRST_WORD_ALONE),
-            whole,
-            cancel: None,
-        }
+        Self::new(whole.min(Self::FIRST_WORD_ALONE), whole)
     }
 
     /// Of who looks for a tier: a daemon that says nothing is passed over soon.
     pub(crate) const fn among_others(whole: Duration) -> Self {
-        Self {
-            first_word: Self::FIRST_WORD,
-            whole,
-            cancel: None,
-        }
+        Self::new(Self::FIRST_WORD, whole)
     }
 
     /// Of who has found nothing as strong.
     pub(crate) fn before_weaker(whole: Duration) -> Self {
+        Self::new(whole.min(Self::FIRST_WORD_BEFORE_WEAKER), whole)
+    }
+
+    const fn new(first_word: Duration, whole: Duration) -> Self {
         Self {
-            first_word: whole.min(Self::FIRST_WORD_BEFORE_WEAKER),
+            first_word,
             whole,
             cancel: None,
         }
