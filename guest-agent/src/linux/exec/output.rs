@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use agent_protocol::credit::SendCredit;
 use agent_protocol::frame::{FrameError, Kind, MAX_DATA};
 use agent_protocol::writer::FrameWriter;
+use rustix::event::PollFlags;
 use rustix::io::Errno;
 
 /// A pipe's size for a command that says much: as much as one may have without privilege.
@@ -12,6 +13,9 @@ const LARGE_PIPE: usize = 1024 * 1024;
 /// The first reads take no more, since most commands say little, and a buffer has to be cleared. Each
 /// that is filled makes the next one four times as large.
 const FIRST_READ: usize = 4 * 1024;
+/// More than a pseudoterminal ever holds: its buffers are bounded to 8 KiB (`pty_common_install`), and its line
+/// discipline to 4 KiB (`N_TTY_BUF_SIZE`).
+const FULL_TERMINAL: u64 = 64 * 1024;
 
 /// One of a command's outputs.
 #[derive(Debug)]
@@ -27,7 +31,7 @@ pub(crate) struct Output {
     truncated: bool,
     /// How much the next read takes.
     step: usize,
-    /// What lay in the pipe when the command ended and has not been read since.
+    /// What lay in it when the command ended and has not been read since; of a terminal at most.
     owed: u64,
 }
 
@@ -72,12 +76,19 @@ impl Output {
         self.fd.is_none() || self.owed == 0
     }
 
-    /// Takes down what the command has written, when it has ended.
+    /// Takes down what the command has written, when it has ended. A terminal tells of no more than its line
+    /// discipline has, so it owes all that it could hold, until it is found empty.
     pub(crate) fn settle(&mut self) {
-        self.owed = self
-            .fd
-            .as_ref()
-            .map_or(0, |fd| rustix::io::ioctl_fionread(fd).unwrap_or(0));
+        self.owed = match &self.fd {
+            None => 0,
+            Some(_) if self.is_terminal => FULL_TERMINAL,
+            Some(fd) => rustix::io::ioctl_fionread(fd).unwrap_or(0),
+        };
+    }
+
+    /// Whether only a read can tell that nothing is owed any more, and there is use for what it brings.
+    pub(crate) fn is_to_be_tried(&self) -> bool {
+        self.is_terminal && !self.is_settled() && self.poll_fd().is_some()
     }
 
     /// Allows more to be sent.
@@ -94,14 +105,15 @@ impl Output {
         }
     }
 
-    /// Takes down that nobody holds the other end any more, and nothing is left in it.
-    pub(crate) fn end(&mut self) {
-        self.fd = None;
-    }
-
-    /// Reads once, and makes a frame of it.
-    pub(crate) fn relay(&mut self, writer: &mut FrameWriter) {
-        let Some(fd) = &self.fd else { return };
+    /// Reads once if a poll has found anything, and makes a frame of it.
+    ///
+    /// That nobody holds the other end any more (`HUP` alone) does not say that nothing is left: Linux looks for
+    /// data first and for writers later, and a command's last words and its end fit in between (`pipe_poll`,
+    /// `n_tty_poll`). So only a read that finds nothing is the end.
+    pub(crate) fn relay(&mut self, found: PollFlags, writer: &mut FrameWriter) {
+        let Some(fd) = self.fd.as_ref().filter(|_| !found.is_empty()) else {
+            return;
+        };
         let read = if self.is_dropped() {
             rustix::io::read(fd, &mut [0; 16 * 1024])
         } else {
@@ -115,7 +127,8 @@ impl Output {
             Ok(0) => self.fd = None,
             Ok(count) => self.book(count),
             Err(Errno::INTR) => {}
-            // Somebody else has read it: nothing is left of what lay there.
+            // Somebody else has read it, or a terminal held less than it could: nothing is left of what
+            // lay there.
             Err(Errno::AGAIN) => self.owed = 0,
             // A terminal that no process holds any more says EIO.
             Err(_) => self.fd = None,
@@ -170,14 +183,28 @@ mod tests {
         let (mut write, mut output) = pipe(Some(4));
         let mut writer = FrameWriter::new();
         write.write_all(b"sixteen").unwrap();
-        output.relay(&mut writer);
+        output.relay(PollFlags::IN, &mut writer);
         assert!(!output.is_truncated());
-        output.relay(&mut writer);
+        output.relay(PollFlags::IN, &mut writer);
         assert!(output.is_truncated());
         drop(write);
-        output.relay(&mut writer);
+        output.relay(PollFlags::IN, &mut writer);
         assert!(!output.is_open());
         assert_eq!(writer.pending(), b"\x04\0\0\0\x83\0\0\0sixt");
+    }
+
+    #[test]
+    fn last_words_that_a_poll_missed_are_read() {
+        let (mut write, mut output) = pipe(None);
+        let mut writer = FrameWriter::new();
+        write.write_all(b"last").unwrap();
+        drop(write);
+        // As if the poll had looked for data before, and for writers after.
+        output.relay(PollFlags::HUP, &mut writer);
+        assert!(writer.pending().ends_with(b"last"));
+        assert!(output.is_open());
+        output.relay(PollFlags::HUP, &mut writer);
+        assert!(!output.is_open());
     }
 
     #[test]
@@ -186,8 +213,8 @@ mod tests {
         write.write_all(b"abc").unwrap();
         drop(write);
         let mut writer = FrameWriter::new();
-        output.relay(&mut writer);
-        output.relay(&mut writer);
+        output.relay(PollFlags::IN, &mut writer);
+        output.relay(PollFlags::IN, &mut writer);
         assert!(!output.is_open() && !output.is_truncated());
     }
 
@@ -197,7 +224,7 @@ mod tests {
         let mut writer = FrameWriter::new();
         while output.poll_fd().is_some() {
             write.write_all(&[1; 4096]).unwrap();
-            output.relay(&mut writer);
+            output.relay(PollFlags::IN, &mut writer);
         }
         assert_eq!(output.credit.available(), 0);
         output.grant(10).unwrap();
@@ -218,8 +245,19 @@ mod tests {
         write.write_all(b"abc").unwrap();
         output.settle();
         assert!(!output.is_settled());
-        output.relay(&mut FrameWriter::new());
+        output.relay(PollFlags::IN, &mut FrameWriter::new());
         assert!(output.is_settled() && output.is_open());
+    }
+
+    #[test]
+    fn empty_terminal_owes_nothing_once_it_has_been_tried() {
+        let (_write, mut output) = pipe(None);
+        rustix::io::ioctl_fionbio(output.fd.as_ref().unwrap(), true).unwrap();
+        output.is_terminal = true;
+        output.settle();
+        assert!(!output.is_settled() && output.is_to_be_tried());
+        output.relay(PollFlags::IN, &mut FrameWriter::new());
+        assert!(output.is_settled() && !output.is_to_be_tried() && output.is_open());
     }
 
     #[test]
@@ -229,7 +267,7 @@ mod tests {
         write.write_all(b"abc").unwrap();
         output.settle();
         rustix::io::read(output.fd.as_ref().unwrap(), &mut [0; 3]).unwrap();
-        output.relay(&mut FrameWriter::new());
+        output.relay(PollFlags::IN, &mut FrameWriter::new());
         assert!(output.is_settled() && output.is_open());
     }
 }

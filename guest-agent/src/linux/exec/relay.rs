@@ -156,8 +156,8 @@ impl<'a> Relay<'a> {
             } else if !ready.stdin.is_empty() {
                 self.write_input();
             }
-            relay(&mut self.stdout, ready.stdout, &mut self.connection);
-            relay(&mut self.stderr, ready.stderr, &mut self.connection);
+            self.stdout.relay(ready.stdout, self.connection.writer());
+            self.stderr.relay(ready.stderr, self.connection.writer());
             self.ending.advance(self.command.exit.is_none(), reaped);
         }
     }
@@ -185,6 +185,7 @@ impl<'a> Relay<'a> {
 
     fn wait(&self) -> Ready {
         let may_read = self.connection.pending() < MAX_OUTGOING;
+        let try_stdout = may_read && self.stdout.is_to_be_tried();
         let stream = (!self.is_abandoned).then(|| {
             let is_blocked =
                 self.connection.pending() > 0 && self.connection.held_until().is_none();
@@ -217,7 +218,15 @@ impl<'a> Relay<'a> {
             .map(|fd| (fd, PollFlags::IN));
         let signals = Some((self.signals.as_fd(), PollFlags::IN));
         let wanted = [signals, stream, stdin, stdout, stderr];
-        let [signals, stream, stdin, stdout, stderr] = poll_some(wanted, self.deadline());
+        let deadline = if try_stdout {
+            Some(Instant::now())
+        } else {
+            self.deadline()
+        };
+        let [signals, stream, stdin, mut stdout, stderr] = poll_some(wanted, deadline);
+        if try_stdout {
+            stdout |= PollFlags::IN;
+        }
         Ready {
             signals: !signals.is_empty(),
             stream: !stream.is_empty(),
@@ -345,14 +354,5 @@ impl Process {
         let group = Target::Group(foreground.unwrap_or(self.pid));
         // It can only be gone.
         let _ = send_signal(group, i32::from(number));
-    }
-}
-
-/// Passes on what an output has.
-fn relay(output: &mut Output, found: PollFlags, connection: &mut Connection) {
-    if found == PollFlags::HUP {
-        output.end();
-    } else if !found.is_empty() {
-        output.relay(connection.writer());
     }
 }
