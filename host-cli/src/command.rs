@@ -242,7 +242,8 @@ impl<'a> Command<'a> {
     ///
     /// # Errors
     ///
-    /// If the sandbox has ended. That the command cannot be run shows in [`Child::wait`].
+    /// If the sandbox has ended. That the command cannot be run shows in [`Child::wait`], and that the
+    /// sandbox ends under it too, why so in [`Sandbox::explain`] and [`Detached::explain`].
     pub fn spawn(self) -> Result<Child, CommandError> {
         let Self {
             mut place,

@@ -232,13 +232,17 @@ impl Sandbox {
         }
     }
 
-    /// A conversation that breaks off has a reason, and the sandbox knows it.
-    pub(crate) fn explain(&mut self, error: ClientError) -> ExecError {
-        match error {
-            ClientError::Disconnected(_) => ExecError::Ended {
+    /// A conversation that breaks off has a reason, and the sandbox knows it: that it ran out of memory,
+    /// that somebody killed it. A [`Child`](crate::Child) does not know its sandbox, so its errors are worth
+    /// being explained; [`pump`](Self::pump) and [`output`](Self::output) have done it. Any other error is
+    /// as it was. Takes some moments at most.
+    #[must_use]
+    pub fn explain(&mut self, error: impl Into<ExecError>) -> ExecError {
+        match error.into() {
+            ExecError::Client(ClientError::Disconnected(_)) => ExecError::Ended {
                 source: self.started.why_gone(),
             },
-            error => ExecError::Client(error),
+            error => error,
         }
     }
 }

@@ -94,7 +94,7 @@ pub(in crate::cli) fn cp(args: &CpArgs, global: GlobalArgs) -> Result<u8, Proble
         copy(args, source, target, waiting.meter().as_ref(), until)
     });
     waiting.end_as(&copied);
-    match copied {
+    match copied.map_err(|problem| late(problem, &what)) {
         Ok(copied) => {
             tell_skipped(copied, global);
             match (global.json, is_streamed) {
@@ -112,6 +112,17 @@ pub(in crate::cli) fn cp(args: &CpArgs, global: GlobalArgs) -> Result<u8, Proble
             Ok(problem.exit_code)
         }
         Err(problem) => Err(problem),
+    }
+}
+
+/// The same problem, which says what was not done in its time.
+fn late(problem: Problem, what: &str) -> Problem {
+    match problem.code {
+        ErrorKind::OutOfTime => Problem {
+            message: format!("{}: {what}", problem.message),
+            ..problem
+        },
+        _ => problem,
     }
 }
 

@@ -162,8 +162,8 @@ impl Place {
         let all = each(paths, |path| {
             let path = path.as_bytes();
             let outcome = self.files().and_then(|files| act(files, path));
-            let outcome =
-                outcome.map_err(|problem| of_sandbox(about(path, problem), &self.sandbox));
+            let outcome = outcome.map_err(|problem| late(path, problem));
+            let outcome = outcome.map_err(|problem| of_sandbox(problem, &self.sandbox));
             if !self.global.json {
                 return outcome.map(drop);
             }
@@ -177,8 +177,8 @@ impl Place {
     }
 }
 
-/// The same problem, which says what was not done.
-fn about(path: &[u8], problem: Problem) -> Problem {
+/// The same problem, which says what was not done in its time.
+fn late(path: &[u8], problem: Problem) -> Problem {
     match problem.code {
         ErrorKind::OutOfTime => Problem {
             message: format!("{}: {}", legible::bytes(path), problem.message),

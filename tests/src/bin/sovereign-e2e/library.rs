@@ -4,7 +4,11 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use sovereign::{Engine, ExecRequest, Launch, Policy, Sandbox, SandboxSpec, Tier, Timeline};
+use rustix::process::{Pid, Signal, kill_process};
+use sovereign::{
+    ClientError, Engine, ErrorKind, ExecError, ExecRequest, Launch, Policy, Sandbox, SandboxSpec,
+    Tier, Timeline,
+};
 use sovereign_tests::call::Sovereign;
 use sovereign_tests::host::{open_descriptors, resident_kib};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -20,10 +24,13 @@ const GROWTH_KIB: u64 = 512;
 pub(crate) fn add(suite: &mut Suite) {
     suite.host(
         "library",
-        &[(
-            "asynchronous_commands_run_and_are_cancelled",
-            asynchronous_commands_run_and_are_cancelled,
-        )],
+        &[
+            (
+                "asynchronous_commands_run_and_are_cancelled",
+                asynchronous_commands_run_and_are_cancelled,
+            ),
+            ("why_a_sandbox_ended_is_told", why_a_sandbox_ended_is_told),
+        ],
     );
     suite.guest(
         "library",
@@ -91,6 +98,24 @@ fn asynchronous_commands_run_and_are_cancelled(_: &Sovereign) -> Outcome {
         }
         bail!("still there: {left}")
     })
+}
+
+/// Also of a child, which does not know its sandbox.
+fn why_a_sandbox_ended_is_told(_: &Sovereign) -> Outcome {
+    let mut sandbox = Sandbox::builder().tier(Tier::Local).start()?;
+    let child = sandbox.command("sleep").arg("1000").spawn()?;
+    let agent = Pid::from_raw(sandbox.process_id()).context("no process")?;
+    kill_process(agent, Signal::KILL)?;
+    let Err(error) = child.wait() else {
+        bail!("a command outlived its sandbox");
+    };
+    let error = sandbox.explain(error);
+    ensure!(matches!(error, ExecError::Ended { .. }), "{error:?}");
+    ensure!(error.text().contains("signal 9"), "{}", error.text());
+    // Whatever has a reason of its own keeps it.
+    let error = sandbox.explain(ClientError::OutOfTime);
+    ensure!(error.kind() == ErrorKind::OutOfTime, "{error:?}");
+    PASSED
 }
 
 fn start() -> Result<Sandbox> {

@@ -78,6 +78,12 @@ pub(super) fn files_have_no_more_time_than_they_are_given(desk: &Desk) -> Outcom
         drop(stdin);
         ensure!(status.code() == Some(124), "{args:?}: {status}, {said}");
         ensure!(said.contains(r#""out-of-time""#), "{args:?}: {said}");
+        let what = if args[0] == "cp" {
+            "copying - to a:: "
+        } else {
+            "it was"
+        };
+        ensure!(said.contains(what), "{args:?}: {said}");
     }
     let in_time = desk.says(&["fs", "cat", "--timeout=60s", "a", "note"])?;
     ensure!(in_time.trim() == "old", "{in_time}");
