@@ -10,19 +10,25 @@
 //! The stream is always read, whatever else stalls, since no more than a window of each output can
 //! come. That bounds the memory, and lets the exit report and the other output pass by.
 
+mod outputs;
+mod progress;
+
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use agent_protocol::message::{ExitReport, Hello, OutputStream};
+use agent_protocol::message::{Hello, OutputStream};
 use rustix::event::PollFlags;
 
+use self::outputs::Outputs;
+use self::progress::SoFar;
+pub use self::progress::{Finished, Moments};
 use crate::conversation::{Event, Stage};
 use crate::error::ClientError;
 use crate::linux::control::{Control, ControlReceiver, Received};
 use crate::linux::detach::DetachKeys;
 use crate::linux::poll::{ready, time_left};
 use crate::linux::session::{Exec, Pumped, Started, TimeLimit};
-use crate::linux::sink::{OutputTarget, Progress, Sink};
+use crate::linux::sink::{OutputTarget, Progress};
 use crate::linux::source::InputSource;
 use crate::linux::wait::Lateness;
 
@@ -44,28 +50,6 @@ pub struct PumpIo<'a> {
     pub detach_keys: &'a [u8],
 }
 
-/// How a command ended, and when what happened.
-#[derive(Debug, Clone)]
-pub struct Finished {
-    /// How it ended.
-    pub report: ExitReport,
-    /// What the agent said of itself, with the moments of its start.
-    pub agent: Hello,
-    /// The moments of this session on the host.
-    pub moments: Moments,
-}
-
-/// Moments of a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Moments {
-    /// The agent's greeting came.
-    pub greeted: Instant,
-    /// The command ran.
-    pub started: Instant,
-    /// The exit report came.
-    pub ended: Instant,
-}
-
 /// A session being pumped.
 pub(crate) struct Pump<'a> {
     session: Started,
@@ -80,13 +64,6 @@ pub(crate) struct Pump<'a> {
     open: bool,
     /// Whether the user has typed the keys to leave.
     left: bool,
-}
-
-struct Outputs<'a> {
-    stdout: Sink<'a>,
-    stderr: Sink<'a>,
-    /// When an output was last seen waiting for its reader.
-    stalled: Option<Instant>,
 }
 
 /// What came of a turn.
@@ -104,15 +81,6 @@ enum NoInput {
     HeldBack,
     Left,
     Failed(std::io::Error),
-}
-
-#[derive(Default)]
-struct SoFar {
-    agent: Option<Hello>,
-    greeted: Option<Instant>,
-    started: Option<Instant>,
-    ended: Option<Instant>,
-    report: Option<ExitReport>,
 }
 
 /// What there is to do.
@@ -134,24 +102,13 @@ impl<'a> Pump<'a> {
         limit: Option<TimeLimit>,
         io: PumpIo<'a>,
     ) -> Self {
-        let (stdout, stderr) = (Sink::new(io.stdout), Sink::new(io.stderr));
-        let runs_since = agent.as_ref().map(|_| Instant::now());
         Self {
             session,
             input: io.stdin,
-            outputs: Outputs {
-                stdout,
-                stderr,
-                stalled: None,
-            },
+            outputs: Outputs::new(io.stdout, io.stderr),
             controls: io.controls,
             detach_keys: DetachKeys::new(io.detach_keys),
-            progress: SoFar {
-                agent,
-                greeted: runs_since,
-                started: runs_since,
-                ..SoFar::default()
-            },
+            progress: SoFar::new(agent),
             limit,
             lateness: Lateness::default(),
             open: true,
@@ -213,18 +170,9 @@ impl<'a> Pump<'a> {
         if self.outputs.is_waiting() {
             return None;
         }
-        let progress = &mut self.progress;
-        let mut report = progress.report.take()?;
-        report.truncated |= self.outputs.stdout.has_dropped() || self.outputs.stderr.has_dropped();
-        Some(Finished {
-            report,
-            agent: progress.agent.take()?,
-            moments: Moments {
-                greeted: progress.greeted?,
-                started: progress.started?,
-                ended: progress.ended?,
-            },
-        })
+        let mut finished = self.progress.finished()?;
+        finished.report.truncated |= self.outputs.have_dropped();
+        Some(finished)
     }
 
     fn wait(&mut self) -> Result<Ready, ClientError> {
@@ -452,42 +400,6 @@ impl<'a> Pump<'a> {
     }
 }
 
-impl<'a> Outputs<'a> {
-    fn sink(&mut self, stream: OutputStream) -> &mut Sink<'a> {
-        match stream {
-            OutputStream::Stdout => &mut self.stdout,
-            OutputStream::Stderr => &mut self.stderr,
-        }
-    }
-
-    fn is_waiting(&self) -> bool {
-        self.stdout.is_waiting() || self.stderr.is_waiting()
-    }
-}
-
-impl SoFar {
-    fn note(&mut self, event: Event<'_>) -> Result<(), ClientError> {
-        match event {
-            Event::Hello(hello) => {
-                self.agent = Some(hello);
-                self.greeted = Some(Instant::now());
-            }
-            Event::Started { .. } => self.started = Some(Instant::now()),
-            Event::Exited(report) => {
-                self.report = Some(report);
-                self.ended = Some(Instant::now());
-            }
-            Event::Refused(error) => return Err(ClientError::Refused(error)),
-            Event::Output(..)
-            | Event::InputWanted
-            | Event::StdinClosed
-            | Event::Pong
-            | Event::Usage(_) => {}
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write;
@@ -498,7 +410,7 @@ mod tests {
     use crate::linux::session::{Session, SessionOptions};
     use agent_protocol::credit::INITIAL_CREDIT;
     use agent_protocol::from_agent::AgentFrame;
-    use agent_protocol::message::ExecRequest;
+    use agent_protocol::message::{ExecRequest, ExitReport};
 
     /// A command's session, and the agent's end, which has said that the command runs.
     fn running(request: ExecRequest) -> (UnixStream, Exec) {

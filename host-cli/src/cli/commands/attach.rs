@@ -1,35 +1,30 @@
 //! `sovereign attach`: staying with a command that a supervisor holds.
 
-use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+mod shown;
+mod typed;
+
+use std::os::fd::AsFd;
 
 use agent_client::{Control, DetachKeys};
-use agent_protocol::message::{ExitReport, OutputStream};
+use agent_protocol::message::ExitReport;
 use rustix::event::PollFlags;
-use rustix::fs::{Mode, OFlags, open};
-use rustix::io::Errno;
-use rustix::stdio::stdin;
 
-use super::follow::{Follower, News, TOLD_LOST, told_missing};
+use self::shown::Shown;
+use self::typed::{Input, Typed, is_over};
+use super::follow::{Follower, News};
 use super::run::{Ran, interrupted};
 use crate::cli::args::{AttachArgs, GlobalArgs};
 use crate::cli::conversation::prepare_terminal;
 use crate::cli::report::sandbox::of_sandbox;
-use crate::cli::report::{Stdout, print_json, say};
+use crate::cli::report::{print_json, say};
 use crate::cli::signals::Signals;
 use crate::cli::terminal;
 use crate::detached::{Attached, Detached, DetachedError};
 use crate::error::{ErrorKind, Problem};
+use crate::registry::Registry;
 use crate::registry::output::Piece;
 use crate::registry::record::{Ending, Record};
-use crate::registry::{Registry, RegistryError};
 use crate::supervisor::About;
-
-/// How much is read of what is typed at once.
-const TYPED: usize = 4096;
-
-/// How much of each output is collected for a result in JSON.
-const COLLECTED: usize = 1 << 20;
 
 /// Stays with a command. Returns its exit code.
 ///
@@ -60,14 +55,6 @@ pub(super) struct Staying<'a> {
     pub(super) global: GlobalArgs,
 }
 
-/// Where what it writes goes.
-enum Shown {
-    /// To our own outputs.
-    Live,
-    /// To memory, as much as there is room for, and then into a result in JSON.
-    Collected { output: [Vec<u8>; 2], is_cut: bool },
-}
-
 /// How a command was left.
 enum Left {
     /// It ended.
@@ -86,22 +73,6 @@ struct Met {
     follower: Follower,
     /// How it ended, if it has.
     ended: Option<ExitReport>,
-}
-
-/// Where what is typed goes.
-struct Typed<'a> {
-    sandbox: &'a Detached,
-    command: u32,
-    keys: DetachKeys<'a>,
-    input: Option<Input>,
-}
-
-/// The command's input.
-struct Input {
-    /// Its writing end, which never blocks: a command need not read what is typed, and is heard all the same.
-    pipe: OwnedFd,
-    /// What has not gone in yet. Nothing more is read for it before.
-    unwritten: Vec<u8>,
 }
 
 /// Stays with a command: shows what it writes from now on, passes on what is typed, until it ends
@@ -275,16 +246,6 @@ fn follow(
     left
 }
 
-/// Whether a command was not there to be told something: it has ended, which will be read.
-const fn is_over(error: &DetachedError) -> bool {
-    matches!(
-        error,
-        DetachedError::Refused(_)
-            | DetachedError::NotRunning { .. }
-            | DetachedError::Registry(RegistryError::NoSuchSandbox { .. })
-    )
-}
-
 fn talk(
     follower: &mut Follower,
     typed: &mut Typed<'_>,
@@ -309,51 +270,6 @@ fn talk(
             }
         }
     }
-}
-
-impl Shown {
-    /// Shows something. Returns how the command ended, if that is it.
-    fn take(&mut self, piece: Piece) -> Result<Option<ExitReport>, Problem> {
-        match (piece, self) {
-            (Piece::Output { stream, data, .. }, Self::Live) => {
-                let written = match stream {
-                    OutputStream::Stdout => write_all(&mut Stdout, &data),
-                    OutputStream::Stderr => write_all(&mut io::stderr().lock(), &data),
-                };
-                written.map_err(|error| Problem::of(ErrorKind::Output, &error))?;
-                Ok(None)
-            }
-            (Piece::Output { stream, data, .. }, Self::Collected { output, is_cut }) => {
-                let [stdout, stderr] = output;
-                let into = match stream {
-                    OutputStream::Stdout => stdout,
-                    OutputStream::Stderr => stderr,
-                };
-                let room = COLLECTED.saturating_sub(into.len()).min(data.len());
-                into.extend_from_slice(data.get(..room).unwrap_or_default());
-                *is_cut |= room < data.len();
-                Ok(None)
-            }
-            (Piece::Lost { .. }, Self::Live) => {
-                say(&format!("sovereign: {TOLD_LOST}\n"));
-                Ok(None)
-            }
-            (Piece::Missing { bytes }, Self::Live) => {
-                say(&format!("sovereign: {}\n", told_missing(bytes)));
-                Ok(None)
-            }
-            (Piece::Lost { .. } | Piece::Missing { .. }, Self::Collected { is_cut, .. }) => {
-                *is_cut = true;
-                Ok(None)
-            }
-            (Piece::Ended(report), _) => Ok(Some(report)),
-        }
-    }
-}
-
-fn write_all(to: &mut impl Write, data: &[u8]) -> io::Result<()> {
-    to.write_all(data)?;
-    to.flush()
 }
 
 /// Passes signals and sizes on.
@@ -386,89 +302,4 @@ fn redraw(sandbox: &Detached, command: u32) -> Result<(), Problem> {
         }
     }
     Ok(())
-}
-
-impl Input {
-    /// The input whose writing end this is. Another description of the pipe: what does not block is for us
-    /// alone so. None if nobody reads it.
-    fn new(pipe: &OwnedFd) -> Result<Option<Self>, Problem> {
-        let path = format!("/proc/self/fd/{}", pipe.as_raw_fd());
-        let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        match open(path, flags, Mode::empty()) {
-            Ok(pipe) => Ok(Some(Self {
-                pipe,
-                unwritten: Vec::new(),
-            })),
-            Err(Errno::NXIO) => Ok(None),
-            Err(error) => Err(Problem::of(ErrorKind::Input, &error)),
-        }
-    }
-
-    /// What has to happen before there is something to do.
-    fn waits_for(&self) -> (BorrowedFd<'_>, PollFlags) {
-        if self.unwritten.is_empty() {
-            (stdin(), PollFlags::IN)
-        } else {
-            (self.pipe.as_fd(), PollFlags::OUT)
-        }
-    }
-
-    /// Writes as much as goes in now.
-    fn write(&mut self) -> rustix::io::Result<()> {
-        while !self.unwritten.is_empty() {
-            match rustix::io::write(&self.pipe, &self.unwritten) {
-                Ok(count) => drop(self.unwritten.drain(..count)),
-                Err(Errno::AGAIN) => return Ok(()),
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Typed<'_> {
-    /// Passes on what was typed. Returns whether it was what one types to leave.
-    fn go_on(&mut self) -> Result<bool, Problem> {
-        let leaves = match &self.input {
-            Some(input) if input.unwritten.is_empty() => self.read()?,
-            Some(_) | None => false,
-        };
-        if self
-            .input
-            .as_mut()
-            .is_some_and(|input| input.write().is_err())
-        {
-            // Nobody reads it any more.
-            self.input = None;
-        }
-        Ok(leaves)
-    }
-
-    /// Reads what was typed. Returns whether it was what one types to leave.
-    fn read(&mut self) -> Result<bool, Problem> {
-        let mut space = vec![0; TYPED + self.keys.held_back()];
-        let room = space.get_mut(..TYPED).unwrap_or_default();
-        let count = match rustix::io::read(stdin(), room) {
-            Ok(count) => count,
-            Err(Errno::AGAIN | Errno::INTR) => return Ok(false),
-            // A terminal that hung up.
-            Err(_) => 0,
-        };
-        if count == 0 {
-            self.input = None;
-            return match self.sandbox.close_input(self.command) {
-                Err(error) if !is_over(&error) => Err(error.into()),
-                Ok(()) | Err(_) => Ok(false),
-            };
-        }
-        let Some(count) = self.keys.filter(&mut space, count) else {
-            return Ok(true);
-        };
-        space.truncate(count);
-        if let Some(input) = &mut self.input {
-            input.unwritten = space;
-        }
-        Ok(false)
-    }
 }
