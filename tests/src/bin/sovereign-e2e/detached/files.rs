@@ -63,12 +63,18 @@ pub(super) fn files_go_in_out_and_between(desk: &Desk) -> Outcome {
 pub(super) fn files_have_no_more_time_than_they_are_given(desk: &Desk) -> Outcome {
     desk.start(&["--name", "a", "--", "sleep", "600"])?;
     desk.good(desk.call(["fs", "write", "a", "note"]).stdin("old"))?;
-    let writing: [&[&str]; 3] = [
-        &["fs", "write", "--timeout=1s", "a", "note"],
-        &["cp", "--timeout", "1s", "-", "a:"],
-        &["fs", "--timeout=1s", "watch", "a", "."],
+    let writing: [(&[&str], &str); 3] = [
+        (
+            &["fs", "write", "--timeout=1s", "a", "note"],
+            "note: it was",
+        ),
+        (
+            &["cp", "--timeout", "1s", "-", "a:"],
+            "had: copying - to a:",
+        ),
+        (&["fs", "--timeout=1s", "watch", "a", "."], ".: it was"),
     ];
-    for args in writing {
+    for (args, what) in writing {
         let mut running = desk.call([&["--json"], args].concat()).start()?;
         // Whoever writes to it has all the time in the world.
         let stdin = running.take_stdin()?;
@@ -78,11 +84,6 @@ pub(super) fn files_have_no_more_time_than_they_are_given(desk: &Desk) -> Outcom
         drop(stdin);
         ensure!(status.code() == Some(124), "{args:?}: {status}, {said}");
         ensure!(said.contains(r#""out-of-time""#), "{args:?}: {said}");
-        let what = if args[0] == "cp" {
-            "copying - to a:: "
-        } else {
-            "it was"
-        };
         ensure!(said.contains(what), "{args:?}: {said}");
     }
     let in_time = desk.says(&["fs", "cat", "--timeout=60s", "a", "note"])?;
