@@ -22,12 +22,25 @@ fn on_a_small_disk(desk: &Desk, script: &str) -> Result<Result<String, String>> 
 
 /// What is written while the disk is full is missing, and nothing else.
 pub(super) fn moment_of_a_full_disk_spoils_no_log(desk: &Desk) -> Outcome {
-    let script = "\"$program\" run -q -d --tier local --name a -- sh -c \\
-            'echo first; sleep 1; yes 0123456 | head -c 800000; sleep 1; echo later; exit 3'
-        sleep 0.5; head -c 100000 /dev/zero > filler
-        sleep 1; rm filler
-        \"$program\" wait a; \"$program\" logs a > /dev/shm/log 2>&1; echo \"logs: $?\"
-        grep -v 0123456 /dev/shm/log; rm /dev/shm/log; \"$program\" rm a";
+    // The command is told when to go on, and is seen waiting (`sleep 0.07`). The rest of what it wrote has a
+    // second to be looked at.
+    let script = r#""$program" run -q -d --tier local --name a -- sh -c '
+            go=0; trap "go=\$((go + 1))" USR1
+            echo first
+            until [ $go = 1 ]; do sleep 0.06; done
+            (trap "" USR1; yes 0123456 | head -c 800000)
+            until [ $go = 2 ]; do sleep 0.07; done
+            echo later; exit 3'
+        soon() { for i in $(seq 300); do "$@" && return; sleep 0.1; done; echo "never: $*"; }
+        begun() { "$program" logs a | grep -q first; }
+        waits() { "$program" top a | grep -q "sleep 0.07\$"; }
+        log=$(mktemp)
+        soon begun
+        head -c 100000 /dev/zero > filler; "$program" kill -s USR1 a
+        soon waits
+        sleep 1; rm filler; "$program" kill -s USR1 a
+        "$program" wait a; "$program" logs a > "$log" 2>&1; echo "logs: $?"
+        grep -v 0123456 "$log"; rm "$log"; "$program" rm a"#;
     let said = match on_a_small_disk(desk, script)? {
         Ok(said) => said,
         Err(reason) => return skip(reason),
