@@ -100,7 +100,8 @@ impl Command<'_> {
     /// # Errors
     ///
     /// As [`output`](Self::output). Why a sandbox ended under the command only
-    /// [`Sandbox::explain`] tells, which may wait for it.
+    /// [`Sandbox::explain`] and [`Detached::explain`](crate::detached::Detached::explain) tell, which may
+    /// wait for it.
     pub async fn output_async(mut self) -> Result<Output, CommandError> {
         let input = self.take_input();
         let limit = self.collected();
@@ -166,7 +167,8 @@ impl AsyncChild {
     /// # Errors
     ///
     /// If there is no exit status to report. Why a sandbox ended under the command only
-    /// [`Sandbox::explain`] tells, which may wait for it.
+    /// [`Sandbox::explain`] and [`Detached::explain`](crate::detached::Detached::explain) tell, which may
+    /// wait for it.
     pub async fn wait(mut self) -> Result<Finished, CommandError> {
         self.stdin = None;
         let outputs = (self.stdout.take(), self.stderr.take());

@@ -61,6 +61,12 @@ pub enum CommandError {
     Detached(#[from] DetachedError),
 }
 
+impl From<ClientError> for CommandError {
+    fn from(error: ClientError) -> Self {
+        ExecError::from(error).into()
+    }
+}
+
 impl CommandError {
     /// What kind of error it is.
     #[must_use]
@@ -266,7 +272,7 @@ impl Place<'_> {
 
     fn explain(&mut self, error: ClientError) -> CommandError {
         match self {
-            Self::Attached(sandbox) => sandbox.explain(error).into(),
+            Self::Attached(sandbox) => sandbox.explained(error).into(),
             Self::Detached(sandbox) => sandbox.explain(error).into(),
         }
     }

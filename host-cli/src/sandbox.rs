@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use agent_client::{ClientError, Exec, Files, Finished, PumpIo, Session, SessionOptions};
 use agent_protocol::message::{AgentError, ExecRequest, ExitReport};
 
+use crate::command::CommandError;
 use crate::error::{ENGINE_FAILURE, ErrorKind, Problem, chain};
 use crate::orphans;
 use crate::spec::Unsupported;
@@ -198,7 +199,7 @@ impl Sandbox {
     ///
     /// If there is no exit status to report; the error says why the sandbox ended, if it did.
     pub fn pump(&mut self, exec: Exec, io: PumpIo) -> Result<Finished, ExecError> {
-        exec.pump(io).map_err(|error| self.explain(error))
+        exec.pump(io).map_err(|error| self.explained(error))
     }
 
     /// Runs a command to its end and collects its output, at most `limit` bytes of each stream.
@@ -214,7 +215,7 @@ impl Sandbox {
     ) -> Result<agent_client::Output, ExecError> {
         let exec = self.exec(request)?;
         exec.output(input, limit)
-            .map_err(|error| self.explain(error))
+            .map_err(|error| self.explained(error))
     }
 
     /// Ends the sandbox for a program that is about to end itself.
@@ -234,15 +235,24 @@ impl Sandbox {
 
     /// A conversation that breaks off has a reason, and the sandbox knows it: that it ran out of memory,
     /// that somebody killed it. A [`Child`](crate::Child) does not know its sandbox, so its errors are worth
-    /// being explained; [`pump`](Self::pump) and [`output`](Self::output) have done it. Any other error is
-    /// as it was. Takes some moments at most.
+    /// being explained, and those of an `AsyncChild`; [`pump`](Self::pump) and [`output`](Self::output)
+    /// have done it. Any other error is as it was. Takes some moments at most, and tells the most when it is
+    /// asked for the first time.
     #[must_use]
-    pub fn explain(&mut self, error: impl Into<ExecError>) -> ExecError {
+    pub fn explain(&mut self, error: impl Into<CommandError>) -> CommandError {
         match error.into() {
-            ExecError::Client(ClientError::Disconnected(_)) => ExecError::Ended {
+            CommandError::Attached(ExecError::Client(error)) => self.explained(error).into(),
+            error => error,
+        }
+    }
+
+    /// The same of what its agent's client says.
+    pub(crate) fn explained(&mut self, error: ClientError) -> ExecError {
+        match error {
+            ClientError::Disconnected(_) => ExecError::Ended {
                 source: self.started.why_gone(),
             },
-            error => error,
+            error => ExecError::Client(error),
         }
     }
 }

@@ -234,3 +234,26 @@ fn command_that_closes_its_input_is_told_of_at_once() {
         }
     }
 }
+
+#[test]
+fn terminal_of_a_host_that_read_nothing_and_went_away_ends() {
+    let agent = Agent::start();
+    let sleep = unique_sleep();
+    // Frames of a byte each: they fill the stream soon, and then what waits for it.
+    let line = format!("sleep {sleep} & while :; do printf x; done");
+    let mut request = request(&["sh", "-c", &line]);
+    request.tty = Some(TerminalSize {
+        rows: 24,
+        columns: 80,
+    });
+    let mut stream = agent.connect();
+    stream.write_all(&bytes(&[hello(), exec(request)])).unwrap();
+    eventually("it runs", || runs(&format!("sleep\0{sleep}")));
+    std::thread::sleep(Duration::from_secs(2));
+    drop(stream);
+    let children = format!("/proc/{0}/task/{0}/children", agent.pid());
+    eventually("the session is gone", || {
+        std::fs::read_to_string(&children).is_ok_and(|children| children.trim().is_empty())
+    });
+    assert!(!runs(&format!("sleep\0{sleep}")));
+}

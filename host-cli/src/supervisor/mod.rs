@@ -149,7 +149,7 @@ fn start(
             None => sandbox.exec(request.clone())?,
         };
         let runs = exec.wait_until_runs();
-        let exec = runs.map_err(|error| sandbox.explain(error))?;
+        let exec = runs.map_err(|error| sandbox.explained(error))?;
         commands
             .take_own(exec, About::of(request))
             .map_err(failed)?;

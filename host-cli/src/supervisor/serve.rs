@@ -248,7 +248,7 @@ impl Supervisor {
         let explain = |number, error| {
             // With it the sandbox ends. The reason is told once, so that another command must not ask for it.
             Some(Problem::from(&match number {
-                OWN => sandbox.explain(error),
+                OWN => sandbox.explained(error),
                 _ => ExecError::from(error),
             }))
         };
@@ -296,7 +296,7 @@ impl Supervisor {
 
     fn broken(&mut self) -> Ending {
         let gone = ClientError::Disconnected("the sandbox ran");
-        let error: ExecError = self.sandbox.explain(gone);
+        let error: ExecError = self.sandbox.explained(gone);
         Ending::Broken {
             problem: Problem::from(&error),
         }

@@ -5,7 +5,8 @@
 //! however long the host takes to read it, and whatever comes within [`GRACE`]; nothing more is waited
 //! for. So a daemon that was left behind neither holds up the exit report nor is killed: it stays in
 //! the sandbox, its output without a reader. And a pipeline's last words, a few milliseconds late,
-//! still arrive.
+//! still arrive. A terminal does not tell all that lies in it: it is read until it is empty, or as much as
+//! one could hold has come.
 //!
 //! **When its time is up**, or the host has gone, everything below this session ends, daemons too
 //! ([`Ending`]).
@@ -184,7 +185,8 @@ impl<'a> Relay<'a> {
     }
 
     fn wait(&self) -> Ready {
-        let may_read = self.connection.pending() < MAX_OUTGOING;
+        // Of a session that is given up nothing is sent any more, and what is read is dropped.
+        let may_read = self.is_abandoned || self.connection.pending() < MAX_OUTGOING;
         let try_stdout = may_read && self.stdout.is_to_be_tried();
         let stream = (!self.is_abandoned).then(|| {
             let is_blocked =

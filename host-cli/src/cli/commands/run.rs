@@ -251,7 +251,7 @@ fn converse(
             ));
         }
         Outcome::Broken(error) => {
-            let error = sandbox.explain(error);
+            let error = sandbox.explained(error);
             match overdue(&plan.request, began, &error) {
                 Some(report) => report,
                 None => return Err(interrupted(error.into())),

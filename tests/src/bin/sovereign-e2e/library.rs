@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use sovereign::{
-    ClientError, Engine, ErrorKind, ExecError, ExecRequest, Launch, Policy, Sandbox, SandboxSpec,
-    Tier, Timeline,
+    ClientError, CommandError, Engine, ErrorKind, ExecError, ExecRequest, Launch, Policy, Sandbox,
+    SandboxSpec, Tier, Timeline,
 };
 use sovereign_tests::call::Sovereign;
 use sovereign_tests::host::{open_descriptors, resident_kib};
@@ -103,15 +103,18 @@ fn asynchronous_commands_run_and_are_cancelled(_: &Sovereign) -> Outcome {
 /// Also of a child, which does not know its sandbox.
 fn why_a_sandbox_ended_is_told(_: &Sovereign) -> Outcome {
     let mut sandbox = Sandbox::builder().tier(Tier::Local).start()?;
-    let child = sandbox.command("sleep").arg("1000").spawn()?;
+    let child = sandbox.command("sleep").arg("60").spawn()?;
     let agent = Pid::from_raw(sandbox.process_id()).context("no process")?;
     kill_process(agent, Signal::KILL)?;
     let Err(error) = child.wait() else {
         bail!("a command outlived its sandbox");
     };
     let error = sandbox.explain(error);
-    ensure!(matches!(error, ExecError::Ended { .. }), "{error:?}");
-    ensure!(error.text().contains("signal 9"), "{}", error.text());
+    let is_told = matches!(&error, CommandError::Attached(ExecError::Ended { .. }));
+    ensure!(
+        is_told && error.to_string().contains("signal 9"),
+        "{error:?}"
+    );
     // Whatever has a reason of its own keeps it.
     let error = sandbox.explain(ClientError::OutOfTime);
     ensure!(error.kind() == ErrorKind::OutOfTime, "{error:?}");

@@ -24,23 +24,23 @@ fn on_a_small_disk(desk: &Desk, script: &str) -> Result<Result<String, String>> 
 pub(super) fn moment_of_a_full_disk_spoils_no_log(desk: &Desk) -> Outcome {
     // The command is told when to go on, and is seen waiting (`sleep 0.07`). The rest of what it wrote has a
     // second to be looked at.
-    let script = r#""$program" run -q -d --tier local --name a -- sh -c '
+    let script = r#""$program" run -q -d --tier local --name a --timeout 60s -- sh -c '
             go=0; trap "go=\$((go + 1))" USR1
             echo first
             until [ $go = 1 ]; do sleep 0.06; done
             (trap "" USR1; yes 0123456 | head -c 800000)
             until [ $go = 2 ]; do sleep 0.07; done
             echo later; exit 3'
-        soon() { for i in $(seq 300); do "$@" && return; sleep 0.1; done; echo "never: $*"; }
+        soon() { for i in $(seq 300); do "$@" && return; sleep 0.1; done; echo "never: $*"; exit 1; }
         begun() { "$program" logs a | grep -q first; }
         waits() { "$program" top a | grep -q "sleep 0.07\$"; }
-        log=$(mktemp)
+        log=$(mktemp); trap 'rm -f "$log"' EXIT
         soon begun
         head -c 100000 /dev/zero > filler; "$program" kill -s USR1 a
         soon waits
         sleep 1; rm filler; "$program" kill -s USR1 a
         "$program" wait a; "$program" logs a > "$log" 2>&1; echo "logs: $?"
-        grep -v 0123456 "$log"; rm "$log"; "$program" rm a"#;
+        grep -v 0123456 "$log"; "$program" rm a"#;
     let said = match on_a_small_disk(desk, script)? {
         Ok(said) => said,
         Err(reason) => return skip(reason),
